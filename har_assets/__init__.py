@@ -1,0 +1,23 @@
+"""har_assets: HMDB51 from raw archive to a measured TensorRT engine, as a graph of Dagster assets.
+
+`defs` is loaded on first use, so that `har predict` and the training process, which need no
+graph, do not pay for the import of Dagster.
+"""
+
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["defs"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "defs":
+        from har_assets.definitions import defs  # noqa: PLC0415
+
+        return defs
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Names of the module, `defs` among them: Dagster's `-m har_assets` finds it by this list."""
+    return [*globals(), "defs"]

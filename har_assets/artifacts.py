@@ -1,0 +1,220 @@
+"""Published products: versioned folders that are complete or absent.
+
+    artifacts/
+      onnx_model/
+        3f0c9a1b2d4e/            one version: its files and artifact.json
+        latest -> 3f0c9a1b2d4e   moved by an atomic rename when a version is complete
+
+A version is named by the hash of what it was made from (inputs, configuration, code version). It is
+never overwritten; a killed run leaves the previous one as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from har_assets.errors import HarError, MissingArtifactError
+
+RECORD_FILE = "artifact.json"
+LATEST = "latest"
+STAGING_PREFIX = ".staging-"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What `artifact.json` says of a version."""
+
+    asset: str
+    """Asset that published it."""
+    key: str
+    """Hash of inputs, configuration and code version, 64 hexadecimal digits."""
+    data_version: str
+    """Identity of the content for the assets downstream: the key, or a content hash where bytes are reproducible."""
+    files: dict[str, dict[str, Any]]
+    """File name to its `bytes` and `sha256`."""
+    headline: str
+    """One line for people."""
+    lineage: dict[str, Any]
+    """dataset, synthetic, data_version, split: equal in every product of one training."""
+    metadata: dict[str, Any]
+    """Figures of the product, JSON-ready."""
+    checks: dict[str, dict[str, Any]]
+    """Name of a check to `passed` and its figures."""
+    inputs: dict[str, str]
+    """Upstream asset to its data version."""
+    config: dict[str, Any]
+    """Configuration that it was made with."""
+    seconds: float
+    """Time that making it took."""
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    """UTC time of publication."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published version."""
+
+    folder: Path
+    record: Record
+
+    def file(self, name: str) -> Path:
+        """Path of one of its files; MissingArtifactError when it was removed by hand."""
+        path = self.folder / name
+        if not path.is_file():
+            raise MissingArtifactError(
+                f"{path} is gone although {self.record.asset} was published: materialize {self.record.asset} "
+                "again with force: true."
+            )
+        return path
+
+    @property
+    def bytes(self) -> int:
+        """Size of its files together."""
+        return sum(int(entry["bytes"]) for entry in self.record.files.values())
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """The version in a folder, or None where there is no complete one."""
+        try:
+            return cls(folder, Record(**json.loads((folder / RECORD_FILE).read_text())))
+        except (OSError, ValueError, TypeError):
+            return None
+
+
+class ArtifactFolder:
+    """All products below one root folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root).absolute()
+
+    def latest(self, asset: str) -> Artifact:
+        """The current version of an asset; MissingArtifactError names the command that makes it."""
+        found = self.find_latest(asset)
+        if found is None:
+            raise MissingArtifactError(
+                f"{asset} has not been materialized: run "
+                f"`dagster asset materialize -m har_assets --select '+key:{asset}'`."
+            )
+        return found
+
+    def find_latest(self, asset: str) -> Artifact | None:
+        """The current version of an asset, or None."""
+        pointer = self.root / asset / LATEST
+        return Artifact.read(pointer.resolve()) if pointer.exists() else None
+
+    def find(self, asset: str, key: str) -> Artifact | None:
+        """The newest complete version of that key, or None."""
+        folders = sorted((self.root / asset).glob(f"{key[:12]}*"), key=lambda folder: folder.stat().st_mtime)
+        for folder in reversed(folders):
+            artifact = Artifact.read(folder)
+            if artifact and artifact.record.key == key:
+                return artifact
+        return None
+
+    @contextlib.contextmanager
+    def staging(self, asset: str) -> Iterator[Path]:
+        """An empty folder on the same file system, removed unless `publish` has taken it."""
+        home = self.root / asset
+        home.mkdir(parents=True, exist_ok=True)
+        remove_stale_staging(home)
+        folder = Path(tempfile.mkdtemp(prefix=f"{STAGING_PREFIX}{os.getpid()}-", dir=home))
+        folder.chmod(0o755)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def publish(self, staging: Path, record: Record) -> Artifact:
+        """Turn a staging folder into the latest version of its asset."""
+        home = self.root / record.asset
+        text = json.dumps(asdict(record), indent=2, sort_keys=True) + "\n"
+        (staging / RECORD_FILE).write_text(text)
+        folder = home / record.key[:12]
+        for attempt in range(2, 10_000):
+            try:
+                staging.rename(folder)
+                break
+            except OSError:
+                # Made again with `force`, or by another run at the same moment: both stay.
+                folder = home / f"{record.key[:12]}.{attempt}"
+        else:
+            raise HarError(f"{home} holds ten thousand versions of one key: remove old ones.")
+        artifact = Artifact(folder, record)
+        self.point_to(artifact)
+        return artifact
+
+    def point_to(self, artifact: Artifact) -> None:
+        """Make a version the latest one, atomically."""
+        home = artifact.folder.parent
+        temporary = home / f".{LATEST}-{os.getpid()}"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(artifact.folder.name)
+        temporary.replace(home / LATEST)
+
+    def work(self, asset: str, key: str) -> Path:
+        """Folder for unfinished work on that key, kept between attempts."""
+        folder = self.root / asset / f".work-{key[:12]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def remove_work(self, asset: str, key: str) -> None:
+        """Remove that folder."""
+        shutil.rmtree(self.work(asset, key), ignore_errors=True)
+
+
+def remove_stale_staging(home: Path) -> None:
+    """Remove staging folders whose process has died."""
+    for folder in home.glob(f"{STAGING_PREFIX}*"):
+        process = folder.name.removeprefix(STAGING_PREFIX).split("-")[0]
+        if not Path("/proc", process).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+UNHASHED_SUFFIXES = frozenset({".npy"})
+"""Frame packs: tens of gigabytes, named in an index by the hash of each video they came from."""
+
+
+def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Name -> bytes and SHA-256 (None for frame packs) of every file in a folder, the record excepted."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != RECORD_FILE:
+            digest = None if path.suffix in UNHASHED_SUFFIXES else sha256_of(path)
+            files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": digest}
+    return files
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_of(value: Any) -> str:
+    """SHA-256 of a JSON-ready value, 64 hexadecimal digits; the same for dictionaries in any order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def merge_lineage(inputs: dict[str, Artifact]) -> dict[str, Any]:
+    """The lineage that all inputs agree on; HarError names the two that do not."""
+    merged: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for asset, artifact in inputs.items():
+        for name, value in artifact.record.lineage.items():
+            if merged.setdefault(name, value) != value:
+                raise HarError(
+                    f"{asset} was made with {name} {value!r}, {origin[name]} with {merged[name]!r}: materialize "
+                    f"them together, `dagster asset materialize -m har_assets --select '+key:{asset}'`."
+                )
+            origin.setdefault(name, asset)
+    return merged

@@ -1,0 +1,201 @@
+"""What every asset of the graph has in common: skip what is unchanged, publish all or nothing, fail in words."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import dagster as dg
+
+from har_assets.artifacts import Artifact, Record, describe_files, hash_of, merge_lineage
+from har_assets.errors import HarError
+from har_assets.resources.store import ArtifactStore
+from har_assets.training.lifeline import die_with_parent
+
+
+class AssetConfig(dg.Config):
+    """Configuration of an asset. Fields in `not_content` do not change what is made, only how."""
+
+    not_content: ClassVar[frozenset[str]] = frozenset({"force"})
+
+    force: bool = False
+    """Make it again although nothing has changed."""
+
+    def content(self) -> dict[str, Any]:
+        """The fields that the product depends on."""
+        return {name: value for name, value in self.model_dump().items() if name not in self.not_content}
+
+
+@dataclass(frozen=True)
+class Making:
+    """What a build function gets."""
+
+    folder: Path
+    """Empty folder: what is written here is published."""
+    inputs: dict[str, Artifact]
+    """Latest versions of the upstream assets."""
+    work: Path
+    """Folder for unfinished work on this very product: kept when the run is killed, removed when it is published."""
+
+
+@dataclass
+class Product:
+    """What a build function says of the files that it has written."""
+
+    headline: str
+    """One line for people: `test top-1 0.93 on 80 videos`."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """JSON-ready figures."""
+    checks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Name of a check to `passed`, `warning` (no more than that when it fails) and figures; names as in the
+    asset's `check_specs`."""
+    pictures: tuple[str, ...] = ()
+    """Names of PNG files to show in the web UI."""
+    lineage: dict[str, Any] = field(default_factory=dict)
+    """Added to the lineage of the inputs."""
+    data_version: str = ""
+    """Content hash where the content is reproducible; empty takes the key."""
+
+
+def publish(
+    context: dg.AssetExecutionContext,
+    store: ArtifactStore,
+    config: AssetConfig,
+    build: Callable[[Making], Product],
+    *,
+    asset: str | None = None,
+    upstream: tuple[str, ...] = (),
+    identity: dict[str, Any] | None = None,
+    reusable: Callable[[Artifact], bool] = lambda artifact: True,
+) -> dg.MaterializeResult:
+    """Make an asset's product, unless the same product is published already.
+
+    Args:
+        context: of the asset being materialized.
+        store: where the product goes.
+        config: of the asset; its content is part of the key.
+        build: writes the files of the product.
+        asset: its name, where one function makes several.
+        upstream: assets whose latest versions are the inputs.
+        identity: whatever else decides the content (the hash of a source file, say).
+        reusable: False when a published version no longer holds (data removed by hand).
+
+    Raises:
+        dagster.Failure: with one sentence, for every HarError below.
+    """
+    with failures_in_words():
+        die_with_parent()
+        name = asset or context.asset_key.to_user_string()
+        inputs = {upper: store.latest(upper) for upper in upstream}
+        lineage = merge_lineage(inputs)
+        input_versions = {upper: artifact.record.data_version for upper, artifact in inputs.items()}
+        key = hash_of(
+            {
+                "asset": name,
+                "code_version": context.assets_def.specs_by_key[dg.AssetKey(name)].code_version,
+                "config": config.content(),
+                "inputs": input_versions,
+                "identity": identity or {},
+            }
+        )
+        found = store.folder.find(name, key)
+        if found and not config.force and reusable(found):
+            store.folder.point_to(found)
+            context.log.info(f"{name} is unchanged since {found.record.created}: {found.record.headline}")
+            return _result(found, unchanged=True)
+
+        started = time.monotonic()
+        with store.folder.staging(name) as folder:
+            product = build(Making(folder, inputs, store.folder.work(name, key)))
+            record = Record(
+                asset=name,
+                key=key,
+                # Made again by force, a product that is not reproducible is another one for the assets downstream.
+                data_version=product.data_version or (hash_of([key, time.time_ns()]) if config.force else key),
+                files=describe_files(folder),
+                headline=product.headline,
+                lineage={**lineage, **product.lineage},
+                metadata={**product.metadata, "pictures": list(product.pictures)},
+                checks=product.checks,
+                inputs=input_versions,
+                config=config.model_dump(),
+                seconds=round(time.monotonic() - started, 2),
+            )
+            published = store.folder.publish(folder, record)
+        store.folder.remove_work(name, key)
+        context.log.info(f"{name}: {record.headline} ({record.seconds:.1f} s)")
+        return _result(published, unchanged=False)
+
+
+@contextmanager
+def failures_in_words() -> Iterator[None]:
+    """Turn a HarError into a dagster.Failure whose description is its sentence."""
+    try:
+        yield
+    except HarError as error:
+        raise dg.Failure(description=str(error), allow_retries=False) from None
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise dg.Failure(
+            description=f"The operating system refused: {error.strerror}{where}; mend that and run the same command.",
+            allow_retries=False,
+        ) from error
+
+
+def _result(artifact: Artifact, *, unchanged: bool) -> dg.MaterializeResult:
+    record = artifact.record
+    figures = dict(record.metadata)
+    pictures = figures.pop("pictures", [])
+    metadata: dict[str, Any] = {
+        "headline": record.headline,
+        "unchanged": unchanged,
+        "folder": dg.MetadataValue.path(str(artifact.folder)),
+        "dagster/uri": artifact.folder.as_uri(),
+        "bytes": artifact.bytes,
+        "seconds": record.seconds,
+        "key": record.key,
+        **{f"lineage/{name}": value for name, value in record.lineage.items()},
+        **{name: _value(value) for name, value in figures.items()},
+        **{Path(name).stem: _picture(artifact.folder / name) for name in pictures},
+    }
+    for name, entry in record.files.items():
+        if len(record.files) <= 8:
+            metadata[f"sha256/{name}"] = entry["sha256"]
+    return dg.MaterializeResult(
+        asset_key=dg.AssetKey(record.asset),
+        metadata=metadata,
+        data_version=dg.DataVersion(record.data_version),
+        check_results=[
+            dg.AssetCheckResult(
+                check_name=name,
+                asset_key=dg.AssetKey(record.asset),
+                passed=bool(figures["passed"]),
+                severity=dg.AssetCheckSeverity.WARN if figures.get("warning") else dg.AssetCheckSeverity.ERROR,
+                metadata={key: _value(value) for key, value in figures.items() if key not in ("passed", "warning")},
+            )
+            for name, figures in record.checks.items()
+        ],
+    )
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+        columns = [dg.TableColumn(name) for name in value[0]]
+        rows = [dg.TableRecord({k: v if isinstance(v, (int, float, bool)) else str(v) for k, v in row.items()})
+                for row in value[:200]]  # fmt: skip
+        return dg.MetadataValue.table(rows, dg.TableSchema(columns))
+    if isinstance(value, (dict, list)):
+        return dg.MetadataValue.json(value)
+    return value
+
+
+def _picture(path: Path) -> dg.MetadataValue:
+    """A PNG inside the metadata, so that the web UI shows it wherever it runs."""
+    import base64  # noqa: PLC0415
+
+    if not path.is_file():
+        return dg.MetadataValue.path(str(path))
+    encoded = base64.b64encode(path.read_bytes()).decode()
+    return dg.MetadataValue.md(f"![{path.stem}](data:image/png;base64,{encoded})")

@@ -1,0 +1,42 @@
+"""The whole graph."""
+
+import dagster as dg
+
+from har_assets.assets.dataset import class_index, frame_cache, manifests, raw_archive, video_clips
+from har_assets.assets.deployment import onnx_model, trt_engine
+from har_assets.assets.evaluation import test_predictions
+from har_assets.assets.training import trained_checkpoint
+from har_assets.jobs import JOBS
+from har_assets.resources.dvc import Dvc
+from har_assets.resources.mlflow import MlflowTracking
+from har_assets.resources.store import ArtifactStore
+from har_assets.runs import surviving_executor
+from har_assets.schedules import SCHEDULES
+from har_assets.sensors import SENSORS
+
+defs = dg.Definitions(
+    assets=[
+        raw_archive,
+        video_clips,
+        manifests,
+        class_index,
+        frame_cache,
+        trained_checkpoint,
+        onnx_model,
+        trt_engine,
+        test_predictions,
+    ],
+    jobs=JOBS,
+    schedules=SCHEDULES,
+    sensors=SENSORS,
+    resources={
+        "store": ArtifactStore(),
+        "dvc": Dvc(),
+        "mlflow": MlflowTracking(),
+        "pipes": dg.PipesSubprocessClient(termination_timeout_seconds=60),
+    },
+    # Steps fork from a process that has imported the graph already: 0.1 s a step instead of 3.
+    executor=surviving_executor.configured(
+        {"start_method": {"forkserver": {"preload_modules": ["har_assets.definitions"]}}}
+    ),
+)

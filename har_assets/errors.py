@@ -1,0 +1,29 @@
+"""Errors that a person reads. Each message is one sentence that names the remedy."""
+
+
+class HarError(Exception):
+    """A fault that the user can mend. The message says what is wrong and what to do."""
+
+
+class ArchiveError(HarError):
+    """An archive that cannot or must not be unpacked (damaged, encrypted, unsafe, no video inside)."""
+
+
+class DownloadError(HarError):
+    """A download that could not be completed or whose bytes are not the expected ones."""
+
+
+class VideoError(HarError):
+    """A video that yields no frames. The message is the reason that the quarantine table shows."""
+
+
+class DatasetError(HarError):
+    """A data set, class list or split list that contradicts itself or the request."""
+
+
+class ModelFileError(HarError):
+    """A model file that is missing, foreign, damaged or made for another machine."""
+
+
+class MissingArtifactError(HarError):
+    """A product that has not been materialized yet. The message names the command that makes it."""

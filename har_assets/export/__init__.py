@@ -1,0 +1,1 @@
+"""From checkpoint to ONNX and TensorRT, each conversion compared with its parent."""

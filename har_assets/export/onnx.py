@@ -1,0 +1,62 @@
+"""Checkpoint to ONNX: uint8 clips_BCTHW in, softmax scores_BK out, everything else inside."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+from har_assets.model.spec import to_metadata
+
+INPUT_NAME = "clips"
+OUTPUT_NAME = "scores"
+OPSET = 20
+"""TensorRT-RTX 1.7 and ONNX Runtime 1.31 both read it."""
+
+
+def export_onnx(checkpoint: Path, target: Path) -> Path:
+    """Write the ONNX form of a checkpoint and return its path.
+
+    Input `clips`: uint8 [batch, 3, T, H, W], batch dynamic. Output `scores`: float32 [batch, K].
+    `metadata_props` carries the model spec and its provenance. The bytes depend on the checkpoint
+    and the installed versions alone, not on the folder they are made in.
+
+    Raises:
+        ModelFileError: the checkpoint is missing, damaged or foreign.
+    """
+    import onnx  # noqa: PLC0415
+    import torch  # noqa: PLC0415
+
+    from har_assets.model.lightning import DeployedModel, load_checkpoint  # noqa: PLC0415
+
+    model = load_checkpoint(checkpoint)
+    deployed = DeployedModel(model).eval().to(memory_format=torch.contiguous_format)
+    # Two clips: a batch of one would be taken for a constant by torch.export.
+    example_BCTHW = torch.zeros((2, *model.spec.clip_shape_CTHW), dtype=torch.uint8)
+    # The exporter logs a line a step at WARNING and above nothing that a user could act on.
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            deployed,
+            (example_BCTHW,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
+            dynamic_shapes={"clips_BCTHW": {0: torch.export.Dim("batch")}},
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    for item in [proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output,
+                 *proto.graph.value_info, *proto.graph.initializer]:  # fmt: skip
+        # Stack traces of the export, with the paths of this machine.
+        del item.metadata_props[:]
+    for function in proto.functions:
+        for node in function.node:
+            del node.metadata_props[:]
+    onnx.helper.set_model_props(proto, to_metadata(model.spec, model.provenance))
+    onnx.checker.check_model(proto, full_check=True)
+    target.write_bytes(proto.SerializeToString(deterministic=True))
+    return target

@@ -1,0 +1,58 @@
+"""A job for each command of the original project, and the whole road."""
+
+from __future__ import annotations
+
+import dagster as dg
+from dagster import AssetSelection
+
+from har_assets.assets.inference import infer, infer_from_onnx, infer_ml_flow
+
+UP_TO_CHECKPOINT = AssetSelection.assets("trained_checkpoint").upstream()
+
+
+def _with_dvc(mode: str) -> dict[str, object]:
+    return {"ops": {"video_clips": {"config": {"dvc": mode}}}}
+
+
+JOBS = [
+    dg.define_asset_job(
+        "download_data",
+        AssetSelection.assets("raw_archive", "video_clips"),
+        description="download-data: fetch (or render) the archive and unpack it into data/.",
+    ),
+    dg.define_asset_job(
+        "train_ml_flow",
+        UP_TO_CHECKPOINT,
+        config=_with_dvc("off"),
+        description="train-ml-flow: everything up to a trained checkpoint, tracked in MLflow, data/ without DVC.",
+    ),
+    dg.define_asset_job(
+        "train_ml_flow_dvc",
+        UP_TO_CHECKPOINT,
+        config=_with_dvc("add"),
+        description="train-ml-flow-dvc: the same with data/ versioned by DVC.",
+    ),
+    dg.define_asset_job(
+        "export_onnx",
+        AssetSelection.assets("onnx_model"),
+        description="export-onnx: the latest checkpoint to ONNX, compared with it.",
+    ),
+    dg.define_asset_job(
+        "convert_trt",
+        AssetSelection.assets("trt_engine"),
+        description="convert-trt: the latest ONNX model to a TensorRT engine.",
+    ),
+    dg.define_asset_job(
+        "index_to_class",
+        AssetSelection.assets("class_index"),
+        description="index-to-class: index_to_class.csv from the class list of the data set.",
+    ),
+    dg.define_asset_job(
+        "whole_road",
+        AssetSelection.assets("trt_engine", "test_predictions").upstream(),
+        description="From the archive to the engine and the test predictions.",
+    ),
+    infer_from_onnx,
+    infer_ml_flow,
+    infer,
+]

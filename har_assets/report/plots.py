@@ -1,0 +1,68 @@
+"""Pictures of a training and an evaluation, as PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+TRAIN_COLOUR = "#7f8c9b"
+VAL_COLOUR = "#1f6feb"
+
+
+def plot_curves(epochs: Sequence[dict[str, Any]], target: Path, *, title: str) -> Path:
+    """Loss and top-1 accuracy over epochs, training and validation, as one PNG.
+
+    `epochs` are dictionaries with `train_loss`, `train_top1` and, where validated, `val_loss`, `val_top1`.
+    """
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure.suptitle(title)
+    numbers = [epoch["epoch"] + 1 for epoch in epochs]
+    for axes, metric, label in zip(figure.subplots(1, 2), ("loss", "top1"), ("loss", "top-1 accuracy"), strict=True):
+        for stage, colour in (("train", TRAIN_COLOUR), ("val", VAL_COLOUR)):
+            values = [epoch.get(f"{stage}_{metric}") for epoch in epochs]
+            if any(value is not None for value in values):
+                axes.plot(numbers, values, color=colour, label={"train": "training", "val": "validation"}[stage],
+                          marker="." if len(numbers) < 3 else None)  # fmt: skip
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        if metric == "top1":
+            axes.set_ylim(0, 1.02)
+        axes.legend(frameon=False)
+    figure.savefig(target, dpi=110)
+    return target
+
+
+def plot_confusion(confusion_KK: NDArray[np.int64], labels: Sequence[str], target: Path, *, title: str) -> Path:
+    """Confusion matrix as a PNG; rows are true classes, columns predictions, shades the share of the row.
+
+    Args:
+        confusion_KK: int [K, K] counts, first index the true class.
+        labels: K class names in index order. Classes without any clip are left out of the picture.
+        target: PNG file.
+        title: line above the picture.
+    """
+    shown = np.flatnonzero(confusion_KK.sum(axis=0) + confusion_KK.sum(axis=1))
+    counts = confusion_KK[np.ix_(shown, shown)]
+    names = [labels[index].replace("_", " ") for index in shown]
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = max(4.0, 0.32 * len(names) + 2.2)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title)
+    for row, column in np.argwhere(counts > 0):
+        axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8,
+                  color="white" if share[row, column] > 0.5 else "black")  # fmt: skip
+    figure.savefig(target, dpi=110)
+    return target

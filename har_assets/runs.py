@@ -1,0 +1,106 @@
+"""Runs whose process has died: marked failed, their pool slots freed.
+
+After kill -9 of `dagster asset materialize` Dagster leaves the run STARTED and its slot of the pool `gpu`
+taken, and every later training waits for ever. So the executor notes host, process and its start time as tags
+of each run, and first ends the runs on this host whose process is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+from dagster import DagsterEvent, DagsterInstance, DagsterRun, DagsterRunStatus, Executor, RunsFilter, multiprocess_executor
+
+HOST_TAG = "har/host"
+PROCESS_TAG = "har/process"
+
+UNFINISHED = [DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.CANCELING]
+
+
+def this_host() -> str:
+    """Name of this machine and of its boot: process numbers mean nothing beyond either."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return f"{socket.gethostname()}/{boot.read_text().strip() if boot.exists() else ''}"
+
+
+def process_name(pid: int) -> str | None:
+    """`<pid>@<start time>` of a running process, or None: a number that was given out again differs."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()  # after the command, which may hold spaces: state, ppid, ...
+    return None if fields[0] == "Z" else f"{pid}@{fields[19]}"
+
+
+def is_dead(run: DagsterRun) -> bool:
+    """True when the run was executed by a process of this host that is gone. Unknown is not dead."""
+    process = run.tags.get(PROCESS_TAG)
+    if not process or run.tags.get(HOST_TAG) != this_host():
+        return False
+    return process_name(int(process.split("@")[0])) != process
+
+
+def dead_runs(instance: DagsterInstance) -> list[DagsterRun]:
+    """Unfinished runs of this host whose process is gone."""
+    return [run for run in instance.get_runs(RunsFilter(statuses=UNFINISHED)) if is_dead(run)]
+
+
+def release_dead_runs(instance: DagsterInstance) -> list[str]:
+    """Mark dead runs failed, free the slots of all ended runs; return the ids of the runs marked."""
+    released = []
+    for run in dead_runs(instance):
+        instance.report_run_failed(run, f"Its process {run.tags[PROCESS_TAG]} ended without a word (killed?).")
+        released.append(run.run_id)
+    storage = instance.event_log_storage
+    if storage.supports_global_concurrency_limits:
+        for run_id in storage.get_concurrency_run_ids():
+            holder = instance.get_run_by_id(run_id)
+            if holder is None or holder.is_finished:
+                storage.free_concurrency_slots_for_run(run_id)
+    return released
+
+
+class SurvivingExecutor(Executor):
+    """The multiprocess executor, with dead runs ended first and this run's process noted."""
+
+    def __init__(self, inner: Executor) -> None:
+        self.inner = inner
+
+    @property
+    def retries(self) -> dg.RetryMode:  # type: ignore[name-defined]
+        """As configured for the multiprocess executor."""
+        return self.inner.retries
+
+    @property
+    def step_dependency_config(self) -> object:
+        """As configured for the multiprocess executor."""
+        return self.inner.step_dependency_config
+
+    def execute(self, plan_context: object, execution_plan: object) -> Iterator[DagsterEvent]:
+        """Run the plan."""
+        instance, run_id = plan_context.instance, plan_context.run_id  # type: ignore[attr-defined]
+        for dead in release_dead_runs(instance):
+            plan_context.log.warning(f"Run {dead} had died: marked failed, its slots freed.")  # type: ignore[attr-defined]
+        process = process_name(os.getpid())
+        if process:
+            instance.add_run_tags(run_id, {HOST_TAG: this_host(), PROCESS_TAG: process})
+        yield from self.inner.execute(plan_context, execution_plan)  # type: ignore[arg-type]
+
+
+@dg.executor(
+    name="surviving_multiprocess",
+    config_schema=multiprocess_executor.config_schema.as_field(),
+    requirements=multiprocess_executor.get_requirements({}),
+)
+def surviving_executor(init_context: dg.InitExecutorContext) -> Executor:
+    """A process a step, as Dagster's multiprocess executor; a killed run does not block the next one."""
+    make_inner = multiprocess_executor.executor_creation_fn
+    assert make_inner is not None
+    inner = make_inner(init_context)
+    assert isinstance(inner, Executor)
+    return SurvivingExecutor(inner)

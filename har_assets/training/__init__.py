@@ -1,0 +1,1 @@
+"""The training process: `python -m har_assets.training request.json`."""

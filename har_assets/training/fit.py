@@ -1,0 +1,254 @@
+"""One training, from a request to a published-ready checkpoint; resumable, logged to MLflow."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.loggers import MLFlowLogger
+
+from har_assets.errors import HarError
+from har_assets.model.data import ClipDataModule
+from har_assets.model.lightning import VideoActionModel
+from har_assets.model.spec import ModelSpec, Provenance, to_metadata
+from har_assets.report.plots import plot_curves
+from har_assets.training.lifeline import exclusive
+from har_assets.training.request import SUMMARY_FILE, TrainingRequest
+
+HISTORY_FILE = "history.jsonl"
+RUN_ID_FILE = "mlflow_run_id"
+CHECKPOINT_FILE = "model.ckpt"
+CURVES_FILE = "curves.png"
+
+
+def fit(request: TrainingRequest, report: Callable[[str], None] = print) -> dict[str, Any]:
+    """Train as requested and return the summary that `summary.json` holds.
+
+    The work folder then has `model.ckpt` (weights of the best epoch, without optimiser state),
+    `curves.png`, `history.jsonl` (one line an epoch) and `summary.json`. Called again after any
+    kind of end it goes on after the last whole epoch; after a complete one it returns at once.
+
+    Raises:
+        HarError: another process trains in the folder, or the request cannot be met.
+    """
+    work = Path(request.work)
+    with exclusive(work, "this training"):
+        summary_file = work / SUMMARY_FILE
+        if summary_file.is_file():
+            summary: dict[str, Any] = json.loads(summary_file.read_text())
+            return summary
+        return _fit(request, work, report)
+
+
+def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) -> dict[str, Any]:
+    pl.seed_everything(request.seed, workers=True, verbose=False)
+    spec = ModelSpec.from_json(request.spec)
+    logger = _open_mlflow(request, work)
+    provenance = dataclasses.replace(
+        Provenance.from_json(request.provenance), mlflow_run_id=logger.run_id or "" if logger else ""
+    )
+    data = ClipDataModule(
+        {role: Path(path) for role, path in request.manifests.items()},
+        Path(request.frame_cache),
+        spec,
+        batch_size=request.batch_size,
+        seed=request.seed,
+        workers=request.workers,
+        still_frames=request.still_frames,
+    )
+    model = VideoActionModel(to_metadata(spec, provenance), **request.recipe)
+    validated = len(data.clips["val"]) > 0
+    if not validated:
+        report("No validation clips: the last epoch is kept instead of the best, early stopping is off.")
+
+    history = EpochHistory(work / HISTORY_FILE, request, report)
+    checkpoints = ModelCheckpoint(
+        dirpath=work / "checkpoints",
+        filename="best",
+        monitor="val_rank" if validated else None,
+        mode="max",
+        save_last=True,
+        enable_version_counter=False,
+    )
+    callbacks: list[Callback] = [history, checkpoints]
+    if validated and request.early_stopping:
+        callbacks.append(EarlyStopping(monitor="val_top1", mode="max", patience=request.early_stopping))
+
+    precision, why = choose_precision(request.precision)
+    last = work / "checkpoints" / "last.ckpt"
+    report(
+        f"Training {spec.network} on {len(data.clips['train'])} clips of {spec.num_frames}x{spec.frame_height}x"
+        f"{spec.frame_width} in {precision} ({why}), {len(data.clips['val'])} for validation"
+        + (f", going on from {last}." if last.exists() else ".")
+    )
+    if logger:
+        logger.log_hyperparams(
+            {**request.recipe, "epochs": request.epochs, "batch_size": request.batch_size, "seed": request.seed,
+             "precision": precision, **{f"spec.{k}": v for k, v in dataclasses.asdict(spec).items() if k != "labels"}}
+        )  # fmt: skip
+    started = time.monotonic()
+    try:
+        with warnings.catch_warnings():
+            # Loading in the training process is meant: a batch is one copy out of a memory map.
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*number of training batches.*")
+            trainer = pl.Trainer(
+                max_epochs=request.epochs,
+                precision=precision,  # type: ignore[arg-type]
+                logger=logger or False,
+                callbacks=callbacks,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                log_every_n_steps=max(1, len(data.train_dataloader())),
+                default_root_dir=work,
+            )
+            model.network.to(memory_format=torch.channels_last_3d)
+            trainer.fit(model, data, ckpt_path=last if last.exists() else None, weights_only=True)
+    except (KeyboardInterrupt, SystemExit):
+        # Lightning turns an interrupt into an orderly stop and then exits; `last.ckpt` is kept.
+        _close_mlflow(logger, "KILLED")
+        raise
+    except BaseException:
+        _close_mlflow(logger, "FAILED")
+        raise
+
+    best = Path(checkpoints.best_model_path if validated else checkpoints.last_model_path)
+    best_epoch = write_deployable(best, work / CHECKPOINT_FILE)
+    epochs = history.epochs()
+    plot_curves(epochs, work / CURVES_FILE, title=f"{spec.network} on {provenance.dataset or 'videos'}")
+    summary = {
+        "epochs_run": len(epochs),
+        "best_epoch": best_epoch,
+        "validated": validated,
+        "precision": precision,
+        "train_clips": len(data.clips["train"]),
+        "val_clips": len(data.clips["val"]),
+        "seconds": round(time.monotonic() - started, 1),
+        "mlflow_run_id": provenance.mlflow_run_id,
+        **{name: value for name, value in epochs[best_epoch].items() if isinstance(value, float)},
+    }
+    if logger:
+        for name in (CHECKPOINT_FILE, CURVES_FILE):
+            logger.experiment.log_artifact(logger.run_id, str(work / name))
+        _close_mlflow(logger, "FINISHED")
+    partial = work / (SUMMARY_FILE + ".partial")
+    partial.write_text(json.dumps(summary, indent=2) + "\n")
+    os.replace(partial, work / SUMMARY_FILE)
+    return summary
+
+
+def choose_precision(wanted: str) -> tuple[str, str]:
+    """Lightning's name of the precision and why: `auto` takes the fastest that this device computes in hardware."""
+    if wanted != "auto":
+        return wanted, "as configured"
+    if torch.cuda.is_available():
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16-mixed", "this GPU computes bfloat16"
+        return "32-true", "this GPU has no bfloat16"
+    if torch.cpu._is_amx_tile_supported():
+        return "bf16-mixed", "this CPU has AMX"
+    # Without AMX bfloat16 is emulated: measured 70 times slower than float32 on an AVX2 machine.
+    return "32-true", "this CPU has no AMX"
+
+
+def write_deployable(checkpoint: Path, target: Path) -> int:
+    """Copy a Lightning checkpoint without optimiser and loop state; return its epoch, counted from 0.
+
+    The result loads with `VideoActionModel.load_from_checkpoint` and `load_checkpoint`.
+    """
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    kept = ("state_dict", "hyper_parameters", "pytorch-lightning_version", "epoch", "global_step")
+    partial = target.with_name(target.name + ".partial")
+    torch.save({name: content[name] for name in kept}, partial)
+    os.replace(partial, target)
+    return int(content["epoch"])
+
+
+class EpochHistory(Callback):
+    """One report line and one JSON line an epoch; seeds the augmentation of each epoch."""
+
+    def __init__(self, path: Path, request: TrainingRequest, report: Callable[[str], None]) -> None:
+        self.path = path
+        self.request = request
+        self.report = report
+        self.started = 0.0
+        self.clips = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget epochs that were reported but not checkpointed before a kill."""
+        kept = self.epochs()[: trainer.current_epoch]
+        self.path.write_text("".join(json.dumps(epoch) + "\n" for epoch in kept))
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Make the draws of this epoch independent of how many epochs this process has run."""
+        torch.manual_seed(1_000_003 * self.request.seed + trainer.current_epoch)
+        self.started, self.clips = time.monotonic(), 0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count clips for the throughput."""
+        self.clips += len(batch[1])
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report and record the epoch (Lightning has validated by now)."""
+        seconds = time.monotonic() - self.started
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        epoch = {"epoch": trainer.current_epoch, "seconds": seconds, **values}
+        with self.path.open("a") as file:
+            file.write(json.dumps(epoch) + "\n")
+        number, total = trainer.current_epoch + 1, self.request.epochs
+        line = f"epoch {number}/{total}: loss {values['train_loss']:.3f}, top-1 {values['train_top1']:.3f}"
+        if "val_top1" in values:
+            line += f", val loss {values['val_loss']:.3f}, val top-1 {values['val_top1']:.3f}"
+        self.report(f"{line}, {self.clips / seconds:.1f} clips/s, {seconds * (total - number):.0f} s left")
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """The epochs recorded so far, a dictionary of epoch, seconds and metrics each."""
+        if not self.path.is_file():
+            return []
+        lines = self.path.read_text().split("\n")[:-1]  # a torn last line has no newline
+        return [json.loads(line) for line in lines]
+
+
+def _open_mlflow(request: TrainingRequest, work: Path) -> MLFlowLogger | None:
+    """The MLflow run of this work folder: reopened after a stop, else made new."""
+    if not request.mlflow_tracking_uri:
+        return None
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415 two seconds, only where it is used
+
+    run_id_file = work / RUN_ID_FILE
+    run_id = run_id_file.read_text().strip() if run_id_file.is_file() else None
+    logger = MLFlowLogger(
+        experiment_name=request.mlflow_experiment,
+        tracking_uri=request.mlflow_tracking_uri,
+        run_id=run_id,
+        tags=request.mlflow_tags,
+        artifact_location=request.mlflow_artifact_root or None,
+    )
+    try:
+        client = logger.experiment
+        if run_id:
+            client.update_run(run_id, status="RUNNING")
+    except MlflowException as error:
+        raise HarError(
+            f"MLflow at {request.mlflow_tracking_uri} does not answer as needed "
+            f"({str(error).splitlines()[0][:200]}): start it, or correct the resource mlflow's tracking_uri."
+        ) from error
+    run_id_file.write_text(logger.run_id or "")
+    return logger
+
+
+def _close_mlflow(logger: MLFlowLogger | None, status: str) -> None:
+    if logger:
+        logger.experiment.set_terminated(logger.run_id, status)

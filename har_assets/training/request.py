@@ -1,0 +1,70 @@
+"""What a training is asked to do, as a file: the asset writes it, `python -m har_assets.training` reads it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from har_assets.errors import HarError
+
+SUMMARY_FILE = "summary.json"
+"""Written last into the work folder: a training without it has not ended."""
+
+ERROR_FILE = "error.txt"
+"""Why a training failed, in one sentence."""
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """One training, complete: the same request in the same work folder goes on where it stopped."""
+
+    work: str
+    """Folder of checkpoints and logs; kept between attempts."""
+    spec: str
+    """`ModelSpec.to_json()`."""
+    provenance: str
+    """`Provenance.to_json()`, the MLflow run excepted."""
+    manifests: dict[str, str]
+    """`train` and `val` to manifest CSV files."""
+    frame_cache: str
+    """Folder of the published frame cache."""
+    epochs: int = 30
+    """Passes over the training clips."""
+    batch_size: int = 16
+    """Clips a step and device."""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of VideoActionModel: learning_rate, schedule, dropout, ..."""
+    precision: str = "auto"
+    """`auto`, `32-true`, `bf16-mixed` or `16-mixed` (Lightning's names)."""
+    early_stopping: int = 0
+    """Stop after this many epochs without a better validation accuracy; 0 never."""
+    seed: int = 0
+    """Seed of initialisation, order and augmentation."""
+    workers: int = 0
+    """Loader processes; 0 reads in the training process."""
+    still_frames: bool = False
+    """Train on one repeated frame a clip: the control experiment for motion."""
+    mlflow_tracking_uri: str = ""
+    """MLflow server or database; empty trains without MLflow."""
+    mlflow_experiment: str = "har_assets"
+    """Experiment that the run is filed under."""
+    mlflow_artifact_root: str = ""
+    """Where a newly made experiment keeps its files; empty leaves it to the server."""
+    mlflow_tags: dict[str, str] = field(default_factory=dict)
+    """Tags of the MLflow run: Dagster run, data version, commit."""
+
+    def write(self, path: Path) -> Path:
+        """Write as JSON and return the path."""
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n")
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a request file; HarError for a missing or foreign one."""
+        try:
+            return cls(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise HarError(f"{path} is not a training request ({error}): let trained_checkpoint write it.") from error

@@ -1,0 +1,402 @@
+"""One video file to upright RGB frames: decord first, PyAV second, always in order from frame 0.
+
+Why in order: decord's indexed reading gives other frames than asked on AVIs with B-frames, which is what
+HMDB51 is made of, and its length counts packets, so it is one too high there. Reading on from frame 0 is
+pixel-equal to PyAV; a test holds both facts.
+
+The resize rule is `cover`: scale with swscale's bilinear kernel inside the decoder, keeping the aspect of the
+stored pixels, until the frame covers the wanted size, then cut the centre out.
+
+Shapes: T frames, H height, W width, 3 colour channels in the order red, green, blue.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from har_assets.errors import VideoError
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+Frames = NDArray[np.uint8]
+
+# Text files that make FFmpeg open other files and addresses; one of these in a folder of videos is no video.
+PLAYLIST_FORMATS = {"hls", "dash", "concat", "sdp", "rtsp", "ffmetadata", "webvtt", "srt"}
+
+# Scaling a strip of pixels until it covers a square takes memory in proportion to its aspect ratio.
+MAX_ASPECT_RATIO = 20
+
+
+@dataclass(frozen=True)
+class VideoFrames:
+    """The frames kept of one video, and what is known about it."""
+
+    frames_THWC: Frames
+    """uint8 [frames, height, width, 3], upright, RGB."""
+    fps: float
+    """Frames a second of the file before `stride`; 0.0 where the file does not say."""
+    num_source_frames: int
+    """Frames that the decoder gave, counted; up to where `max_frames` stopped it. Never a header's number."""
+    decoder: str
+    """'decord' or 'pyav'."""
+    note: str
+    """Empty, or what is odd: 'ends early: 28 frames decoded before the data became unreadable'."""
+
+
+def decode_video(
+    path: Path, *, size: tuple[int, int] | None, stride: int = 1, max_frames: int | None = None
+) -> VideoFrames:
+    """Decode one video in order from its first frame.
+
+    Args:
+        path: the video file; its first video stream is read.
+        size: (height, width) in pixels of the result, by the rule `cover`; None keeps the stored size.
+        stride: keep frames 0, stride, 2·stride, … of the file.
+        max_frames: stop once this many frames are kept; None reads to the end.
+
+    Returns:
+        The kept frames. Memory holds these and a few more, however long the file.
+
+    Raises:
+        VideoError: the file yields no frame; the message is the reason.
+        ValueError: stride, max_frames or size below 1.
+
+    """
+    if max_frames is not None and max_frames < 1:
+        raise ValueError(f"max_frames must be at least 1, not {max_frames}")
+    reader = VideoReader(path, size=size, stride=stride)
+    kept: list[Frames] = []
+    for frame_HWC in reader:
+        kept.append(frame_HWC)
+        if len(kept) == max_frames:
+            break
+    return VideoFrames(np.stack(kept), reader.fps, reader.num_source_frames, reader.decoder, reader.note)
+
+
+def iter_frames(
+    path: Path, *, size: tuple[int, int] | None, stride: int = 1, chunk_frames: int = 32
+) -> Iterator[Frames]:
+    """Decode one video in chunks: uint8 [up to chunk_frames, height, width, 3], in order, none skipped.
+
+    Memory holds one chunk and a few frames, however long the file. Arguments and errors are those of
+    `decode_video`; VideoError comes with the first `next()`.
+    """
+    chunk: list[Frames] = []
+    for frame_HWC in VideoReader(path, size=size, stride=stride):
+        chunk.append(frame_HWC)
+        if len(chunk) == chunk_frames:
+            yield np.stack(chunk)
+            chunk = []
+    if chunk:
+        yield np.stack(chunk)
+
+
+class VideoReader:
+    """Iterate once over the kept frames of a video, each uint8 [height, width, 3] in memory of its own.
+
+    `fps` is known from the start, `num_source_frames`, `decoder` and `note` are final when the iteration
+    ends. Arguments and errors are those of `decode_video`; VideoError comes from the constructor or with
+    the first frame, never later.
+    """
+
+    def __init__(self, path: Path, *, size: tuple[int, int] | None, stride: int = 1) -> None:
+        if stride < 1 or (size is not None and min(size) < 1):
+            raise ValueError(f"stride and size must be at least 1, not {stride} and {size}")
+        self._facts = probe(path)
+        self._size = size
+        self._stride = stride
+        self.fps = self._facts.fps
+        self.num_source_frames = 0
+        self.decoder = ""
+        self.note = ""
+        self._broke_off = False
+
+    def __iter__(self) -> Iterator[Frames]:
+        if not self._facts.why_not_decord:
+            self.decoder = "decord"
+            yield from self._keep(self._read_decord())
+        if self.num_source_frames == 0 or self._broke_off:
+            # decord's decoding thread drops finished frames at an error, more or fewer by chance: PyAV goes
+            # on from there, so that a damaged file gives the same frames every time.
+            self.decoder = "pyav"
+            yield from self._keep(islice(self._read_pyav(), self.num_source_frames, None))
+        if self.num_source_frames == 0:
+            raise VideoError(
+                "the data is unreadable before the first frame (damaged or cut off)"
+                if self._broke_off
+                else "the file has a header but no frame behind it (cut off)"
+            )
+
+    def _keep(self, frames: Iterator[Frames]) -> Iterator[Frames]:
+        """Apply the stride; skipped frames are decoded, as later ones need them, but not copied."""
+        for frame_HWC in frames:
+            kept = self.num_source_frames % self._stride == 0
+            self.num_source_frames += 1
+            if kept:
+                yield np.array(_centre_cut(frame_HWC, self._size))  # a copy: frees the uncut frame
+
+    def _ended(self, num_packets: int) -> None:
+        """Note frames that did not come. One or two are usual: the delay that B-frames cost in an AVI."""
+        promised = max(num_packets, self._facts.header_frames)
+        if promised > self.num_source_frames + 2:
+            self.note = f"{self.num_source_frames} of {promised} frames could be decoded (damaged or cut off)"
+
+    def _ends_early(self) -> None:
+        self._broke_off = True
+        self.note = f"ends early: {self.num_source_frames} frames decoded before the data became unreadable"
+
+    def _read_decord(self) -> Iterator[Frames]:
+        import decord  # noqa: PLC0415
+
+        decord.logging.set_level(decord.logging.QUIET)
+        scaled = _cover(self._facts.height, self._facts.width, self._size)
+        height, width = scaled or (-1, -1)
+        try:
+            reader = decord.VideoReader(
+                os.fspath(self._facts.path),
+                ctx=decord.cpu(0),
+                width=width,
+                height=height,
+                num_threads=1,
+                # Past the true end decord repeats the last frame until its packet count is reached, as it
+                # does for frames it lost. With this tolerance it raises instead of handing out the first one.
+                fault_tol=1e-9,
+            )
+            while True:
+                frame = reader.next()
+                if frame.shape[2] != 3:
+                    # decord shows the padding of very narrow frames as further channels.
+                    return
+                yield frame.asnumpy()
+        except StopIteration:
+            self._ended(len(reader))
+        except decord.DECORDLimitReachedError:
+            self._ended(len(reader))
+        except (decord.DECORDError, RuntimeError, AssertionError):
+            self._ends_early()
+
+    def _read_pyav(self) -> Iterator[Frames]:
+        import av  # noqa: PLC0415
+
+        self.note, self._broke_off = "", False
+        num_packets = 0
+        resizer = _Resizer(self._size)
+        try:
+            with _open(self._facts.path) as container:
+                stream = container.streams.video[0]
+                stream.thread_count = 1
+                for packet in container.demux(stream):
+                    num_packets += packet.size > 0
+                    for frame in packet.decode():
+                        yield resizer(frame)
+        except av.FFmpegError:
+            self._ends_early()
+            return
+        self._ended(num_packets)
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What the header and the first frame of a video say."""
+
+    path: Path
+    """Absolute."""
+    container: str
+    """FFmpeg's name of the format, such as 'avi' or 'mov,mp4,m4a,3gp,3g2,mj2'."""
+    codec: str
+    height: int
+    """Pixels, upright."""
+    width: int
+    """Pixels, upright."""
+    fps: float
+    """Frames a second; 0.0 where the file does not say."""
+    header_frames: int
+    """Frames that the header claims; 0 where it is silent. For notes, never to be believed."""
+    why_not_decord: str
+    """Empty, or why PyAV reads this file."""
+
+
+def probe(path: Path) -> VideoFacts:
+    """Open a video, decode its first frame where the format can hold a rotation, and return the facts.
+
+    Raises:
+        VideoError: there is no such file, it may not be read, or it holds no readable video.
+
+    """
+    import av  # noqa: PLC0415
+
+    path = _readable(path)
+    try:
+        with _open(path) as container:
+            if container.format.name in PLAYLIST_FORMATS:
+                raise VideoError(f"the file is a playlist or text ({container.format.name}), not a video")
+            if not container.streams.video:
+                kinds = sorted({stream.type for stream in container.streams})
+                raise VideoError(f"the file holds no video stream, only {', '.join(kinds) or 'nothing'}")
+            stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise VideoError("the video is coded in a way that is not known (or its header is damaged)")
+            facts = _facts_of(path, container, stream)
+    except av.FFmpegError as error:
+        raise VideoError(_reason(error)) from None
+    if facts.height < 1 or facts.width < 1:
+        raise VideoError("the file has a header but no picture size, so no frame can be decoded")
+    longer, shorter = max(facts.height, facts.width), min(facts.height, facts.width)
+    if longer > MAX_ASPECT_RATIO * shorter:
+        raise VideoError(
+            f"the picture is {facts.width}x{facts.height} pixels; "
+            f"nothing beyond an aspect ratio of {MAX_ASPECT_RATIO}:1 is read"
+        )
+    return facts
+
+
+def _facts_of(path: Path, container: "InputContainer", stream: "VideoStream") -> VideoFacts:
+    codec = stream.codec_context.name
+    height, width = stream.codec_context.height, stream.codec_context.width
+    fps = float(stream.average_rate or stream.guessed_rate or 0)
+    why_not_decord = ""
+    if len(container.streams.video) > 1:
+        why_not_decord = "several video streams: decord takes the largest, not the first"
+    elif codec in {"av1", "libdav1d", "libaom-av1"}:
+        why_not_decord = "decord 0.6 has no AV1 decoder"
+    elif container.duration is None:
+        why_not_decord = "decord does not open a file without a duration"
+    if container.format.name != "avi":  # an AVI cannot say that it is rotated
+        quarter_turns = _quarter_turns(_first_frame(container, stream))
+        if quarter_turns:
+            why_not_decord = "rotated: one rule for all angles"
+        if quarter_turns % 2:
+            height, width = width, height
+    return VideoFacts(path, container.format.name, codec, height, width, fps, stream.frames, why_not_decord)
+
+
+def _first_frame(container: "InputContainer", stream: "VideoStream") -> "VideoFrame | None":
+    import av  # noqa: PLC0415
+
+    stream.thread_count = 1
+    try:
+        return next(container.decode(stream), None)
+    except av.FFmpegError:
+        return None  # the readers say what is wrong
+
+
+def _quarter_turns(frame: "VideoFrame | None") -> int:
+    """Quarter turns counter-clockwise that bring the stored picture upright."""
+    return round((frame.rotation if frame is not None else 0) / 90) % 4
+
+
+class _Resizer:
+    """Turn a frame of PyAV upright, scale it as decord does, by the same filters, and cut its centre out."""
+
+    def __init__(self, size: tuple[int, int] | None) -> None:
+        self._size = size
+        self._made_for: tuple[Any, ...] = ()
+        self._graph: Any = None
+
+    def __call__(self, frame: "VideoFrame") -> Frames:
+        turns = _quarter_turns(frame)
+        made_for = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, turns)
+        if made_for != self._made_for:  # the picture size may change within a stream
+            self._made_for = made_for
+            self._graph = self._make_graph(frame, turns)
+        self._graph.push(frame)
+        return _centre_cut(self._graph.pull().to_ndarray(), self._size)
+
+    def _make_graph(self, frame: "VideoFrame", turns: int) -> Any:
+        import av  # noqa: PLC0415
+        import av.filter  # noqa: PLC0415
+
+        height, width = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
+        if self._size is None:
+            self._size = (height, width)  # of the first frame: every later one gets the same
+        scaled_height, scaled_width = _cover(height, width, self._size) or (height, width)
+        filters = {
+            0: [],
+            1: [("transpose", "cclock")],
+            2: [("hflip", ""), ("vflip", "")],
+            3: [("transpose", "clock")],
+        }[turns]
+        graph = av.filter.Graph()
+        last = graph.add_buffer(
+            width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+        )
+        for name, arguments in [
+            *filters,
+            ("scale", f"{scaled_width}:{scaled_height}:flags=bilinear"),
+            ("format", "pix_fmts=rgb24"),
+            ("buffersink", ""),
+        ]:
+            node = graph.add(name, arguments) if arguments else graph.add(name)
+            last.link_to(node)
+            last = node
+        graph.configure()
+        return graph
+
+
+def _cover(height: int, width: int, size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Return the (height, width) to scale to so that `size` is covered; None where size is None.
+
+    Rounded up to even numbers, as swscale takes half as long again for an odd width (171 against 172).
+    """
+    if size is None:
+        return None
+    scale = max(size[0] / height, size[1] / width)
+    if scale == 1:
+        return height, width
+    scaled = max(size[0], round(height * scale)), max(size[1], round(width * scale))
+    return scaled[0] + scaled[0] % 2, scaled[1] + scaled[1] % 2
+
+
+def _centre_cut(frame_HWC: Frames, size: tuple[int, int] | None) -> Frames:
+    if size is None:
+        return frame_HWC
+    top = (frame_HWC.shape[0] - size[0]) // 2
+    left = (frame_HWC.shape[1] - size[1]) // 2
+    return frame_HWC[top : top + size[0], left : left + size[1]]
+
+
+def _open(path: Path) -> "InputContainer":
+    import av  # noqa: PLC0415
+
+    # A real HMDB51 clip has a title that was cut inside a UTF-8 character: replace, do not raise.
+    return av.open(os.fspath(path), metadata_errors="replace", options={"protocol_whitelist": "file"})
+
+
+def _readable(path: Path) -> Path:
+    """Return the absolute path (FFmpeg takes 'a:b.avi' for a protocol) of a file that can be read."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise VideoError("the file name is not valid UTF-8: rename the file") from None
+    try:
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise VideoError("the file is empty (0 bytes)")
+    except FileNotFoundError:
+        raise VideoError(f"there is no file {path}") from None
+    except IsADirectoryError:
+        raise VideoError("this is a folder, not a video file") from None
+    except PermissionError:
+        raise VideoError("the file may not be read: permission denied") from None
+    except OSError as error:
+        raise VideoError(f"the file cannot be read: {error.strerror}") from None
+    return path.absolute()
+
+
+def _reason(error: Exception) -> str:
+    """Say in words why FFmpeg could not open a file."""
+    number = getattr(error, "errno", None)
+    if number == errno.ENOMEM:
+        return "the file asks for more memory than there is"
+    text = getattr(error, "strerror", None) or "unknown error"
+    return f"the file is not a video that can be opened: damaged, cut off or of another kind ({text})"

@@ -1,0 +1,76 @@
+"""From frames to model input: the one rule of training, validation, ONNX, engine, sensor and CLI.
+
+T frames, H height, W width, C channels, B windows. Everything is uint8; scaling and normalisation are part
+of the model's graph.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Frames = NDArray[np.uint8]
+
+
+def window_starts(num_frames: int, window: int, count: int) -> list[int]:
+    """First frames of `count` windows of `window` consecutive frames, evenly spaced over the clip.
+
+    One window is the centre one; several reach from the first frame to the last. A clip shorter than the
+    window starts at 0 every time (`take_window` pads it). Counts are frames after the stride.
+
+    Raises:
+        ValueError: an argument below 1.
+
+    """
+    if min(num_frames, window, count) < 1:
+        raise ValueError(f"num_frames, window and count must be at least 1: {num_frames}, {window}, {count}")
+    last_start = max(num_frames - window, 0)
+    if count == 1:
+        return [last_start // 2]
+    return [round(last_start * number / (count - 1)) for number in range(count)]
+
+
+def take_window(frames_THWC: Frames, start: int, window: int) -> Frames:
+    """Frames `start` to `start + window` of a clip: uint8 [window, H, W, C].
+
+    A view where the clip is long enough; else a copy in which the clip's last frame is repeated.
+
+    Raises:
+        ValueError: `start` is not a frame of the clip.
+
+    """
+    num_frames = len(frames_THWC)
+    if not 0 <= start < num_frames:
+        raise ValueError(f"a window cannot start at frame {start} of {num_frames}")
+    if start + window <= num_frames:
+        return frames_THWC[start : start + window]
+    return frames_THWC[np.minimum(np.arange(start, start + window), num_frames - 1)]
+
+
+def centre_crop(frames_THWC: Frames, size: tuple[int, int]) -> Frames:
+    """Cut the centre out, a view: uint8 [T, size[0], size[1], C]; an odd rest goes to the bottom and right.
+
+    Raises:
+        ValueError: the frames are smaller than `size` (height, width).
+
+    """
+    height, width = frames_THWC.shape[1:3]
+    if height < size[0] or width < size[1]:
+        raise ValueError(f"frames of {height}x{width} hold no crop of {size[0]}x{size[1]} (height x width)")
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    return frames_THWC[:, top : top + size[0], left : left + size[1]]
+
+
+def to_clip_CTHW(frames_THWC: Frames) -> Frames:
+    """Put the channels first: uint8 [C, T, H, W], contiguous."""
+    return np.ascontiguousarray(frames_THWC.transpose(3, 0, 1, 2))
+
+
+def clip_windows(frames_THWC: Frames, *, window: int, count: int, crop: tuple[int, int]) -> Frames:
+    """Cut evenly spaced windows out of a clip, centre-cropped: uint8 [count, C, window, crop H, crop W].
+
+    Raises:
+        ValueError: no frames, or frames smaller than `crop`.
+
+    """
+    cropped_THWC = centre_crop(frames_THWC, crop)
+    starts = window_starts(len(frames_THWC), window, count)
+    return np.stack([to_clip_CTHW(take_window(cropped_THWC, start, window)) for start in starts])

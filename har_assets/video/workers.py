@@ -1,0 +1,138 @@
+"""One function over many files on all cores, where a hang, a crash or an error costs one file.
+
+A pool of `pebble` because it alone gives each task a time limit and survives a worker that dies (segmentation
+fault, out of memory): `concurrent.futures` breaks the whole pool then.
+"""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from har_assets.errors import HarError, VideoError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+# How much longer than its time limit a task may take to be reported: starting a worker, killing it.
+GRACE_SECONDS = 60
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use (containers and `taskset` give fewer than the machine has)."""
+    return len(os.sched_getaffinity(0))
+
+
+def decode_many(
+    tasks: Iterable[Task],
+    function: Callable[[Task], Result],
+    *,
+    workers: int | None = None,
+    timeout_s: float = 120,
+    in_flight: int | None = None,
+) -> Iterator[tuple[int, Result | VideoError]]:
+    """Run `function(task)` for every task in worker processes; yield (position, result) as each is done.
+
+    Args:
+        tasks: taken lazily, as room becomes free.
+        function: importable by name or a `functools.partial` of such a one. What it returns travels through
+            a pipe: return facts, or small arrays; write large ones to a file.
+        workers: processes; None takes one a core.
+        timeout_s: seconds a task may run before its worker is killed.
+        in_flight: how far the newest started task may be ahead of the oldest unfinished one, which bounds
+            what a caller that restores the order has to hold; None takes 16 a worker.
+
+    Yields:
+        The position of the task, counted from 0, and its result, or a VideoError with the reason where the
+        function raised, ran out of time or took its process down.
+
+    Raises:
+        HarError: the function raised one that is not a VideoError, such as a full disk (it concerns all), or
+            the workers themselves do not run.
+
+    """
+    from pebble import ProcessPool  # noqa: PLC0415
+
+    workers = workers or available_cores()
+    in_flight = in_flight or 16 * workers
+    queue = enumerate(tasks)
+    upcoming = next(queue, None)
+    running: dict[Future[Result], int] = {}
+    pool = ProcessPool(
+        max_workers=workers,
+        # spawn: decoders and their threads do not survive a fork.
+        context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=[os.getpid()],
+    )
+    try:
+        while upcoming is not None or running:
+            oldest = min(running.values(), default=None)
+            # Two tasks a worker: the next one waits at its side while the first runs.
+            while upcoming is not None and len(running) < 2 * workers:
+                position, task = upcoming
+                if oldest is not None and position >= oldest + in_flight:
+                    break
+                running[pool.schedule(function, args=[task], timeout=timeout_s)] = position
+                upcoming = next(queue, None)
+            done = wait(running, timeout=timeout_s + GRACE_SECONDS, return_when=FIRST_COMPLETED).done
+            if not done:
+                raise HarError("The decoding workers no longer answer: run the same command again.")
+            for future in done:
+                yield running.pop(future), _outcome(future, timeout_s)
+    finally:
+        # Nothing is left to run, or an error, Ctrl-C or a caller that has seen enough: kill what runs.
+        pool.stop()
+        pool.join()
+
+
+def _outcome(future: "Future[Any]", timeout_s: float) -> Any:
+    from pebble import ProcessExpired  # noqa: PLC0415
+
+    try:
+        return future.result()
+    except VideoError as error:
+        return error
+    except HarError:
+        raise
+    except TimeoutError:
+        return VideoError(f"decoding took longer than the limit of {timeout_s:g} s")
+    except ProcessExpired as expired:
+        return VideoError(f"the decoder took its process down ({_death(expired.exitcode)})")
+    except BrokenProcessPool:
+        raise HarError(
+            "The decoding workers die before they take up work; a full memory is the usual cause: "
+            "run the same command again, with fewer workers."
+        ) from None
+    except MemoryError:
+        return VideoError("decoding needs more memory than there is")
+    except Exception as error:  # noqa: BLE001 - whatever a decoder raises must cost one file only
+        return VideoError(f"the decoder failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+
+
+def _death(exit_code: int | None) -> str:
+    if exit_code is None or exit_code >= 0:
+        return f"exit code {exit_code}"
+    if -exit_code == signal.SIGKILL:
+        return "SIGKILL, most likely out of memory"
+    return signal.Signals(-exit_code).name
+
+
+def _start_worker(parent_pid: int) -> None:
+    """Die with the parent, leave Ctrl-C to it, and silence what decoders write to stderr about bad files."""
+    libc: Any = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
+    if os.getppid() != parent_pid:  # the parent died before the line above
+        os._exit(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Python's own messages keep their way out; the C libraries' end here.
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 2)
+    os.close(silence)

@@ -1,0 +1,309 @@
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from har_assets.errors import VideoError
+from har_assets.video import decode
+from har_assets.video.decode import VideoReader, decode_video, iter_frames
+from har_assets_tests.video.conftest import read_with_pyav
+
+SmallVideo = Callable[..., Path]
+
+
+@pytest.fixture
+def only_pyav(monkeypatch: pytest.MonkeyPatch) -> Callable[..., decode.VideoFrames]:
+    """`decode_video` with decord taken away."""
+
+    def decode_with_pyav(path: Path, **settings: object) -> decode.VideoFrames:
+        with monkeypatch.context() as patch:
+            patch.setattr(VideoReader, "_read_decord", lambda self: iter(()))
+            return decode_video(path, **settings)  # type: ignore[arg-type]
+
+    return decode_with_pyav
+
+
+# ------------------------------------------------------------------------------------ decord and PyAV
+
+
+def test_real_clips_are_pixel_equal_in_both_decoders(
+    hmdb51_clips: list[Path], only_pyav: Callable[..., decode.VideoFrames]
+) -> None:
+    assert len(hmdb51_clips) == 9
+    for clip in hmdb51_clips:
+        stored = decode_video(clip, size=None)
+        assert stored.decoder == "decord"
+        assert stored.note == ""
+        reference = read_with_pyav(clip)
+        assert stored.num_source_frames == len(stored.frames_THWC) == len(reference)
+        assert all(np.array_equal(*pair) for pair in zip(stored.frames_THWC, reference, strict=True))
+
+        scaled = decode_video(clip, size=(112, 150))
+        by_pyav = only_pyav(clip, size=(112, 150))
+        assert by_pyav.decoder == "pyav"
+        assert np.array_equal(scaled.frames_THWC, by_pyav.frames_THWC)
+
+
+def test_last_frame_of_a_real_clip_is_not_repeated(hmdb51_clips: list[Path]) -> None:
+    import decord
+
+    for clip in hmdb51_clips:
+        claimed = len(decord.VideoReader(str(clip), num_threads=1))
+        assert decode_video(clip, size=(32, 32)).num_source_frames == claimed - 1
+
+
+def test_b_frames_that_break_decords_index_do_not_touch_reading_in_order(small_video: SmallVideo) -> None:
+    import decord
+
+    video = small_video("b.avi", frames=60, b_frames=2, tag="DX50")
+    reference = np.stack(read_with_pyav(video))
+
+    asked = list(range(5, 58, 7))
+    by_index = decord.VideoReader(str(video), num_threads=1).get_batch(asked).asnumpy()
+    assert not np.array_equal(by_index, reference[asked]), "decord's index is right here: the rule can go"
+
+    assert np.array_equal(decode_video(video, size=None).frames_THWC, reference)
+    assert np.array_equal(decode_video(video, size=None, stride=7).frames_THWC, reference[::7])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("a.mp4", {"codec": "libx264"}),
+        ("a.mkv", {"codec": "libx264", "b_frames": 2}),
+        ("a.mpg", {"codec": "mpeg2video", "b_frames": 2}),
+        ("a.webm", {"codec": "libvpx-vp9"}),
+        ("full_range.avi", {"codec": "mjpeg", "pixels": "yuvj422p"}),
+        ("rgb.mkv", {"codec": "ffv1", "pixels": "bgr0"}),
+        ("gray.mkv", {"codec": "ffv1", "pixels": "gray"}),
+        ("odd.avi", {"height": 47, "width": 63}),
+    ],
+)
+def test_formats_are_pixel_equal_in_both_decoders(
+    name: str,
+    settings: dict[str, object],
+    small_video: SmallVideo,
+    only_pyav: Callable[..., decode.VideoFrames],
+) -> None:
+    video = small_video(name, **settings)
+    first = decode_video(video, size=(33, 40))
+    assert (first.decoder, first.num_source_frames, first.fps, first.note) == ("decord", 20, 25.0, "")
+    assert np.array_equal(first.frames_THWC, only_pyav(video, size=(33, 40)).frames_THWC)
+
+
+def test_very_narrow_frames_are_left_to_pyav(small_video: SmallVideo) -> None:
+    video = small_video(height=8, width=16)
+    decoded = decode_video(video, size=None)
+    assert decoded.decoder == "pyav"
+    assert np.array_equal(decoded.frames_THWC, read_with_pyav(video))
+
+
+# ------------------------------------------------------------------------------------ size, stride, ends
+
+
+def test_cover_scales_then_cuts_the_centre(small_video: SmallVideo) -> None:
+    video = small_video(height=48, width=96)
+    wide = decode_video(video, size=(24, 48)).frames_THWC
+    assert np.array_equal(decode_video(video, size=(24, 24)).frames_THWC, wide[:, :, 12:36])
+    assert decode_video(video, size=None).frames_THWC.shape == (20, 48, 96, 3)
+    assert decode_video(video, size=(50, 10)).frames_THWC.shape == (20, 50, 10, 3)
+    as_stored = decode_video(video, size=None).frames_THWC
+    assert np.array_equal(decode_video(video, size=(48, 90)).frames_THWC, as_stored[:, :, 3:93])  # not scaled
+
+
+def test_stride_and_max_frames(small_video: SmallVideo) -> None:
+    video = small_video(frames=20)
+    everything = decode_video(video, size=(32, 32))
+    strided = decode_video(video, size=(32, 32), stride=3)
+    assert np.array_equal(strided.frames_THWC, everything.frames_THWC[::3])
+    assert strided.num_source_frames == 20
+    limited = decode_video(video, size=(32, 32), stride=3, max_frames=4)
+    assert np.array_equal(limited.frames_THWC, everything.frames_THWC[:12:3])
+    assert limited.num_source_frames == 10  # stopped there
+
+
+def test_chunks_hold_the_same_frames(small_video: SmallVideo) -> None:
+    video = small_video(frames=20)
+    chunks = list(iter_frames(video, size=(32, 32), chunk_frames=8))
+    assert [len(chunk) for chunk in chunks] == [8, 8, 4]
+    assert np.array_equal(np.concatenate(chunks), decode_video(video, size=(32, 32)).frames_THWC)
+
+
+@pytest.mark.parametrize("wrong", [{"stride": 0}, {"max_frames": 0}, {"size": (0, 5)}])
+def test_arguments_below_one_are_refused(wrong: dict[str, object], small_video: SmallVideo) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        decode_video(small_video(), **{"size": (8, 8), **wrong})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [None, (64, 64)])
+def test_a_picture_size_that_changes_within_the_file(
+    size: tuple[int, int] | None, small_video: SmallVideo, only_pyav: Callable[..., decode.VideoFrames]
+) -> None:
+    first = small_video("first.mpg", codec="mpeg2video", height=96, width=128, frames=10)
+    second = small_video("second.mpg", codec="mpeg2video", height=192, width=160, frames=10)
+    both = first.with_name("both.mpg")
+    both.write_bytes(first.read_bytes() + second.read_bytes())
+    for decode_all in (decode_video, only_pyav):
+        assert decode_all(both, size=size).frames_THWC.shape == (20, *(size or (96, 128)), 3)
+
+
+# ------------------------------------------------------------------------------------ odd files
+
+# name: (frames, height, width, decoder at stored size, part of the note)
+AWKWARD_DECODABLE = {
+    "-moviepy-leading-dash-.mp4": (5, 1, 1, "pyav", ""),
+    "decord_corrupted.mp4": (28, 720, 1280, "pyav", "ends early: 28 frames"),
+    "decord_rotate90.mov": (3, 568, 320, "pyav", ""),
+    "made_16x9px.avi": (48, 9, 16, "pyav", ""),
+    "made_8k_one_frame.mp4": (1, 4320, 7680, "decord", ""),
+    "made_bitflips.avi": (36, 240, 432, "decord", "36 of 49 frames"),
+    "made_mp4_named.avi": (60, 480, 852, "decord", ""),
+    "made_truncated_half.avi": (23, 240, 432, "decord", "23 of 49 frames"),
+    "made_vfr.mkv": (24, 240, 432, "decord", ""),
+    "moviepy_no_duration.webm": (74, 720, 1280, "pyav", ""),
+    "mp4parse_one_frame.mp4": (1, 144, 176, "decord", ""),
+    "torchcodec_av1.mkv": (125, 360, 640, "pyav", ""),
+    "torchcodec_h264_10bit.mp4": (30, 200, 200, "decord", ""),
+    "torchcodec_multi_stream.mp4": (325, 180, 320, "pyav", ""),  # stream 0; the largest has 390 of 480x270
+}
+AWKWARD_REFUSED = {
+    "made_zero_bytes.avi": "empty",
+    "made_truncated_mp4.mp4": "damaged, cut off",
+    "mp4parse_invalid_userdata.mp4": "header but no frame",
+    "mp4parse_chunk_out_of_range.mp4": "damaged, cut off",
+    "torchcodec_audio_only.mp3": "no video stream, only audio",
+}
+
+
+def test_every_odd_file_is_expected(awkward: Path) -> None:
+    assert {path.name for path in awkward.iterdir()} == AWKWARD_DECODABLE.keys() | AWKWARD_REFUSED.keys()
+
+
+@pytest.mark.parametrize("name", AWKWARD_DECODABLE)
+def test_odd_file_gives_frames(name: str, awkward: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    frames, height, width, decoder, note = AWKWARD_DECODABLE[name]
+    reader = VideoReader(awkward / name, size=None)
+    shapes = {frame.shape for frame in reader}
+    assert shapes == {(height, width, 3)}
+    assert (reader.num_source_frames, reader.decoder) == (frames, decoder)
+    assert note in reader.note if note else reader.note == ""
+    assert decode_video(awkward / name, size=(64, 85)).frames_THWC.shape == (frames, 64, 85, 3)
+    assert capfd.readouterr() == ("", "")  # decord's and FFmpeg's own messages stay silent
+
+
+@pytest.mark.parametrize("name", AWKWARD_REFUSED)
+def test_odd_file_is_refused_in_words(name: str, awkward: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(VideoError, match=AWKWARD_REFUSED[name]):
+        decode_video(awkward / name, size=(64, 85))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_rotated_video_is_upright(awkward: Path) -> None:
+    import decord
+
+    path = awkward / "decord_rotate90.mov"
+    upright = np.stack([np.rot90(frame, 3) for frame in read_with_pyav(path)])  # 90 degrees clockwise
+    assert np.array_equal(decode_video(path, size=None).frames_THWC, upright)
+    assert np.array_equal(decord.VideoReader(str(path), num_threads=1)[0].asnumpy(), upright[0])
+
+
+def test_leading_dash_and_colon_in_a_relative_name(
+    small_video: SmallVideo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("-i.avi", "http:x.avi", "a%03d.avi"):
+        small_video("plain.avi").rename(tmp_path / name)
+        assert decode_video(Path(name), size=(8, 8)).num_source_frames == 20
+
+
+def test_missing_folder_forbidden_text_and_playlist(tmp_path: Path, small_video: SmallVideo) -> None:
+    video = small_video("real.avi")
+    reasons = {
+        tmp_path / "absent.avi": "there is no file",
+        tmp_path: "a folder",
+    }
+    text = tmp_path / "notes.avi"
+    text.write_text("These are notes.\n" * 100)
+    reasons[text] = "not a video"
+    playlist = tmp_path / "list.avi"
+    playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{video}\n#EXT-X-ENDLIST\n")
+    reasons[playlist] = "playlist|not a video"
+    if os.geteuid() != 0:
+        forbidden = tmp_path / "forbidden.avi"
+        forbidden.write_bytes(b"x")
+        forbidden.chmod(0)
+        reasons[forbidden] = "permission denied"
+    for path, reason in reasons.items():
+        with pytest.raises(VideoError, match=reason):
+            decode_video(path, size=(8, 8))
+
+
+def test_header_without_frames_and_cut_first_frame(small_video: SmallVideo) -> None:
+    video = small_video("cut.avi", height=240, width=320)
+    content = video.read_bytes()
+    first_frame = content.index(b"00dc")
+    video.write_bytes(content[: first_frame + 4])
+    with pytest.raises(VideoError, match="cut off"):
+        decode_video(video, size=(8, 8))
+
+
+def test_strips_are_refused_before_they_are_scaled(small_video: SmallVideo) -> None:
+    with pytest.raises(VideoError, match="aspect ratio"):
+        decode_video(small_video(height=16, width=640), size=(112, 112))
+
+
+# ------------------------------------------------------------------------------------ memory
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+import av, decord, numpy
+from har_assets.video.decode import decode_video, iter_frames
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+{work}
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def extra_mebibytes(work: str, *arguments: object) -> int:
+    """Peak memory that `work` adds in a fresh process, in MiB."""
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE.format(work=work), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(run.stdout)
+
+
+def test_an_8k_frame_is_kept_small(awkward: Path) -> None:
+    work = "assert decode_video(Path(sys.argv[1]), size=(128, 171)).frames_THWC.shape == (1, 128, 171, 3)"
+    assert extra_mebibytes(work, awkward / "made_8k_one_frame.mp4") < 450  # one 8K frame is 50 MiB of YUV
+
+
+@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+def test_a_long_video_is_not_held(decoder: str, small_video: SmallVideo) -> None:
+    video = small_video("long.avi", height=240, width=320, frames=400)
+    whole = 400 * 240 * 320 * 3 / 2**20  # 88 MiB
+    without_decord = (
+        "import har_assets.video.decode as d; d.VideoReader._read_decord = lambda self: iter(())\n"
+    )
+    prepare = without_decord if decoder == "pyav" else ""
+    work = "assert sum(len(chunk) for chunk in iter_frames(Path(sys.argv[1]), size=None)) == 400"
+    assert extra_mebibytes(prepare + work, video) < 0.6 * whole
+    work = "assert len(decode_video(Path(sys.argv[1]), size=None, max_frames=8).frames_THWC) == 8"
+    assert extra_mebibytes(prepare + work, video) < 0.4 * whole
+
+
+def test_importing_the_package_imports_no_decoder() -> None:
+    code = """
+import sys, har_assets.video.decode, har_assets.video.sampling
+import har_assets.video.workers, har_assets.video.frame_cache, har_assets.video.check
+heavy = {'av', 'decord', 'torch', 'dagster', 'mlflow', 'pandas', 'pebble'} & sys.modules.keys()
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

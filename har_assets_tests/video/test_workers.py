@@ -1,0 +1,169 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from har_assets.errors import HarError, VideoError
+from har_assets.video.workers import available_cores, decode_many
+
+# Functions that workers run: importable by name.
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def misbehave(what: str) -> str:
+    if what == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif what == "abort":
+        os.abort()
+    elif what == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif what == "exit":
+        os._exit(3)
+    elif what == "hang":
+        time.sleep(60)
+    elif what == "refuse":
+        raise VideoError("no frame in it")
+    elif what == "raise":
+        raise ZeroDivisionError("half a frame")
+    elif what == "memory":
+        raise MemoryError
+    elif what == "disk":
+        raise HarError("The disk is full.")
+    return what
+
+
+def report_pid_and_wait(folder: str) -> None:
+    (Path(folder) / str(os.getpid())).touch()
+    time.sleep(60)
+
+
+def slow_first(number: int) -> int:
+    time.sleep(1.0 if number == 0 else 0.0)
+    return number
+
+
+def zeros(size: int) -> np.ndarray:
+    return np.zeros(size, np.uint8)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def wait_until(condition: object, seconds: float = 20.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():  # type: ignore[operator]
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_every_task_comes_back_once() -> None:
+    assert dict(decode_many(range(40), square, workers=2)) == {n: n * n for n in range(40)}
+    assert list(decode_many([], square, workers=2)) == []
+
+
+def test_a_bad_file_costs_only_itself() -> None:
+    tasks = [
+        "fine",
+        "segfault",
+        "fine",
+        "abort",
+        "hang",
+        "killed",
+        "exit",
+        "refuse",
+        "raise",
+        "memory",
+        "fine",
+    ]
+    results = dict(decode_many(tasks, misbehave, workers=2, timeout_s=1))
+    reasons = {tasks[n]: str(r) for n, r in results.items() if isinstance(r, VideoError)}
+    assert len(results) == len(tasks)
+    assert [results[n] for n, task in enumerate(tasks) if task == "fine"] == ["fine"] * 3
+    assert reasons == {
+        "segfault": "the decoder took its process down (SIGSEGV)",
+        "abort": "the decoder took its process down (SIGABRT)",
+        "killed": "the decoder took its process down (SIGKILL, most likely out of memory)",
+        "exit": "the decoder took its process down (exit code 3)",
+        "hang": "decoding took longer than the limit of 1 s",
+        "refuse": "no frame in it",
+        "raise": "the decoder failed: ZeroDivisionError: half a frame",
+        "memory": "decoding needs more memory than there is",
+    }
+
+
+def test_an_error_that_concerns_all_is_raised() -> None:
+    with pytest.raises(HarError, match="disk is full"):
+        list(decode_many(["fine", "disk", "fine"], misbehave, workers=1))
+
+
+def test_tasks_are_taken_as_room_becomes_free() -> None:
+    taken = []
+
+    def tasks() -> Iterator[int]:
+        for number in range(60):
+            taken.append(number)
+            yield number
+
+    ahead = 0
+    unfinished = set(range(60))
+    for number, _ in decode_many(tasks(), slow_first, workers=2, in_flight=8):
+        unfinished.discard(number)
+        ahead = max(ahead, len(taken) - 1 - min(unfinished, default=60))
+    assert not unfinished
+    assert ahead <= 9  # the window, and the one task that is looked at in advance
+
+
+def test_a_caller_that_stops_early_leaves_no_worker(tmp_path: Path) -> None:
+    results = decode_many([1, 2, 3], square, workers=1)
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == 1 or wait_until(lambda: threading.active_count() == 1)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_workers_die_with_their_parent(ending: signal.Signals, tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    script = tmp_path / "parent.py"
+    script.write_text(f"""
+from har_assets.video.workers import decode_many
+from har_assets_tests.video.test_workers import report_pid_and_wait
+if __name__ == "__main__":
+    list(decode_many([{str(pids)!r}] * 4, report_pid_and_wait, workers=2))
+""")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    parent = subprocess.Popen([sys.executable, str(script)], env=environment, stderr=subprocess.DEVNULL)
+    assert wait_until(lambda: len(list(pids.iterdir())) == 2)
+    workers = [int(path.name) for path in pids.iterdir()]
+    assert all(alive(pid) for pid in workers)
+    parent.send_signal(ending)
+    parent.wait(20)
+    assert wait_until(lambda: not any(alive(pid) for pid in workers))
+
+
+def test_large_results_travel(tmp_path: Path) -> None:
+    for _, result in decode_many([5_000_000] * 3, zeros, workers=1):
+        assert not isinstance(result, VideoError)
+        assert result.nbytes == 5_000_000
+
+
+def test_available_cores() -> None:
+    assert 1 <= available_cores() <= (os.cpu_count() or 1)
