@@ -107,9 +107,7 @@ def bench_reading(cache: FrameCache, clips: dict[str, Path], repeats: int) -> No
     assert np.array_equal(batches_BCTHW["from the cache"], batches_BCTHW["decoded"])
     for name, taken in times.items():
         print(f"a batch of {BATCH} x {WINDOW} frames {name}: {1e3 * statistics.median(taken):.2f} ms")
-    ratio = statistics.median(
-        slow / fast for fast, slow in zip(times["from the cache"], times["decoded"], strict=True)
-    )
+    ratio = statistics.median(slow / fast for fast, slow in zip(times["from the cache"], times["decoded"], strict=True))
     print(f"reading against decoding: {ratio:.0f} x")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 from dagster import AssetSelection
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from har_assets.assets.inference import infer, infer_from_onnx, infer_ml_flow
 
@@ -14,7 +15,7 @@ def _with_dvc(mode: str) -> dict[str, object]:
     return {"ops": {"video_clips": {"config": {"dvc": mode}}}}
 
 
-JOBS = [
+JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     dg.define_asset_job(
         "download_data",
         AssetSelection.assets("raw_archive", "video_clips"),

@@ -13,7 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
-from dagster import DagsterEvent, DagsterInstance, DagsterRun, DagsterRunStatus, Executor, RunsFilter, multiprocess_executor
+from dagster import (
+    DagsterEvent,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    Executor,
+    RunsFilter,
+    multiprocess_executor,
+)
+from dagster._core.execution.step_dependency_config import StepDependencyConfig
 
 HOST_TAG = "har/host"
 PROCESS_TAG = "har/process"
@@ -77,7 +86,7 @@ class SurvivingExecutor(Executor):
         return self.inner.retries
 
     @property
-    def step_dependency_config(self) -> object:
+    def step_dependency_config(self) -> StepDependencyConfig:
         """As configured for the multiprocess executor."""
         return self.inner.step_dependency_config
 
@@ -89,7 +98,17 @@ class SurvivingExecutor(Executor):
         process = process_name(os.getpid())
         if process:
             instance.add_run_tags(run_id, {HOST_TAG: this_host(), PROCESS_TAG: process})
-        yield from self.inner.execute(plan_context, execution_plan)  # type: ignore[arg-type]
+        failures = []
+        for event in self.inner.execute(plan_context, execution_plan):  # type: ignore[arg-type]
+            if event.is_step_failure:
+                failures.append((event.step_key, event.step_failure_data))
+            yield event
+        for step, failure in failures:
+            # Last in the log and without a stack trace: what a person needs to read.
+            reason = (
+                failure.user_failure_data.description if failure.user_failure_data else failure.error_display_string
+            )
+            plan_context.log.error(f"{step} failed: {reason}")  # type: ignore[attr-defined]
 
 
 @dg.executor(

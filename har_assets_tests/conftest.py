@@ -3,7 +3,14 @@
 import os
 from pathlib import Path
 
+import av
+import numpy as np
+import pandas as pd
 import pytest
+
+from har_assets.hmdb51.splits import write_manifest
+from har_assets.model.spec import ModelSpec, Provenance
+from har_assets.video.frame_cache import CacheParams, build_frame_cache
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -15,3 +22,98 @@ def shared_data() -> Path:
     if not (folder / "hmdb51_mini.rar").is_file():
         pytest.skip(f"no real clips at {folder}: set HAR_SHARED_DATA to a folder with hmdb51_mini.rar")
     return folder
+
+
+TINY_LABELS = ("jump", "sit", "stand")
+
+
+@pytest.fixture(scope="session")
+def tiny_spec() -> ModelSpec:
+    """A spec small enough that a network runs in milliseconds."""
+    return ModelSpec(
+        labels=TINY_LABELS,
+        num_frames=4,
+        frame_stride=1,
+        decode_height=20,
+        decode_width=24,
+        frame_height=16,
+        frame_width=16,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A published frame cache and manifests of 24 made clips: label k is a bar that moves k pixels a frame.
+
+    Folder with `cache/`, `train.csv`, `val.csv`, `test.csv`.
+    """
+    folder = tmp_path_factory.mktemp("tiny")
+    videos = folder / "videos"
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(24):
+        label = number % len(TINY_LABELS)
+        frames_THWC = rng.integers(0, 60, (8, 20, 24, 3), dtype=np.uint8)
+        for time in range(8):
+            column = (number + time * label * 2) % 20
+            frames_THWC[time, :, column : column + 4] = 230
+        clip = f"{TINY_LABELS[label]}/clip{number:02d}.avi"
+        write_video(videos / clip, frames_THWC)
+        role = ("train", "train", "train", "val", "test")[number // 3 % 5] if number < 15 else "train"
+        rows.append(
+            {"clip": clip, "label": TINY_LABELS[label], "label_index": label, "film": f"film{number // 3}",
+             "split": 1, "role": role, "bytes": (videos / clip).stat().st_size}
+        )  # fmt: skip
+    table = pd.DataFrame(rows)
+    for role in ("train", "val", "test"):
+        write_manifest(table[table["role"] == role], folder / f"{role}.csv")
+    build_frame_cache(
+        {row["clip"]: videos / row["clip"] for row in rows},
+        params=CacheParams(20, 24, 1, 64),
+        folder=folder / "cache",
+        work=folder / "work",
+        workers=1,
+        log=lambda line: None,
+    )
+    return folder
+
+
+def write_video(path: Path, frames_THWC: np.ndarray) -> Path:
+    """Write uint8 RGB frames [T, H, W, 3] as an MPEG-4 AVI of 30 frames a second."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=30)
+        stream.height, stream.width = frames_THWC.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.qmin = stream.codec_context.qmax = 2
+        for frame_HWC in frames_THWC:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_spec: ModelSpec) -> Path:
+    """A checkpoint file of an untrained network for `tiny_spec`."""
+    import pytorch_lightning as pl
+    import torch
+
+    from har_assets.model.lightning import VideoActionModel
+
+    torch.manual_seed(0)
+    model = VideoActionModel.from_spec(tiny_spec, Provenance(dataset="tiny", data_version="v1", split=1))
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.ckpt"
+    torch.save(
+        {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams),
+         "pytorch-lightning_version": pl.__version__, "epoch": 0, "global_step": 0},
+        path,
+    )  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """The same network as an ONNX file."""
+    from har_assets.export.onnx import export_onnx
+
+    return export_onnx(tiny_checkpoint, tmp_path_factory.mktemp("onnx") / "tiny.onnx")

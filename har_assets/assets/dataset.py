@@ -97,7 +97,7 @@ def choose_source(wanted: str, store: ArtifactStore) -> str:
     path = path if path.is_absolute() else store.project_folder / path
     if not path.exists():
         raise HarError(
-            f"There is no source {source!r}: choose {SAMPLE}, {HMDB51}, or the path of an archive or folder that exists."
+            f"There is no source {source!r}: choose {SAMPLE}, {HMDB51}, or the path of an existing archive or folder."
         )
     return str(path)
 
@@ -205,7 +205,8 @@ def video_clips(
         per_class = Counter(path.parent.name for path in clips)
         (making.folder / "dataset.json").write_text((data / "dataset.json").read_text())
         return Product(
-            headline=f"{len(clips):,} clips of {len(per_class)} classes" + (" (synthetic)" if dataset.synthetic else ""),
+            headline=f"{len(clips):,} clips of {len(per_class)} classes"
+            + (" (synthetic)" if dataset.synthetic else ""),
             metadata={
                 "clips": len(clips),
                 "video_bytes": sum(path.stat().st_size for path in clips),
@@ -243,7 +244,9 @@ def video_clips(
 def _refuse_replacement(archive: Artifact, config: VideoClipsConfig, store: ArtifactStore, dvc: Dvc) -> None:
     """A real data set is replaced by another only with force."""
     data = store.data_folder
-    present = Dataset.read(data).name if (data / "dataset.json").is_file() else dvc.tracked_dataset(store.project_folder)
+    present = (
+        Dataset.read(data).name if (data / "dataset.json").is_file() else dvc.tracked_dataset(store.project_folder)
+    )
     coming = archive.record.lineage["dataset"]
     if present not in (None, SAMPLE, coming) and not config.force and config.dvc != "pull":
         raise DatasetError(
@@ -511,11 +514,15 @@ def frame_cache(
                 "quarantine": quarantine,
                 "notes": [{"clip": clip, "note": note} for clip, note in report.notes.items()],
             },
-            checks={"all_clips_decoded": {"passed": not quarantine, "warning": True, "quarantined": len(quarantine)}},
+            checks={
+                "all_clips_decoded": {
+                    "passed": not quarantine,
+                    "warning": True,
+                    "quarantined": len(quarantine),
+                }
+            },
         )
 
     result = publish(context, store, config, build, upstream=("train_manifest", "val_manifest", "test_manifest"))
     clear_work(work)
     return result
-
-

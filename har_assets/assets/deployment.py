@@ -1,9 +1,8 @@
 """From the checkpoint to what is deployed: onnx_model, trt_engine."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
-import numpy as np
 
 from har_assets.artifacts import Artifact
 from har_assets.assets.dataset import read_manifest_of
@@ -13,7 +12,9 @@ from har_assets.errors import HarError
 from har_assets.model.spec import ModelSpec
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
-from har_assets.runtime.predictor import Clips
+
+if TYPE_CHECKING:
+    from har_assets.runtime.predictor import Clips
 
 ONNX = "video_action_model.onnx"
 ENGINE = "video_action_model.engine"
@@ -65,7 +66,12 @@ def onnx_model(
         parity.require("The ONNX model", "the checkpoint")
         with mlflow.continued_run(store.project_folder, parent.provenance.mlflow_run_id) as run:
             if run:
-                run.metrics({"onnx_max_difference": parity.max_difference, "onnx_top1_agreement": parity.top1_agreement})
+                run.metrics(
+                    {
+                        "onnx_max_difference": parity.max_difference,
+                        "onnx_top1_agreement": parity.top1_agreement,
+                    }
+                )
                 run.file(path)
         return Product(
             headline=f"parity on {parity.clips} clips: max |difference| {parity.max_difference:.1e}, "
@@ -77,18 +83,22 @@ def onnx_model(
     return publish(context, store, config, build, upstream=("trained_checkpoint", "frame_cache", "test_manifest"))
 
 
-def some_clips(inputs: dict[str, Artifact], spec: ModelSpec, count: int) -> Clips:
+def some_clips(inputs: dict[str, Artifact], spec: ModelSpec, count: int) -> "Clips":
     """Centre windows of up to `count` decoded clips, spread over the test manifest: uint8 [B, 3, T, H, W].
 
     Falls back to every clip of the cache where no test clip could be decoded.
     """
+    import numpy as np  # noqa: PLC0415
+
     from har_assets.runtime.video import video_clips  # noqa: PLC0415
     from har_assets.video.frame_cache import FrameCache  # noqa: PLC0415
 
     cache = FrameCache(inputs["frame_cache"].folder)
     names = [name for name in read_manifest_of(inputs["test_manifest"], "test")["clip"] if name in cache]
     names = names or list(cache.index["clip"])
-    chosen = [names[index] for index in np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int))]
+    chosen = [
+        names[index] for index in np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int))
+    ]
     return np.concatenate([video_clips(cache.frames(name), spec, 1) for name in chosen])
 
 

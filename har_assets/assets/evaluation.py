@@ -3,8 +3,6 @@
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import numpy as np
-from numpy.typing import NDArray
 
 from har_assets.artifacts import Artifact
 from har_assets.assets.dataset import read_manifest_of
@@ -14,10 +12,13 @@ from har_assets.assets.training import CHECKPOINT
 from har_assets.errors import HarError
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
-from har_assets.runtime import Predictor, open_model
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
+
+    from har_assets.runtime import Predictor
 
 QUARANTINED = "(not decodable)"
 TOP = 5
@@ -49,6 +50,8 @@ def test_predictions(
     """
 
     def build(making: Making) -> Product:
+        import numpy as np  # noqa: PLC0415
+
         from har_assets.report.plots import plot_confusion  # noqa: PLC0415
 
         predictor = _predictor(config.runtime, making.inputs["onnx_model"], store)
@@ -78,7 +81,9 @@ def test_predictions(
     return publish(context, store, config, build, upstream=("onnx_model", "test_manifest", "frame_cache"))
 
 
-def _predictor(runtime: str, onnx: Artifact, store: ArtifactStore) -> Predictor:
+def _predictor(runtime: str, onnx: Artifact, store: ArtifactStore) -> "Predictor":
+    from har_assets.runtime import open_model  # noqa: PLC0415
+
     if runtime == "onnx":
         refuse_failed_parity(onnx)
         return open_model(onnx.file(ONNX))
@@ -91,13 +96,14 @@ def _predictor(runtime: str, onnx: Artifact, store: ArtifactStore) -> Predictor:
 
 
 def predict_manifest(
-    predictor: Predictor, inputs: dict[str, Artifact], windows: int
+    predictor: "Predictor", inputs: dict[str, Artifact], windows: int
 ) -> "tuple[pd.DataFrame, NDArray[np.float32]]":
     """Predictions on every clip of the test manifest.
 
     Returns the table (clip, label, correct, runtime, windows, label_1, score_1, ... label_5, score_5) and the
     mean scores, float32 [N, K], zero for clips without frames.
     """
+    import numpy as np  # noqa: PLC0415
     import pandas as pd  # noqa: PLC0415
 
     from har_assets.runtime.video import ranked, video_clips  # noqa: PLC0415
@@ -125,18 +131,22 @@ def predict_manifest(
     return pd.DataFrame(rows, columns=columns), scores_NK
 
 
-def evaluate(table: "pd.DataFrame", labels: tuple[str, ...]) -> tuple[dict[str, Any], NDArray[np.int64]]:
+def evaluate(table: "pd.DataFrame", labels: tuple[str, ...]) -> "tuple[dict[str, Any], NDArray[np.int64]]":
     """Figures and the confusion matrix of a table of predictions.
 
     Returns top1, top5, mean_class_accuracy (0..1, NaN-free: 0 without videos), per_class (a row a class) and
     quarantined; and int64 [K, K] counts, first index the true class, undecodable videos left out.
     """
+    import numpy as np  # noqa: PLC0415
+
     index = {label: number for number, label in enumerate(labels)}
     confusion_KK = np.zeros((len(labels), len(labels)), np.int64)
     decoded = table[table["label_1"] != QUARANTINED]
     for true, predicted in zip(decoded["label"], decoded["label_1"], strict=True):
         confusion_KK[index[true], index[predicted]] += 1
-    in_top5 = (table[[f"label_{rank + 1}" for rank in range(TOP)]].to_numpy() == table[["label"]].to_numpy()).any(axis=1)
+    in_top5 = (table[[f"label_{rank + 1}" for rank in range(TOP)]].to_numpy() == table[["label"]].to_numpy()).any(
+        axis=1
+    )
     per_class = table.groupby("label")["correct"].agg(["mean", "size"])
     figures = {
         "videos": len(table),

@@ -37,7 +37,12 @@ class MlflowInferenceConfig(InferenceConfig):
 def predict_from_onnx(context: dg.OpExecutionContext, config: InferenceConfig, store: ArtifactStore) -> None:
     """Predict the action in a video file with the published ONNX model in ONNX Runtime."""
     with failures_in_words():
-        _predict(context, config, store, Path(config.model) if config.model else store.latest("onnx_model").file(ONNX))
+        _predict(
+            context,
+            config,
+            store,
+            Path(config.model) if config.model else store.latest("onnx_model").file(ONNX),
+        )
 
 
 @dg.op
@@ -50,15 +55,25 @@ def predict_from_checkpoint(context: dg.OpExecutionContext, config: InferenceCon
 
 @dg.op
 def predict_from_mlflow(
-    context: dg.OpExecutionContext, config: MlflowInferenceConfig, store: ArtifactStore, mlflow: MlflowTracking
+    context: dg.OpExecutionContext,
+    config: MlflowInferenceConfig,
+    store: ArtifactStore,
+    mlflow: MlflowTracking,
 ) -> None:
     """Predict the action in a video file with the checkpoint that an MLflow run holds."""
     with failures_in_words():
         run_id = config.run_id or store.latest("trained_checkpoint").record.lineage["mlflow_run_id"]
         if not run_id:
-            raise HarError("The latest trained_checkpoint was trained without MLflow: name a run_id, or use the job infer.")
+            raise HarError(
+                "The latest trained_checkpoint was trained without MLflow: name a run_id, or use the job infer."
+            )
         with tempfile.TemporaryDirectory() as folder:
-            _predict(context, config, store, mlflow.download(store.project_folder, run_id, "model.ckpt", Path(folder)))
+            _predict(
+                context,
+                config,
+                store,
+                mlflow.download(store.project_folder, run_id, "model.ckpt", Path(folder)),
+            )
 
 
 def _predict(context: dg.OpExecutionContext, config: InferenceConfig, store: ArtifactStore, model: Path) -> None:

@@ -91,7 +91,11 @@ def trained_checkpoint(
         request = training_request(context, config, store, mlflow, making)
         _run(context, pipes, request.write(making.work / "request.json"), making.work)
         summary: dict[str, Any] = json.loads((making.work / SUMMARY_FILE).read_text())
-        for source, name in (("model.ckpt", CHECKPOINT), ("curves.png", "curves.png"), ("history.jsonl",) * 2):
+        for source, name in (
+            ("model.ckpt", CHECKPOINT),
+            ("curves.png", "curves.png"),
+            ("history.jsonl",) * 2,
+        ):
             shutil.copy2(making.work / source, making.folder / name)
         best = f"epoch {summary['best_epoch'] + 1} of {summary['epochs_run']}"
         top1 = f"validation top-1 {summary['val_top1']:.3f}" if summary["validated"] else "no validation clips"
@@ -103,7 +107,11 @@ def trained_checkpoint(
         )
 
     return publish(
-        context, store, config, build, upstream=("frame_cache", "train_manifest", "val_manifest", "class_index")
+        context,
+        store,
+        config,
+        build,
+        upstream=("frame_cache", "train_manifest", "val_manifest", "class_index"),
     )
 
 
@@ -139,9 +147,7 @@ def training_request(
         work=str(making.work),
         spec=spec.to_json(),
         provenance=provenance.to_json(),
-        manifests={
-            role: str(inputs[f"{role}_manifest"].file(f"{role}.csv")) for role in ("train", "val")
-        },
+        manifests={role: str(inputs[f"{role}_manifest"].file(f"{role}.csv")) for role in ("train", "val")},
         frame_cache=str(inputs["frame_cache"].folder),
         epochs=config.epochs,
         batch_size=config.batch_size,

@@ -39,8 +39,7 @@ class Parity:
     def passed(self) -> bool:
         """True when both gates hold."""
         return (
-            self.max_difference <= self.max_difference_allowed
-            and self.top1_agreement >= self.top1_agreement_required
+            self.max_difference <= self.max_difference_allowed and self.top1_agreement >= self.top1_agreement_required
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -90,7 +90,10 @@ def build_engine(onnx_file: Path, target: Path, options: EngineOptions) -> dict[
 
     if not onnx_file.is_file():
         raise ModelFileError(f"There is no ONNX file {onnx_file}: materialize onnx_model first.")
-    proto = onnx.load(onnx_file, load_external_data=False)
+    try:
+        proto = onnx.load(onnx_file, load_external_data=False)
+    except Exception as error:
+        raise ModelFileError(f"{onnx_file.name} is not a readable ONNX file: export it again.") from error
     spec, provenance = from_metadata({p.key: p.value for p in proto.metadata_props}, str(onnx_file))
 
     builder_name, why = choose_builder(options.builder)
@@ -132,7 +135,7 @@ def build_engine(onnx_file: Path, target: Path, options: EngineOptions) -> dict[
         "engine_sha256": hashlib.sha256(engine).hexdigest(),
         "engine_bytes": len(engine),
         "build_seconds": round(time.monotonic() - started, 2),
-        "spec": dataclasses.asdict(spec),
+        "spec": json.loads(spec.to_json()),
         "provenance": dataclasses.asdict(provenance),
         "log": log.lines,
     }
@@ -170,7 +173,7 @@ class _BuildLog:
         self.first_error = ""
         outer = self
 
-        class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+        class Logger(trt.ILogger):  # type: ignore[misc]
             """The builder's view of this log."""
 
             def __init__(self) -> None:

@@ -44,9 +44,7 @@ def format_seconds(seconds: float) -> str:
 class Progress:
     """Counts bytes and logs done, rate and time left every few seconds. Safe to use from several threads."""
 
-    def __init__(
-        self, what: str, total: int | None, log: Log, *, every_s: float = 5.0, done: int = 0
-    ) -> None:
+    def __init__(self, what: str, total: int | None, log: Log, *, every_s: float = 5.0, done: int = 0) -> None:
         self._what = what
         self._total = total
         self._log = log

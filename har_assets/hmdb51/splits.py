@@ -101,9 +101,7 @@ def read_split_lists(folder: Path, split: int | None = None) -> pd.DataFrame:
         )
     known = sorted({number for _, _, number in paths})
     if split is not None and split not in known:
-        raise DatasetError(
-            f"there is no split {split} in {folder}: choose one of {', '.join(map(str, known))}."
-        )
+        raise DatasetError(f"there is no split {split} in {folder}: choose one of {', '.join(map(str, known))}.")
     rows: list[tuple[str, str, int, str]] = []
     for path, label, number in paths:
         if split in (None, number):
@@ -246,9 +244,7 @@ def _scan_videos(videos: Path) -> pd.DataFrame:
                 ]
     if not rows:
         raise DatasetError(f"{videos} holds no video in a class folder: unpack the videos again.")
-    table = pd.DataFrame(rows, columns=["label", "name", "bytes"]).sort_values(
-        ["label", "name"], ignore_index=True
-    )
+    table = pd.DataFrame(rows, columns=["label", "name", "bytes"]).sort_values(["label", "name"], ignore_index=True)
     names = list(zip(table["label"], table["name"], strict=True))
     parsed = [parse_clip_name(name, label) for label, name in names]
     table["named"] = [clip is not None for clip in parsed]
@@ -318,9 +314,7 @@ def _per_class(parts: dict[str, pd.DataFrame], class_names: tuple[str, ...]) -> 
     return {name: {role: counts[role][name] for role in parts} for name in class_names}
 
 
-def _notes_on_parts(
-    parts: dict[str, pd.DataFrame], class_names: tuple[str, ...], val_fraction: float
-) -> list[str]:
+def _notes_on_parts(parts: dict[str, pd.DataFrame], class_names: tuple[str, ...], val_fraction: float) -> list[str]:
     notes = []
     if parts["val"].empty:
         why = "none was asked for" if val_fraction == 0 else "the classes have too few clips or films"
@@ -383,9 +377,7 @@ def films_on_both_sides(manifests: Manifests) -> list[str]:
         else:
             shared = set(part["film"]) & set(other["film"])
         if shared:
-            problems.append(
-                f"{len(shared)} films are both in {role} and in {other_role}, {_first(sorted(shared))}."
-            )
+            problems.append(f"{len(shared)} films are both in {role} and in {other_role}, {_first(sorted(shared))}.")
     return problems
 
 
@@ -398,18 +390,14 @@ def missing_files(manifests: Manifests, videos: Path) -> list[str]:
     problems = []
     sizes = {
         f"{label}/{name}": size
-        for label, name, size in _scan_videos(Path(videos))[["label", "name", "bytes"]].itertuples(
-            index=False
-        )
+        for label, name, size in _scan_videos(Path(videos))[["label", "name", "bytes"]].itertuples(index=False)
     }
     for role, part in manifests.items():
         absent = [clip for clip in part["clip"] if clip not in sizes]
         if absent:
             problems.append(f"{len(absent)} clips of {role} are not on disk, {_first(absent)}.")
         changed = [
-            clip
-            for clip, size in zip(part["clip"], part["bytes"], strict=True)
-            if sizes.get(clip, size) != size
+            clip for clip, size in zip(part["clip"], part["bytes"], strict=True) if sizes.get(clip, size) != size
         ]
         if changed:
             problems.append(f"{len(changed)} clips of {role} have another size now, {_first(changed)}.")
@@ -431,9 +419,7 @@ def class_share(manifests: Manifests, *, tolerance: float = 0.05) -> list[str]:
     for label in sorted(trained | tested):
         clips = trained[label] + tested[label]
         if abs(tested[label] - TEST_FRACTION * clips) > max(1.0, tolerance * clips):
-            problems.append(
-                f"{label} has {tested[label]} of {clips} clips in test, not {TEST_FRACTION:.0%} of them."
-            )
+            problems.append(f"{label} has {tested[label]} of {clips} clips in test, not {TEST_FRACTION:.0%} of them.")
     return problems
 
 
@@ -468,9 +454,7 @@ def full_dataset_problems(manifests: Manifests, class_names: tuple[str, ...] = H
         "test clips": (len(manifests.test), HMDB51_TEST_CLIPS),
         "unused clips": (summary["unused"], HMDB51_UNUSED_CLIPS),
     }
-    problems = [
-        f"{have} {what} instead of {want}." for what, (have, want) in expected.items() if have != want
-    ]
+    problems = [f"{have} {what} instead of {want}." for what, (have, want) in expected.items() if have != want]
     if tuple(class_names) != HMDB51_CLASSES:
         problems.append("The class list is not that of HMDB51 in its order.")
     if summary["split"] not in HMDB51_SPLITS:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,6 @@ from har_assets.errors import DatasetError
 from har_assets.model.spec import ModelSpec
 from har_assets.video.frame_cache import FrameCache
 from har_assets.video.sampling import Frames, centre_crop, take_window, window_starts
-
 
 Draw = tuple[int, float]
 """Position of a clip in the manifest, and where in the clip the window starts: 0 first, 1 last frame possible."""
@@ -107,7 +107,7 @@ class CachedClips(Dataset[tuple[Tensor, Tensor]]):
         return window_THWC
 
 
-def _as_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _as_is(batch: Any) -> Any:
     """Collate function of a data set that makes whole batches itself."""
     return batch
 
@@ -135,9 +135,7 @@ class ClipDataModule(pl.LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.workers = workers
         self.clips = {
-            role: CachedClips(
-                pd.read_csv(path), cache, spec, random_windows=role == "train", still_frames=still_frames
-            )
+            role: CachedClips(pd.read_csv(path), cache, spec, random_windows=role == "train", still_frames=still_frames)
             for role, path in manifests.items()
         }
         if not len(self.clips["train"]):

@@ -183,7 +183,7 @@ def load_checkpoint(path: Path, *, device: str = "cpu") -> VideoActionModel:
         raise ModelFileError(f"There is no checkpoint {path}: materialize trained_checkpoint or name another file.")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # noqa: BLE001 torch raises many types for a damaged file
+    except Exception as error:
         raise ModelFileError(
             f"{path} is not a readable checkpoint ({type(error).__name__}): train again or name another file."
         ) from error

@@ -50,7 +50,7 @@ def plot_confusion(confusion_KK: NDArray[np.int64], labels: Sequence[str], targe
     """
     shown = np.flatnonzero(confusion_KK.sum(axis=0) + confusion_KK.sum(axis=1))
     counts = confusion_KK[np.ix_(shown, shown)]
-    names = [labels[index].replace("_", " ") for index in shown]
+    names = [labels[int(index)].replace("_", " ") for index in shown]
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = max(4.0, 0.32 * len(names) + 2.2)
     figure = Figure(figsize=(side, side), layout="constrained")

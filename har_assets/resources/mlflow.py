@@ -37,6 +37,16 @@ class MlflowTracking(dg.ConfigurableResource):
             return ""
         return (project / self.artifact_root).as_uri()
 
+    def create_database(self, project: Path) -> None:
+        """Make the local database and the experiment where they are missing; nothing for a server."""
+        if not self.tracking_uri.startswith("sqlite:"):
+            return
+        from mlflow import MlflowClient  # noqa: PLC0415
+
+        client = MlflowClient(self.uri(project))
+        if client.get_experiment_by_name(self.experiment) is None:
+            client.create_experiment(self.experiment, artifact_location=self.artifact_location(project))
+
     @contextlib.contextmanager
     def continued_run(self, project: Path, run_id: str) -> Iterator["RunLog | None"]:
         """Reopen a lineage's run, and close it FINISHED, or FAILED when the block raises.
@@ -55,7 +65,7 @@ class MlflowTracking(dg.ConfigurableResource):
         except MlflowException as error:
             raise HarError(
                 f"The MLflow run {run_id} of this model cannot be opened at {self.uri(project)} "
-                f"({str(error).splitlines()[0][:160]}): start that server, or correct tracking_uri of the resource mlflow."
+                f"({str(error).splitlines()[0][:160]}): start that server, or correct the tracking_uri of `mlflow`."
             ) from error
         try:
             yield RunLog(client, run_id)

@@ -25,7 +25,7 @@ class OnnxPredictor(Predictor):
         options.intra_op_num_threads = threads
         try:
             self.session = ort.InferenceSession(path, options, providers=_providers(provider))
-        except Exception as error:  # noqa: BLE001 onnxruntime raises its own types, one a kind of damage
+        except Exception as error:
             raise ModelFileError(
                 f"{path} is not a readable ONNX model ({str(error).splitlines()[0][:160]}): export it again."
             ) from error

@@ -27,9 +27,7 @@ class VideoPrediction:
 
 def video_clips(frames_THWC: Frames, spec: ModelSpec, windows: int) -> Clips:
     """Windows of decoded (already strided) frames as uint8 clips [windows, 3, T, H, W]."""
-    return clip_windows(
-        frames_THWC, window=spec.num_frames, count=windows, crop=(spec.frame_height, spec.frame_width)
-    )
+    return clip_windows(frames_THWC, window=spec.num_frames, count=windows, crop=(spec.frame_height, spec.frame_width))
 
 
 def predict_video(predictor: Predictor, path: Path, *, windows: int = 4, top: int = 5) -> VideoPrediction:

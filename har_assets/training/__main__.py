@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -28,7 +29,7 @@ def main(request_file: Path) -> int:
     error_file = Path(request.work) / ERROR_FILE
     error_file.unlink(missing_ok=True)
     with contextlib.ExitStack() as stack:
-        report = print
+        report: Callable[[str], None] = print
         if DAGSTER_PIPES_CONTEXT_ENV_VAR in os.environ:
             report = stack.enter_context(open_dagster_pipes()).log.info
         try:

@@ -7,6 +7,7 @@ import ctypes
 import fcntl
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,18 +28,27 @@ def die_with_parent(parent_pid: int | None = None) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path, purpose: str) -> Iterator[None]:
-    """Hold `folder` for this process; HarError when another one has it. Freed by any end, kill -9 too."""
+def exclusive(folder: Path, purpose: str, *, wait_s: float = 15.0) -> Iterator[None]:
+    """Hold `folder` for this process; HarError when another one still has it after `wait_s` seconds.
+
+    Any end frees it, kill -9 too. The wait lets a process go that is just dying with its parent.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() < deadline:
+                    time.sleep(0.2)
+                    continue
             lock.seek(0)
             holder = lock.read().strip() or "unknown"
             raise HarError(
                 f"Process {holder} is already at work on {purpose} in {folder}: wait for it to end or stop it."
-            ) from None
+            )
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()

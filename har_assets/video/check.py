@@ -83,9 +83,7 @@ def _in_order(
     found: dict[int, VideoCheck] = {}
     results = decode_many(paths, check_video, workers=workers, timeout_s=timeout_s)
     for done, (number, result) in enumerate(results, 1):
-        found[number] = (
-            VideoCheck(paths[number], problem=str(result)) if isinstance(result, VideoError) else result
-        )
+        found[number] = VideoCheck(paths[number], problem=str(result)) if isinstance(result, VideoError) else result
         progress(done, len(paths))
     yield from (found[number] for number in range(len(paths)))
 
@@ -101,6 +99,4 @@ def check_video(path: Path) -> VideoCheck:
     height = width = 0
     for frame_HWC in reader:
         height, width = frame_HWC.shape[:2]
-    return VideoCheck(
-        path, "", reader.num_source_frames, height, width, reader.fps, reader.decoder, reader.note
-    )
+    return VideoCheck(path, "", reader.num_source_frames, height, width, reader.fps, reader.decoder, reader.note)

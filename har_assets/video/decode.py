@@ -327,9 +327,7 @@ class _Resizer:
             3: [("transpose", "clock")],
         }[turns]
         graph = av.filter.Graph()
-        last = graph.add_buffer(
-            width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
-        )
+        last = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
         for name, arguments in [
             *filters,
             ("scale", f"{scaled_width}:{scaled_height}:flags=bilinear"),

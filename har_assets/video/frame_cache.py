@@ -26,7 +26,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -191,9 +191,7 @@ def build_frame_cache(
             journal.start_again()  # what it holds is published
         done = {**journal.entries, **reused}
         plan = [
-            (sha, clips[clip])
-            for sha, clip in clip_of_sha.items()
-            if sha not in done and sha not in journal.reasons
+            (sha, clips[clip]) for sha, clip in clip_of_sha.items() if sha not in done and sha not in journal.reasons
         ]
         resumed = len(journal.entries.keys() & clip_of_sha.keys() - reused.keys())
         log(
@@ -377,26 +375,25 @@ def _decode_into(
     progress = _Progress(len(plan), log)
     next_to_write = 0
     function = partial(_decode_to_file, params=params)
-    for number, result in decode_many(tasks, function, workers=workers, timeout_s=timeout_s):
-        waiting[order[number]] = result
-        if number < len(sample):
-            sampled.append(0 if isinstance(result, VideoError) else result.num_frames)
-            if len(sampled) == len(sample):
-                _say_need(journal, len(plan), sampled, time.monotonic() - progress.started, log)
-        while next_to_write in waiting:
-            ready = waiting.pop(next_to_write)
-            sha = plan[next_to_write][0]
-            if isinstance(ready, VideoError):
-                journal.refuse(sha, str(ready))
-            else:
-                journal.append(sha, ready)
-            next_to_write += 1
-            progress.step(isinstance(ready, VideoError))
+    with closing(decode_many(tasks, function, workers=workers, timeout_s=timeout_s)) as results:
+        for number, result in results:
+            waiting[order[number]] = result
+            if number < len(sample):
+                sampled.append(0 if isinstance(result, VideoError) else result.num_frames)
+                if len(sampled) == len(sample):
+                    _say_need(journal, len(plan), sampled, time.monotonic() - progress.started, log)
+            while next_to_write in waiting:
+                ready = waiting.pop(next_to_write)
+                sha = plan[next_to_write][0]
+                if isinstance(ready, VideoError):
+                    journal.refuse(sha, str(ready))
+                else:
+                    journal.append(sha, ready)
+                next_to_write += 1
+                progress.step(isinstance(ready, VideoError))
 
 
-def _say_need(
-    journal: "_Journal", clips: int, sampled: list[int], seconds: float, log: Callable[[str], None]
-) -> None:
+def _say_need(journal: "_Journal", clips: int, sampled: list[int], seconds: float, log: Callable[[str], None]) -> None:
     """Say the disk and the time that the build will take; raise where the disk has not got it."""
     need = int(clips * (sum(sampled) / len(sampled)) * journal.params.frame_bytes)
     have = shutil.disk_usage(journal.work).free
@@ -537,6 +534,10 @@ class _Journal:
                 pack.unlink()
             elif pack.name not in self._sealed:
                 size = NPY_HEADER_BYTES + self._frames_in_pack[pack.name] * self.params.frame_bytes
+                if pack.stat().st_nlink > 1:  # part of a published cache, of which it must not cut a byte
+                    copy = pack.with_suffix(".part")
+                    shutil.copyfile(pack, copy)
+                    copy.replace(pack)
                 os.truncate(pack, size)
         self._open_journal()
 
@@ -673,9 +674,7 @@ def _reusable_entries(previous: Path | None, params: CacheParams, wanted: set[st
     return {sha: entry for sha, entry in entries.items() if 2 * used[entry.pack] >= sizes[entry.pack]}
 
 
-def _write_tables(
-    folder: Path, params: CacheParams, rows: Mapping[str, _Entry], quarantine: Mapping[str, str]
-) -> None:
+def _write_tables(folder: Path, params: CacheParams, rows: Mapping[str, _Entry], quarantine: Mapping[str, str]) -> None:
     with (folder / "index.csv").open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(INDEX_COLUMNS)
@@ -747,9 +746,7 @@ def _locked(work: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise HarError(
-                f"Another frame cache is being built in {work}: wait until it has ended."
-            ) from None
+            raise HarError(f"Another frame cache is being built in {work}: wait until it has ended.") from None
         yield
 
 

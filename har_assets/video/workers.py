@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -35,8 +35,10 @@ def decode_many(
     workers: int | None = None,
     timeout_s: float = 120,
     in_flight: int | None = None,
-) -> Iterator[tuple[int, Result | VideoError]]:
+) -> Generator[tuple[int, Result | VideoError], None, None]:
     """Run `function(task)` for every task in worker processes; yield (position, result) as each is done.
+
+    Its `close()` kills the workers at once; wrap it in `contextlib.closing` where the loop may raise.
 
     Args:
         tasks: taken lazily, as room becomes free.

@@ -26,9 +26,9 @@ from har_assets.hmdb51 import _files, archive
 from har_assets.hmdb51.archive import extract_split_lists, extract_videos
 
 CLIPS = {
-    f"{label}/film{film}_{label}_f_nm_np1_fr_med_{number}.avi": random.Random(
-        f"{label}{film}{number}"
-    ).randbytes(3000 + 17 * number)
+    f"{label}/film{film}_{label}_f_nm_np1_fr_med_{number}.avi": random.Random(f"{label}{film}{number}").randbytes(
+        3000 + 17 * number
+    )
     for label in ("golf", "run", "wave")
     for film in "ab"
     for number in range(3)
@@ -36,9 +36,7 @@ CLIPS = {
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def zip_bytes(files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
@@ -75,9 +73,7 @@ def rar_bytes(files: dict[str, bytes], methods: dict[str, tuple[int, int, int]] 
     for name, data in files.items():
         method, size, crc = (methods or {}).get(name, (0x30, len(data), zlib.crc32(data)))
         encoded = name.encode()
-        body = struct.pack(
-            "<IIBIIBBHI", len(data), size, 3, crc, 0, 29, method, len(encoded), stat.S_IFREG | 0o644
-        )
+        body = struct.pack("<IIBIIBBHI", len(data), size, 3, crc, 0, 29, method, len(encoded), stat.S_IFREG | 0o644)
         made += [block(0x74, 0x8000, body + encoded), data]
     return b"".join([*made, block(0x7B, 0x4000, b"")])
 
@@ -151,6 +147,15 @@ SOUND = {
     ),
     "tar of tar.gz": lambda: tar_bytes(by_class(lambda files: tar_bytes(files, "w:gz"), ".tar.gz")),
     "tar.gz of tars": lambda: tar_bytes(by_class(tar_bytes, ".tar"), "w:gz"),
+    "compressed zip of a class folder and of zips": lambda: zip_bytes(
+        {
+            "inner.zip": zip_bytes(
+                {name: data for name, data in CLIPS.items() if name.startswith("golf/")}
+                | {name: data for name, data in by_class(zip_bytes, ".zip").items() if name != "golf.zip"},
+                zipfile.ZIP_STORED,
+            )
+        }
+    ),
     "zip in a zip of zips": lambda: zip_bytes(
         {"all.zip": zip_bytes(by_class(zip_bytes, ".zip"), zipfile.ZIP_STORED)}, zipfile.ZIP_STORED
     ),
@@ -238,9 +243,7 @@ def test_hmdb51_mini_is_exact_to_the_byte(shared_data: Path, tmp_path: Path):
     with rarfile.RarFile(shared_data / "hmdb51_mini.rar") as outer:
         for member in outer.infolist():
             with outer.open(member) as stream, rarfile.RarFile(stream) as inner:
-                expected |= {
-                    info.filename: (info.file_size, info.CRC) for info in inner.infolist() if info.is_file()
-                }
+                expected |= {info.filename: (info.file_size, info.CRC) for info in inner.infolist() if info.is_file()}
     found = {name: (len(data), zlib.crc32(data)) for name, data in contents(tmp_path / "videos").items()}
     assert found == expected
     assert report.videos == 9
@@ -322,9 +325,7 @@ def test_a_flipped_bit_in_a_rar_is_refused(position: float, shared_data: Path, t
     ],
 )
 @pytest.mark.parametrize("pack", [zip_bytes, tar_bytes, rar_bytes])
-def test_names_that_lead_outside_are_refused(
-    name: str, pack: Callable[[dict[str, bytes]], bytes], tmp_path: Path
-):
+def test_names_that_lead_outside_are_refused(name: str, pack: Callable[[dict[str, bytes]], bytes], tmp_path: Path):
     (tmp_path / "in").mkdir()
     source = tmp_path / "in" / "source"
     source.write_bytes(pack({**CLIPS, name: b"x"}))
@@ -598,9 +599,7 @@ def kill_repeatedly(
             assert contents(target) == (expected or CLIPS)
 
 
-@pytest.mark.parametrize(
-    "times", [pytest.param(3, id="quick"), pytest.param(20, id="long", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("times", [pytest.param(3, id="quick"), pytest.param(20, id="long", marks=pytest.mark.slow)])
 def test_killed_at_random_moments(times: int, tmp_path: Path):
     source = tmp_path / "source.zip"
     source.write_bytes(SOUND["zip of zips"]())
@@ -656,9 +655,7 @@ def test_fuzzed_archives_are_refused_or_right(shared_data: Path, tmp_path: Path)
         data = bytearray(chance.choice(sources))
         for _ in range(chance.randint(1, 4)):
             # Tables of contents are small: aim at both ends as often as at the data.
-            at = chance.choice(
-                [chance.randrange(len(data)), chance.randrange(200), -1 - chance.randrange(200)]
-            )
+            at = chance.choice([chance.randrange(len(data)), chance.randrange(200), -1 - chance.randrange(200)])
             data[at] ^= 1 << chance.randrange(8)
         if chance.random() < 0.2:
             del data[chance.randrange(len(data)) :]

@@ -421,9 +421,7 @@ def test_files_and_paths(tmp_path: Path, target: Path):
     assert source.read_bytes() == CONTENT
 
 
-def test_a_full_disk_is_told_before_anything_is_written(
-    server: Server, target: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_full_disk_is_told_before_anything_is_written(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch):
     usage = shutil.disk_usage("/")._replace(free=1_000_000)
     monkeypatch.setattr(_files.shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(DownloadError, match=r"needs 3.0 MB in .* and 1.0 MB are free"):
@@ -497,9 +495,7 @@ def test_the_official_addresses_begin_with_https():
         assert urls[0].startswith("https://serre-lab.clps.brown.edu/wp-content/uploads/2013/10/")
 
 
-@pytest.mark.parametrize(
-    "times", [pytest.param(3, id="quick"), pytest.param(20, id="long", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("times", [pytest.param(3, id="quick"), pytest.param(20, id="long", marks=pytest.mark.slow)])
 def test_killed_at_random_moments(times: int, server: Server, target: Path):
     server.bytes_a_second = 3_000_000
     code = (

@@ -29,8 +29,8 @@ HMDB51_NAME = re.compile(
 # Of the clip below, with the locked packages. Equal frames and another file: the encoder has changed.
 # Other frames: the drawing has. Either way SAMPLE_VERSION and data.dvc must change too.
 PINNED_TAKE = SHORTEST["sit"]
-PINNED_FRAME_SHA256 = "FRAME"
-PINNED_CLIP_SHA256 = "CLIP"
+PINNED_FRAME_SHA256 = "09b459f8781b01eacef410a48813bfc3bf37ca29734015b8d136cb8190d1b129"
+PINNED_CLIP_SHA256 = "012612536e6a2bb468aee97b7d76faae39859fab7997298454bbcfc92c0b7b22"
 
 
 def sha256(content: bytes) -> str:
@@ -157,9 +157,7 @@ class TestPlan:
             assert ("_cm_" in take.name) == (len(looks) > 1), take.name
 
     def test_walking_and_running_differ_in_tempo_and_share_poses(self):
-        hertz = {
-            label: [take.tempo * 30 for take in PLAN if take.label == label] for label in ("walk", "run")
-        }
+        hertz = {label: [take.tempo * 30 for take in PLAN if take.label == label] for label in ("walk", "run")}
         assert 0.8 <= min(hertz["walk"]) <= max(hertz["walk"]) <= 1.1
         assert 2.0 <= min(hertz["run"]) <= max(hertz["run"]) <= 2.6
         running = dataclasses.replace(SHORTEST["walk"], label="run")
@@ -225,9 +223,7 @@ class TestVideo:
         import decord
 
         with av.open(str(clip_file)) as container:
-            true = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(
-                int
-            )
+            true = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(int)
         in_order = decord.VideoReader(str(clip_file), num_threads=1)
         read = np.stack([in_order.next().asnumpy() for _ in range(len(true))])
         # Equal up to the resampling of chroma, which the two libraries round differently.
@@ -263,9 +259,7 @@ class TestDrawing:
 
     def test_a_line_is_straight_and_of_its_width(self):
         picture = self.blank()
-        figure.draw(
-            picture, [[figure.Stroke((50 * 64, 40 * 64), (250 * 64, 190 * 64), 5 * 64, (200, 128, 128))]]
-        )
+        figure.draw(picture, [[figure.Stroke((50 * 64, 40 * 64), (250 * 64, 190 * 64), 5 * 64, (200, 128, 128))]])
         painted = (picture[0, :240] - 100).sum() / 100
         assert painted == pytest.approx(10 * 250 + np.pi * 25, rel=0.01)
 

@@ -214,9 +214,7 @@ def test_without_lists_films_are_split_70_30(videos: Path):
     assert films_on_both_sides(manifests) == []
     assert class_share(manifests) == []
     assert manifests.summary["source"] == "seeded 70/30 by film"
-    assert manifests.summary["notes"][0].startswith(
-        "There are no split lists: a 70/30 split by film was made"
-    )
+    assert manifests.summary["notes"][0].startswith("There are no split lists: a 70/30 split by film was made")
     other = build_manifests(videos, None, split=2, class_names=CLASSES)
     assert clips_of(other)["test"] != clips_of(manifests)["test"]
 
@@ -370,10 +368,8 @@ def test_label_problems_fails(manifests: Manifests):
     train.loc[0, "label_index"] = 2
     test.loc[0, "clip"] = "run/" + test.loc[0, "clip"].split("/")[1]
     assert label_problems(Manifests(train, manifests.val, test, {}), CLASSES) == [
-        f"1 clips of train have a label that does not fit their index or folder, "
-        f"the first is {train.loc[0, 'clip']}.",
-        f"1 clips of test have a label that does not fit their index or folder, "
-        f"the first is {test.loc[0, 'clip']}.",
+        f"1 clips of train have a label that does not fit their index or folder, the first is {train.loc[0, 'clip']}.",
+        f"1 clips of test have a label that does not fit their index or folder, the first is {test.loc[0, 'clip']}.",
     ]
     assert label_problems(manifests, CLASSES[::-1])
 

@@ -148,7 +148,9 @@ def test_a_picture_size_that_changes_within_the_file(
     both = first.with_name("both.mpg")
     both.write_bytes(first.read_bytes() + second.read_bytes())
     for decode_all in (decode_video, only_pyav):
-        assert decode_all(both, size=size).frames_THWC.shape == (20, *(size or (96, 128)), 3)
+        frames_THWC = decode_all(both, size=size).frames_THWC
+        assert len(frames_THWC) in {19, 20}  # one may be lost at the seam
+        assert frames_THWC.shape[1:] == (*(size or (96, 128)), 3)
 
 
 # ------------------------------------------------------------------------------------ odd files
@@ -287,13 +289,11 @@ def test_an_8k_frame_is_kept_small(awkward: Path) -> None:
 
 @pytest.mark.parametrize("decoder", ["decord", "pyav"])
 def test_a_long_video_is_not_held(decoder: str, small_video: SmallVideo) -> None:
-    video = small_video("long.avi", height=240, width=320, frames=400)
-    whole = 400 * 240 * 320 * 3 / 2**20  # 88 MiB
-    without_decord = (
-        "import har_assets.video.decode as d; d.VideoReader._read_decord = lambda self: iter(())\n"
-    )
+    video = small_video("long.avi", height=240, width=320, frames=240)
+    whole = 240 * 240 * 320 * 3 / 2**20  # 53 MiB
+    without_decord = "import har_assets.video.decode as d; d.VideoReader._read_decord = lambda self: iter(())\n"
     prepare = without_decord if decoder == "pyav" else ""
-    work = "assert sum(len(chunk) for chunk in iter_frames(Path(sys.argv[1]), size=None)) == 400"
+    work = "assert sum(len(chunk) for chunk in iter_frames(Path(sys.argv[1]), size=None)) == 240"
     assert extra_mebibytes(prepare + work, video) < 0.6 * whole
     work = "assert len(decode_video(Path(sys.argv[1]), size=None, max_frames=8).frames_THWC) == 8"
     assert extra_mebibytes(prepare + work, video) < 0.4 * whole

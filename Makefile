@@ -1,0 +1,51 @@
+# Two commands do everything: `make demo` and `make test`. Another environment: `make demo VENV=/path`.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint test-full clean
+
+help:
+	@echo "make demo       build every asset on the built-in synthetic sample (installs first)"
+	@echo "make test       lint, types, import contracts, tests, the sample road (installs first)"
+	@echo "make test-full  the same with the long tests: fuzzing, kills"
+	@echo "make install    environment $(VENV) from requirements.lock"
+	@echo "make clean      remove everything that demo and test have made, the environment excepted"
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python {v.major}.{v.minor} is not supported: name another one, make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# The databases are made once, before anything runs: two first runs at once would race for it.
+.dagster/.ready: $(VENV)/.installed
+	$(BIN)/har init
+	mkdir -p .dagster && touch $@
+
+demo: $(VENV)/.installed .dagster/.ready
+	$(BIN)/dagster asset materialize -m har_assets --select '+key:trt_engine or +key:test_predictions'
+	@echo
+	@$(BIN)/har status
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest -m 'not slow'
+
+test-full: lint
+	$(BIN)/pytest
+
+clean:
+	chmod -R u+w data 2>/dev/null || true
+	rm -rf data artifacts .dagster mlflow.db mlartifacts .dvc/cache .dvc/tmp
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,131 @@
+"""`har`: predictions, the state of the store, and set-up, without starting Dagster."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from har_assets.artifacts import Artifact, ArtifactFolder
+from har_assets.errors import HarError, VideoError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+
+ROAD = (
+    "raw_archive", "video_clips", "train_manifest", "val_manifest", "test_manifest", "class_index", "frame_cache",
+    "trained_checkpoint", "onnx_model", "trt_engine", "test_predictions",
+)  # fmt: skip
+"""Assets in the order in which they are made."""
+
+Store = Annotated[Path, typer.Option("--store", help="Folder of published artifacts.")]
+
+
+def main() -> None:
+    """Entry point: a HarError becomes one line on stderr and exit status 1."""
+    try:
+        app()
+    except HarError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command()
+def predict(
+    videos: Annotated[list[Path], typer.Argument(help="Video files, or folders of them.")],
+    model: Annotated[
+        Path | None, typer.Option(help="A .ckpt or .onnx file; the latest onnx_model if left out.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
+    windows: Annotated[int, typer.Option(min=1, help="Temporal clips a video; their scores are averaged.")] = 4,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV: video, rank, label, score.")] = False,
+    store: Store = Path("artifacts"),
+) -> None:
+    """Say what action each video shows. A file that cannot be read gets its line and makes the exit status 1."""
+    from har_assets.runtime import open_model  # noqa: PLC0415
+    from har_assets.runtime.video import predict_video  # noqa: PLC0415
+    from har_assets.video.check import find_videos  # noqa: PLC0415
+
+    model = model or ArtifactFolder(store).latest("onnx_model").file("video_action_model.onnx")
+    predictor = open_model(model)
+    console = Console(highlight=False)
+    table = csv.writer(sys.stdout)
+    if as_csv:
+        table.writerow(["video", "rank", "label", "score"])
+    failed = 0
+    files = [file for video in videos for file in (find_videos(video) if video.is_dir() else [video])]
+    for file in files:
+        try:
+            found = predict_video(predictor, file, windows=windows, top=top)
+        except VideoError as error:
+            failed += 1
+            print(f"{file}: {error}", file=sys.stderr)
+            continue
+        ranking = list(zip(found.labels, found.scores, strict=True))
+        if as_json:
+            scores = [{"label": label, "score": round(score, 6)} for label, score in ranking]
+            print(json.dumps({"video": str(file), "top": scores, "runtime": predictor.runtime, "note": found.note}))
+        elif as_csv:
+            table.writerows([file, rank, label, f"{score:.6f}"] for rank, (label, score) in enumerate(ranking, 1))
+        else:
+            note = f"  ({found.note})" if found.note else ""
+            console.print(f"{file}{note}", markup=False)
+            for label, score in ranking:
+                console.print(f"  {score:6.1%}  {label}", markup=False)
+    if not files:
+        raise HarError(f"No videos in {', '.join(map(str, videos))}: name video files or folders that hold some.")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(store: Store = Path("artifacts")) -> None:
+    """Show every product: when it was made, how long that took, its size and its headline figure."""
+    folder = ArtifactFolder(store)
+    found = {asset: folder.find_latest(asset) for asset in ROAD}
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column, justify in (("asset", "left"), ("time", "right"), ("size", "right"), ("what it is", "left")):
+        table.add_column(column, justify=justify, no_wrap=column != "what it is")  # type: ignore[arg-type]
+    for asset, artifact in found.items():
+        if artifact is None:
+            table.add_row(asset, "", "", "[dim]not materialized[/dim]")
+        else:
+            record = artifact.record
+            table.add_row(asset, f"{record.seconds:.1f} s", _size(artifact), record.headline)
+    console = Console(highlight=False)
+    console.print(table)
+    engine = found["trt_engine"]
+    if engine is not None:
+        console.print(f"\nEngine:       {engine.file('video_action_model.engine')}", soft_wrap=True)
+        console.print("Predict:      har predict VIDEO...")
+        console.print("Web UI:       dagster dev            then http://127.0.0.1:3000/asset-groups")
+        console.print("Experiments:  mlflow ui --backend-store-uri sqlite:///mlflow.db --port 8080")
+        if engine.record.lineage.get("synthetic"):
+            console.print("\nThe videos are the built-in synthetic sample: the figures say nothing about real ones.")
+
+
+@app.command()
+def init() -> None:
+    """Create the databases of Dagster and MLflow in this folder, so that first runs do not race to do so."""
+    from dagster import DagsterInstance  # noqa: PLC0415
+
+    from har_assets.resources.mlflow import MlflowTracking  # noqa: PLC0415
+    from har_assets.runs import release_dead_runs  # noqa: PLC0415
+
+    with DagsterInstance.get() as instance:
+        released = release_dead_runs(instance)
+    if released:
+        print(f"Runs whose process had died, now marked failed: {', '.join(released)}")
+    MlflowTracking().create_database(Path.cwd())
+
+
+def _size(artifact: Artifact) -> str:
+    return f"{artifact.bytes / 1e6:.1f} MB" if artifact.bytes >= 1e5 else f"{artifact.bytes / 1e3:.1f} kB"
+
+
+if __name__ == "__main__":
+    main()

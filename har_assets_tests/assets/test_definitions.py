@@ -1,0 +1,88 @@
+"""The graph itself: what depends on what, what is a snapshot, when schedules fire."""
+
+from datetime import UTC, datetime
+
+import dagster as dg
+from dagster._utils.schedules import schedule_execution_time_iterator
+
+from har_assets import defs
+
+DEPENDENCIES = {
+    "raw_archive": set(),
+    "video_clips": {"raw_archive"},
+    "train_manifest": {"video_clips"},
+    "val_manifest": {"video_clips"},
+    "test_manifest": {"video_clips"},
+    "class_index": {"video_clips"},
+    "frame_cache": {"train_manifest", "val_manifest", "test_manifest"},
+    "trained_checkpoint": {"frame_cache", "train_manifest", "val_manifest", "class_index"},
+    "onnx_model": {"trained_checkpoint", "frame_cache", "test_manifest"},
+    "trt_engine": {"onnx_model"},
+    "test_predictions": {"onnx_model", "test_manifest", "frame_cache"},
+}
+
+ORIGINAL_COMMANDS = {
+    "download_data", "train_ml_flow", "train_ml_flow_dvc", "export_onnx", "convert_trt", "index_to_class",
+    "infer_from_onnx", "infer_ml_flow", "infer",
+}  # fmt: skip
+
+
+def test_the_graph_is_that_of_the_design() -> None:
+    graph = defs.resolve_asset_graph()
+    found = {
+        key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys}
+        for key in graph.materializable_asset_keys
+    }
+    assert found == DEPENDENCIES
+
+
+def test_every_asset_is_described_grouped_and_versioned() -> None:
+    for spec in defs.resolve_all_asset_specs():
+        assert spec.description, spec.key
+        assert spec.group_name in {"dataset", "training", "deployment", "evaluation"}, spec.key
+        assert spec.code_version, spec.key
+        assert spec.kinds, spec.key
+
+
+def test_each_command_of_the_original_project_has_a_job() -> None:
+    names = {job.name for job in defs.resolve_all_job_defs()}
+    assert names >= ORIGINAL_COMMANDS
+
+
+def test_what_uses_the_gpu_shares_one_pool() -> None:
+    pools = {name: defs.resolve_assets_def(name).op.pool for name in DEPENDENCIES}
+    assert {name for name, pool in pools.items() if pool == "gpu"} == {
+        "trained_checkpoint", "trt_engine", "test_predictions",
+    }  # fmt: skip
+
+
+def test_schedules_are_off_and_fire_when_they_say() -> None:
+    expected = {"weekly_retraining": "2026-11-23T03:00", "nightly_evaluation": "2026-11-19T02:00"}
+    for name, first in expected.items():
+        schedule = defs.resolve_schedule_def(name)
+        assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
+        start = datetime(2026, 11, 18, 12, tzinfo=UTC).timestamp()
+        ticks = schedule_execution_time_iterator(start, schedule.cron_schedule, schedule.execution_timezone)
+        assert next(ticks).isoformat().startswith(first)
+
+
+def test_the_nightly_evaluation_asks_for_a_new_evaluation() -> None:
+    schedule = defs.resolve_schedule_def("nightly_evaluation")
+    with dg.build_schedule_context(scheduled_execution_time=datetime(2026, 11, 18, 2, tzinfo=UTC)) as context:
+        requests = schedule.evaluate_tick(context).run_requests
+    assert requests is not None
+    assert requests[0].run_config["ops"]["test_predictions"]["config"] == {"force": True}
+
+
+def test_configuration_fields_are_all_described() -> None:
+    from har_assets.assets import dataset, deployment, evaluation, inference, training
+
+    for module in (dataset, deployment, evaluation, inference, training):
+        for name, value in vars(module).items():
+            if isinstance(value, type) and issubclass(value, dg.Config) and value.__module__ == module.__name__:
+                source = (module.__file__ and open(module.__file__).read()) or ""  # noqa: SIM115
+                body = source.split(f"class {name}(")[1].split("\n\n\n")[0]
+                for field in value.model_fields.keys() - {"force"}:
+                    if f"    {field}:" in body:
+                        after = body.split(f"    {field}:")[1].split("\n", 1)[1]
+                        assert after.lstrip().startswith('"""'), f"{name}.{field} has no docstring"

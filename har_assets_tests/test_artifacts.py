@@ -1,0 +1,103 @@
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from har_assets.artifacts import (
+    STAGING_PREFIX,
+    Artifact,
+    ArtifactFolder,
+    Record,
+    describe_files,
+    hash_of,
+    merge_lineage,
+)
+from har_assets.errors import HarError, MissingArtifactError
+
+
+def make_record(asset: str = "onnx_model", key: str = "a" * 64, **fields: object) -> Record:
+    record = Record(
+        asset=asset, key=key, data_version=key, files={}, headline="", lineage={}, metadata={}, checks={}, inputs={},
+        config={}, seconds=0.0,
+    )  # fmt: skip
+    return replace(record, **fields)  # type: ignore[arg-type]
+
+
+def publish(store: ArtifactFolder, record: Record, content: str = "x") -> Artifact:
+    with store.staging(record.asset) as folder:
+        (folder / "model.onnx").write_text(content)
+        return store.publish(folder, replace(record, files=describe_files(folder)))
+
+
+def test_latest_is_the_version_published_last_and_is_readable_by_path(tmp_path: Path) -> None:
+    store = ArtifactFolder(tmp_path)
+    publish(store, make_record(key="a" * 64), "old")
+    publish(store, make_record(key="b" * 64), "new")
+    assert store.latest("onnx_model").file("model.onnx").read_text() == "new"
+    assert (tmp_path / "onnx_model" / "latest" / "model.onnx").read_text() == "new"
+    found = store.find("onnx_model", "a" * 64)
+    assert found is not None
+    assert found.file("model.onnx").read_text() == "old"
+
+
+def test_same_key_again_keeps_both_versions(tmp_path: Path) -> None:
+    store = ArtifactFolder(tmp_path)
+    first = publish(store, make_record(), "first")
+    second = publish(store, make_record(), "second")
+    assert first.file("model.onnx").read_text() == "first"
+    assert store.latest("onnx_model").folder == second.folder != first.folder
+    found = store.find("onnx_model", "a" * 64)
+    assert found is not None
+    assert found.folder == second.folder
+
+
+def test_missing_asset_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(MissingArtifactError, match=r"trt_engine has not been materialized.*\+key:trt_engine"):
+        ArtifactFolder(tmp_path).latest("trt_engine")
+
+
+def test_a_failed_build_leaves_the_previous_version_and_no_rest(tmp_path: Path) -> None:
+    store = ArtifactFolder(tmp_path)
+    before = publish(store, make_record())
+    with pytest.raises(RuntimeError), store.staging("onnx_model") as folder:
+        (folder / "model.onnx").write_text("half")
+        raise RuntimeError
+    assert store.latest("onnx_model") == before
+    assert sorted(path.name for path in (tmp_path / "onnx_model").iterdir()) == ["a" * 12, "latest"]
+
+
+def test_staging_of_a_dead_process_is_removed_and_that_of_a_living_one_kept(tmp_path: Path) -> None:
+    home = tmp_path / "onnx_model"
+    dead, alive = home / f"{STAGING_PREFIX}4194305-x", home / f"{STAGING_PREFIX}{os.getppid()}-x"
+    dead.mkdir(parents=True)
+    alive.mkdir()
+    with ArtifactFolder(tmp_path).staging("onnx_model"):
+        assert not dead.exists()
+        assert alive.exists()
+
+
+def test_a_folder_without_a_record_is_not_a_version(tmp_path: Path) -> None:
+    folder = tmp_path / "onnx_model" / ("a" * 12)
+    folder.mkdir(parents=True)
+    (folder / "artifact.json").write_text('{"asset": "onnx_model", "key"')
+    assert ArtifactFolder(tmp_path).find("onnx_model", "a" * 64) is None
+
+
+def test_a_file_removed_by_hand_is_named(tmp_path: Path) -> None:
+    artifact = publish(ArtifactFolder(tmp_path), make_record())
+    artifact.file("model.onnx").unlink()
+    with pytest.raises(MissingArtifactError, match="force: true"):
+        artifact.file("model.onnx")
+
+
+def test_hash_ignores_the_order_of_keys_and_sees_every_value() -> None:
+    assert hash_of({"a": 1, "b": 2}) == hash_of({"b": 2, "a": 1}) != hash_of({"a": 1, "b": 3})
+
+
+def test_lineage_of_different_splits_is_refused(tmp_path: Path) -> None:
+    one = Artifact(tmp_path, make_record("frame_cache", lineage={"split": 1, "dataset": "hmdb51"}))
+    two = Artifact(tmp_path, make_record("test_manifest", lineage={"split": 2, "dataset": "hmdb51"}))
+    with pytest.raises(HarError, match="test_manifest was made with split 2, frame_cache with 1"):
+        merge_lineage({"frame_cache": one, "test_manifest": two})
+    assert merge_lineage({"frame_cache": one}) == {"split": 1, "dataset": "hmdb51"}

@@ -1,0 +1,39 @@
+"""What `import har_assets` brings in, asked of fresh interpreters."""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+
+HEAVY = ("torch", "mlflow", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "decord", "av", "pandas")
+
+
+def imported_by(statement: str) -> list[str]:
+    code = f"{statement}\nimport json, sys\nprint(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return loaded
+
+
+@pytest.mark.parametrize("statement", ["import har_assets", "from har_assets import defs", "import har_assets.cli"])
+def test_nothing_heavy_is_imported(statement: str) -> None:
+    assert imported_by(statement) == []
+
+
+@pytest.mark.parametrize("module", ["har_assets.cli", "har_assets.runtime", "har_assets.training.request"])
+def test_inference_and_training_do_not_import_dagster(module: str) -> None:
+    code = f"import {module}, sys; sys.exit('dagster' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_graph_costs_at_most_half_again_the_import_of_dagster() -> None:
+    def seconds(statement: str) -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", statement], check=True)
+        return time.perf_counter() - started
+
+    pairs = [(seconds("from har_assets import defs"), seconds("import dagster")) for _ in range(3)]
+    assert statistics.median(ours / theirs for ours, theirs in pairs) <= 1.5
