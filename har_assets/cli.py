@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -97,6 +98,7 @@ def status(store: Store = Path("artifacts")) -> None:
             record = artifact.record
             table.add_row(asset, f"{record.seconds:.1f} s", _size(artifact), record.headline)
     console = Console(highlight=False)
+    console.width = max(console.width, 110)
     console.print(table)
     engine = found["trt_engine"]
     if engine is not None:
@@ -116,6 +118,8 @@ def init() -> None:
     from har_assets.resources.mlflow import MlflowTracking  # noqa: PLC0415
     from har_assets.runs import release_dead_runs  # noqa: PLC0415
 
+    # The dagster commands read ./dagster.yaml by themselves; its Python interface wants to be told.
+    os.environ.setdefault("DAGSTER_HOME", str(Path.cwd()))
     with DagsterInstance.get() as instance:
         released = release_dead_runs(instance)
     if released:

@@ -35,7 +35,6 @@ defs = dg.Definitions(
         "mlflow": MlflowTracking(),
         "pipes": dg.PipesSubprocessClient(termination_timeout_seconds=60),
     },
-    loggers={"console": dg.colored_console_logger.configured({"log_level": "INFO"})},
     # Steps fork from a process that has imported the graph already: 0.1 s a step instead of 3.
     executor=surviving_executor.configured(
         {"start_method": {"forkserver": {"preload_modules": ["har_assets.definitions"]}}}

@@ -81,7 +81,7 @@ class SurvivingExecutor(Executor):
         self.inner = inner
 
     @property
-    def retries(self) -> dg.RetryMode:  # type: ignore[name-defined]
+    def retries(self) -> dg.RetryMode:
         """As configured for the multiprocess executor."""
         return self.inner.retries
 

@@ -453,9 +453,9 @@ class FrameCacheConfig(AssetConfig):
 
     not_content: ClassVar[frozenset[str]] = AssetConfig.not_content | {"workers", "timeout_s"}
 
-    height: int = 72
+    height: int = 36
     """Height of the kept frames, pixels."""
-    width: int = 96
+    width: int = 48
     """Width of the kept frames, pixels."""
     stride: int = 2
     """Every how many frames of the video one is kept."""

@@ -30,13 +30,13 @@ class TrainingConfig(AssetConfig):
     """Name of the network: `cnn3d` is the three-layer 3D CNN."""
     num_frames: int = 16
     """T: frames of a clip."""
-    frame_height: int = 64
+    frame_height: int = 32
     """H: height that enters the network, pixels; cut from the cached frames."""
-    frame_width: int = 64
+    frame_width: int = 32
     """W: width that enters the network, pixels."""
     epochs: int = 30
     """Passes over the training clips."""
-    batch_size: int = 16
+    batch_size: int = 8
     """Clips a step and device."""
     learning_rate: float = 3e-3
     """Peak of Adam's learning rate."""
