@@ -71,20 +71,19 @@ def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) ->
         report("No validation clips: the last epoch is kept instead of the best, early stopping is off.")
 
     history = EpochHistory(work / HISTORY_FILE, request, report)
-    checkpoints = ModelCheckpoint(
-        dirpath=work / "checkpoints",
-        filename="best",
-        monitor="val_rank" if validated else None,
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-    )
-    callbacks: list[Callback] = [history, checkpoints]
+    folder = work / "checkpoints"
+    every_epoch = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    callbacks: list[Callback] = [history, every_epoch]
+    if validated:
+        best = ModelCheckpoint(
+            folder, "best", monitor="val_rank", mode="max", save_on_train_epoch_end=True, enable_version_counter=False
+        )
+        callbacks.append(best)
     if validated and request.early_stopping:
         callbacks.append(EarlyStopping(monitor="val_top1", mode="max", patience=request.early_stopping))
 
     precision, why = choose_precision(request.precision)
-    last = work / "checkpoints" / "last.ckpt"
+    last = folder / "last.ckpt"
     report(
         f"Training {spec.network} on {len(data.clips['train'])} clips of {spec.num_frames}x{spec.frame_height}x"
         f"{spec.frame_width} in {precision} ({why}), {len(data.clips['val'])} for validation"
@@ -122,8 +121,7 @@ def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) ->
         _close_mlflow(logger, "FAILED")
         raise
 
-    best = Path(checkpoints.best_model_path if validated else checkpoints.last_model_path)
-    best_epoch = write_deployable(best, work / CHECKPOINT_FILE)
+    best_epoch = write_deployable(Path(best.best_model_path) if validated else last, work / CHECKPOINT_FILE)
     epochs = history.epochs()
     plot_curves(epochs, work / CURVES_FILE, title=f"{spec.network} on {provenance.dataset or 'videos'}")
     summary = {
@@ -189,10 +187,14 @@ class EpochHistory(Callback):
         kept = self.epochs()[: trainer.current_epoch]
         self.path.write_text("".join(json.dumps(epoch) + "\n" for epoch in kept))
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Make the draws of this epoch independent of how many epochs this process has run."""
-        torch.manual_seed(1_000_003 * self.request.seed + trainer.current_epoch)
-        self.started, self.clips = time.monotonic(), 0
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Make the draws of each batch depend on the seed and its number alone, whatever this process did before."""
+        # Not in on_train_epoch_start, which Lightning skips in the first epoch after a resume.
+        if batch_idx == 0:
+            self.started, self.clips = time.monotonic(), 0
+        torch.manual_seed(1_000_003 * self.request.seed + trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -225,6 +227,9 @@ def _open_mlflow(request: TrainingRequest, work: Path) -> MLFlowLogger | None:
     """The MLflow run of this work folder: reopened after a stop, else made new."""
     if not request.mlflow_tracking_uri:
         return None
+    # MLflow would ask an absent server for minutes; the training has not begun, so say it soon.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     from mlflow.exceptions import MlflowException  # noqa: PLC0415 two seconds, only where it is used
 
     run_id_file = work / RUN_ID_FILE

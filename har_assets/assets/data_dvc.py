@@ -1,0 +1,37 @@
+"""data_dvc: the file `data.dvc` as Dagster sees it, so that a changed one marks video_clips as stale."""
+
+import warnings
+
+import dagster as dg
+
+from har_assets.assets.publishing import failures_in_words
+from har_assets.resources.dvc import Dvc
+from har_assets.resources.store import ArtifactStore
+
+DATA_DVC = "data_dvc"
+UNTRACKED = "untracked"
+"""Version while there is no data.dvc."""
+
+with warnings.catch_warnings():
+    # Beta in dagster 1.13, and the only asset that is observed without being made.
+    warnings.simplefilter("ignore", dg.BetaWarning)
+
+    @dg.observable_source_asset(
+        name=DATA_DVC,
+        group_name="dataset",
+        description="`data.dvc`: the version of data/ that git and DVC know. Observe it after a `git pull`: when it "
+        "has changed, video_clips is shown as stale; materialize that with dvc: pull to take the new data.",
+        tags={"dagster/kind/dvc": "", "har/stage": "data"},
+    )
+    def data_dvc(store: ArtifactStore, dvc: Dvc) -> dg.DataVersion:
+        """The md5 in `data.dvc`."""
+        with failures_in_words():
+            return dg.DataVersion(dvc.tracked_version(store.project_folder) or UNTRACKED)
+
+
+def observation_of(version: str | None) -> dg.AssetObservation:
+    """The observation that a step logs after it has read or written `data.dvc` itself.
+
+    Without it a video_clips that has just tracked its data would be shown as stale at the next observation.
+    """
+    return dg.AssetObservation(DATA_DVC, tags={"dagster/data_version": version or UNTRACKED})

@@ -1,0 +1,230 @@
+"""The training process: real processes, a real MLflow database, real kills."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from har_assets.errors import HarError
+from har_assets.model.lightning import load_checkpoint
+from har_assets.model.spec import ModelSpec, Provenance
+from har_assets.training.fit import choose_precision, fit
+from har_assets.training.lifeline import exclusive
+from har_assets.training.request import ERROR_FILE, SUMMARY_FILE, TrainingRequest
+
+
+def request_for(work: Path, cache: Path, spec: ModelSpec, **fields: object) -> TrainingRequest:
+    return TrainingRequest(
+        work=str(work),
+        spec=spec.to_json(),
+        provenance=Provenance(dataset="tiny", data_version="v1", split=1).to_json(),
+        frame_cache=str(cache / "cache"),
+        batch_size=4,
+        **{  # type: ignore[arg-type]
+            "manifests": {role: str(cache / f"{role}.csv") for role in ("train", "val")},
+            "epochs": 3,
+            **fields,
+        },
+    )
+
+
+def start(request: TrainingRequest, work: Path) -> "subprocess.Popen[str]":
+    work.mkdir(parents=True, exist_ok=True)
+    path = request.write(work / "request.json")
+    return subprocess.Popen(
+        [sys.executable, "-m", "har_assets.training", str(path)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def run_to_end(request: TrainingRequest, work: Path) -> list[str]:
+    """The report lines of a training process that succeeds."""
+    child = start(request, work)
+    output, errors = child.communicate(timeout=200)
+    assert child.returncode == 0, errors
+    return [line for line in output.splitlines() if line.startswith(("Training", "epoch"))]
+
+
+def wait_for_epochs(work: Path, count: int, child: "subprocess.Popen[str]") -> None:
+    history = work / "history.jsonl"
+    deadline = time.monotonic() + 120
+    while not history.is_file() or len(history.read_text().splitlines()) < count:
+        assert child.poll() is None, child.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_training_leaves_a_checkpoint_curves_history_and_summary(
+    tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec
+) -> None:
+    lines: list[str] = []
+    summary = fit(request_for(tmp_path, tiny_cache, tiny_spec), lines.append)
+    assert summary == json.loads((tmp_path / SUMMARY_FILE).read_text())
+    assert summary["epochs_run"] == 3
+    assert summary["validated"]
+    assert [line.split(":")[0] for line in lines[1:]] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    model = load_checkpoint(tmp_path / "model.ckpt")
+    assert model.spec == tiny_spec
+    assert model.provenance.data_version == "v1"
+    assert "optimizer_states" not in torch.load(tmp_path / "model.ckpt", weights_only=True)
+
+
+def test_the_best_epoch_is_kept(tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec) -> None:
+    summary = fit(request_for(tmp_path, tiny_cache, tiny_spec, epochs=5), lambda line: None)
+    epochs = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    best = max(epochs, key=lambda epoch: (epoch["val_top1"], -round(epoch["val_loss"], 3)))
+    assert summary["best_epoch"] == best["epoch"]
+    assert summary["val_top1"] == best["val_top1"]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(
+    tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec
+) -> None:
+    weights = []
+    for number, seed in enumerate((1, 1, 2)):
+        fit(request_for(tmp_path / str(number), tiny_cache, tiny_spec, seed=seed, epochs=2), lambda line: None)
+        weights.append(load_checkpoint(tmp_path / str(number) / "model.ckpt").network.head.weight)
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_without_validation_clips_the_last_epoch_is_kept_and_it_is_said(
+    tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec
+) -> None:
+    empty = tmp_path / "val.csv"
+    empty.write_text((tiny_cache / "val.csv").read_text().splitlines()[0] + "\n")
+    manifests = {"train": str(tiny_cache / "train.csv"), "val": str(empty)}
+    lines: list[str] = []
+    request = request_for(tmp_path / "work", tiny_cache, tiny_spec, manifests=manifests, early_stopping=1)
+    summary = fit(request, lines.append)
+    assert "last epoch is kept instead of the best" in lines[0]
+    assert summary["best_epoch"] == 2
+    assert not summary["validated"]
+
+
+def test_early_stopping_ends_before_the_last_epoch(tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec) -> None:
+    request = request_for(
+        tmp_path,
+        tiny_cache,
+        tiny_spec,
+        epochs=40,
+        early_stopping=2,
+        recipe={"learning_rate": 0.0, "schedule": "constant"},
+    )
+    assert fit(request, lambda line: None)["epochs_run"] < 10
+
+
+def test_a_killed_training_goes_on_and_ends_as_an_undisturbed_one(
+    tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec
+) -> None:
+    database = f"sqlite:///{tmp_path}/mlflow.db"
+    tracked = {"mlflow_tracking_uri": database, "mlflow_artifact_root": (tmp_path / "files").as_uri(), "epochs": 12}
+    killed = request_for(tmp_path / "killed", tiny_cache, tiny_spec, **tracked)
+    child = start(killed, tmp_path / "killed")
+    wait_for_epochs(tmp_path / "killed", 4, child)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    assert not (tmp_path / "killed" / SUMMARY_FILE).exists()
+
+    lines = run_to_end(killed, tmp_path / "killed")
+    summary = json.loads((tmp_path / "killed" / SUMMARY_FILE).read_text())
+    assert "going on from" in lines[0]
+    assert int(lines[1].split("/")[0].removeprefix("epoch ")) >= 4
+
+    run_to_end(request_for(tmp_path / "whole", tiny_cache, tiny_spec, epochs=12), tmp_path / "whole")
+    for name, value in load_checkpoint(tmp_path / "whole" / "model.ckpt").state_dict().items():
+        torch.testing.assert_close(load_checkpoint(tmp_path / "killed" / "model.ckpt").state_dict()[name], value)
+    assert len((tmp_path / "killed" / "history.jsonl").read_text().splitlines()) == 12
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(database)
+    runs = client.search_runs([client.get_experiment_by_name("har_assets").experiment_id])
+    assert [run.info.run_id for run in runs] == [summary["mlflow_run_id"]]
+    assert runs[0].info.status == "FINISHED"
+    assert len(client.get_metric_history(runs[0].info.run_id, "val_top1")) >= 12
+    assert {file.path for file in client.list_artifacts(runs[0].info.run_id)} >= {"model.ckpt", "curves.png"}
+    assert runs[0].data.params["epochs"] == "12"
+
+
+def test_an_interrupt_stops_in_order_and_mlflow_says_killed(
+    tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec
+) -> None:
+    database = f"sqlite:///{tmp_path}/mlflow.db"
+    work = tmp_path / "work"
+    request = request_for(work, tiny_cache, tiny_spec, epochs=2000, mlflow_tracking_uri=database)
+    child = start(request, work)
+    wait_for_epochs(work, 2, child)
+    child.send_signal(signal.SIGTERM)
+    _, errors = child.communicate(timeout=30)
+    assert child.returncode != 0, errors
+    assert (work / "checkpoints" / "last.ckpt").is_file()
+
+    from mlflow import MlflowClient
+
+    run_id = (work / "mlflow_run_id").read_text()
+    assert MlflowClient(database).get_run(run_id).info.status == "KILLED"
+
+
+def test_the_child_dies_with_its_parent(tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    path = request_for(work, tiny_cache, tiny_spec, epochs=5000).write(work / "request.json")
+    code = (
+        "import os, subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-m', 'har_assets.training', sys.argv[1]],"
+        " env={**os.environ, 'HAR_PARENT_PID': str(os.getpid()), 'OMP_NUM_THREADS': '1'}, stdout=subprocess.DEVNULL)\n"
+        "print(child.pid, flush=True)\n"
+        "child.wait()\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    wait_for_epochs(work, 1, parent)
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{child}").exists()
+
+
+def test_two_trainings_in_one_folder_are_refused(tmp_path: Path) -> None:
+    with exclusive(tmp_path, "this training"):
+        code = (
+            "import sys; from pathlib import Path; from har_assets.training.lifeline import exclusive\n"
+            "with exclusive(Path(sys.argv[1]), 'this training', wait_s=0.5): pass"
+        )
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert f"Process {os.getpid()} is already at work on this training" in done.stderr
+
+
+def test_a_fault_is_said_in_one_sentence(tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec) -> None:
+    request = request_for(tmp_path, tiny_cache, tiny_spec, mlflow_tracking_uri="http://127.0.0.1:9")
+    child = start(request, tmp_path)
+    _, errors = child.communicate(timeout=200)
+    assert child.returncode == 1
+    assert (tmp_path / ERROR_FILE).read_text().startswith("MLflow at http://127.0.0.1:9 does not answer")
+    assert "Traceback" not in errors
+
+
+def test_a_foreign_request_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "request.json").write_text('{"epochs": 3}')
+    with pytest.raises(HarError, match="is not a training request"):
+        TrainingRequest.read(tmp_path / "request.json")
+
+
+def test_precision_is_what_the_device_computes() -> None:
+    assert choose_precision("16-mixed") == ("16-mixed", "as configured")
+    precision, why = choose_precision("auto")
+    if not torch.cuda.is_available():
+        amx = "amx_tile" in Path("/proc/cpuinfo").read_text()
+        assert (precision, why) == (("bf16-mixed", "this CPU has AMX") if amx else ("32-true", "this CPU has no AMX"))
