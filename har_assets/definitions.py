@@ -2,7 +2,8 @@
 
 import dagster as dg
 
-from har_assets.assets.dataset import class_index, frame_cache, manifests, raw_archive, video_clips
+from har_assets.assets.data_dvc import data_dvc
+from har_assets.assets.dataset import class_index, data_unspoiled, frame_cache, manifests, raw_archive, video_clips
 from har_assets.assets.deployment import onnx_model, trt_engine
 from har_assets.assets.evaluation import test_predictions
 from har_assets.assets.training import trained_checkpoint
@@ -17,6 +18,7 @@ from har_assets.sensors import SENSORS
 defs = dg.Definitions(
     assets=[
         raw_archive,
+        data_dvc,
         video_clips,
         manifests,
         class_index,
@@ -26,6 +28,7 @@ defs = dg.Definitions(
         trt_engine,
         test_predictions,
     ],
+    asset_checks=[data_unspoiled],
     jobs=JOBS,
     schedules=SCHEDULES,
     sensors=SENSORS,

@@ -8,7 +8,10 @@ of each run, and first ends the runs on this host whose process is gone.
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,6 +75,25 @@ def release_dead_runs(instance: DagsterInstance) -> list[str]:
             if holder is None or holder.is_finished:
                 storage.free_concurrency_slots_for_run(run_id)
     return released
+
+
+def end_with_run(instance: DagsterInstance, run_id: str) -> None:
+    """End this step process, kill -9, soon after the process that executes its run has died.
+
+    Dagster's steps outlive it otherwise: those forked from a fork server have another parent, and nobody
+    would read what they publish. A training ends with its step (har_assets.training.lifeline).
+    """
+    run = instance.get_run_by_id(run_id)
+    process = run.tags.get(PROCESS_TAG) if run and run.tags.get(HOST_TAG) == this_host() else None
+    if process is None or process == process_name(os.getpid()):
+        return
+
+    def watch() -> None:
+        while process_name(int(process.split("@")[0])) == process:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="end_with_run", daemon=True).start()
 
 
 class SurvivingExecutor(Executor):

@@ -29,9 +29,12 @@ with warnings.catch_warnings():
             return dg.DataVersion(dvc.tracked_version(store.project_folder) or UNTRACKED)
 
 
-def observation_of(version: str | None) -> dg.AssetObservation:
-    """The observation that a step logs after it has read or written `data.dvc` itself.
+def observed_by(context: dg.AssetExecutionContext, version: str | None) -> None:
+    """Note that this step has itself read or written `data.dvc`, which now has this version.
 
     Without it a video_clips that has just tracked its data would be shown as stale at the next observation.
     """
-    return dg.AssetObservation(DATA_DVC, tags={"dagster/data_version": version or UNTRACKED})
+    context.log_event(dg.AssetObservation(DATA_DVC, tags={"dagster/data_version": version or UNTRACKED}))
+    # Dagster looks versions of inputs up before a step starts; it has to look again for this one.
+    step = context.op_execution_context.get_step_execution_context()
+    step.wipe_input_asset_version_info(dg.AssetKey(DATA_DVC))

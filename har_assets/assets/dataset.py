@@ -1,20 +1,24 @@
 """From a source to frames: raw_archive, video_clips, manifests, class_index, frame_cache."""
 
 import csv
+import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import dagster as dg
 
 from har_assets.artifacts import Artifact, hash_of, sha256_of
+from har_assets.assets.data_dvc import DATA_DVC, observed_by
 from har_assets.assets.publishing import AssetConfig, Making, Product, failures_in_words, publish
 from har_assets.errors import DatasetError, HarError
-from har_assets.hmdb51.dataset import SPLITS, VIDEOS, Dataset, class_list, data_hash, is_complete
-from har_assets.resources.dvc import Dvc
+from har_assets.hmdb51._files import locked
+from har_assets.hmdb51.dataset import DATASET_FILE, SPLITS, VIDEOS, Dataset, class_list, is_complete
+from har_assets.resources.dvc import Dvc, FileHash, differences, files_of, version_of
 from har_assets.resources.store import ArtifactStore
 
 if TYPE_CHECKING:
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 ROLES = ("train", "val", "test")
 SAMPLE = "sample"
 HMDB51 = "hmdb51"
+DVC = "dvc"
 
 
 class RawArchiveConfig(AssetConfig):
@@ -31,9 +36,10 @@ class RawArchiveConfig(AssetConfig):
     not_content: ClassVar[frozenset[str]] = AssetConfig.not_content | {"workers", "source"}
 
     source: str = ""
-    """`sample` (built in, synthetic), `hmdb51` (downloaded), or the path of an archive or folder of one's own:
-    a RAR, ZIP or TAR of class folders or of one archive a class. Empty goes on with the source that the
-    project has, or takes the environment variable HAR_SOURCE, or the sample."""
+    """`sample` (built in, synthetic), `hmdb51` (downloaded), `dvc` (no archive: video_clips is restored as
+    data.dvc says), or the path of an archive or folder of one's own: a RAR, ZIP or TAR of class folders or of
+    one archive a class. Empty goes on with the source that the project has, or takes the environment variable
+    HAR_SOURCE, or `dvc` where data.dvc tracks a real data set, or the sample."""
     split_lists: str = ""
     """Path of an archive or folder of split lists in HMDB51's format, for a source of one's own; empty: a
     seeded split is made."""
@@ -55,16 +61,16 @@ class RawArchiveConfig(AssetConfig):
     retry_policy=None,
 )
 def raw_archive(
-    context: dg.AssetExecutionContext, config: RawArchiveConfig, store: ArtifactStore
+    context: dg.AssetExecutionContext, config: RawArchiveConfig, store: ArtifactStore, dvc: Dvc
 ) -> dg.MaterializeResult:
     """The archive of videos and the archive of split lists, as they came, with their hashes.
 
     The built-in sample is rendered here (it is synthetic); HMDB51 is downloaded; an archive of one's own
-    stays where it is and is recorded by path and hash.
+    stays where it is and is recorded by path and hash. Where DVC restores the data there is no archive.
     """
     with failures_in_words():
-        source = choose_source(config.source, store)
-        identity = _source_identity(source, config, store)
+        source = choose_source(config.source, store, dvc, pulled=_dvc_mode_of_run(context) == "pull")
+        identity = _source_identity(source, config, store, dvc)
 
     def build(making: Making) -> Product:
         if source == SAMPLE:
@@ -74,10 +80,12 @@ def raw_archive(
             archive, lists = files.archive.name, files.split_lists.name
         elif source == HMDB51:
             archive, lists = _download_hmdb51(making.folder, config, context, store)
+        elif source == DVC:
+            return _restored_by_dvc(identity["dvc"], dvc.tracked_dataset(store.project_folder) or UNNAMED)
         else:
             archive, lists = identity["archive"], identity["split_lists"]
         size = identity.get("bytes") or (making.folder / archive).stat().st_size
-        name = source if source in (SAMPLE, HMDB51) else Path(source).name.split(".")[0]
+        name = source if source in (SAMPLE, HMDB51) else _name_of_own(Path(source))
         return Product(
             headline=f"{name}: {size / 1e6:.1f} MB" + (" (synthetic)" if source == SAMPLE else ""),
             metadata={"source": source, "archive": archive, "split_lists": lists, "dataset": name},
@@ -87,22 +95,64 @@ def raw_archive(
     return publish(context, store, config, build, identity=identity)
 
 
-def choose_source(wanted: str, store: ArtifactStore) -> str:
-    """`sample`, `hmdb51` or an absolute path; HarError for anything else."""
+UNNAMED = "unnamed"
+"""Name of the data set of a data.dvc that was not written by har_assets."""
+
+
+def _restored_by_dvc(version: str, name: str) -> Product:
+    return Product(
+        headline=f"{name}: no archive, DVC restores version {version[:8]}",
+        metadata={"source": DVC, "archive": "", "split_lists": "", "dataset": name},
+        lineage={"dataset": name, "synthetic": name == SAMPLE},
+    )
+
+
+def _name_of_own(source: Path) -> str:
+    """Name of a data set of one's own; `sample` is kept for the synthetic one, which anything may replace."""
+    name = source.name.split(".")[0]
+    return f"own_{name}" if name in (SAMPLE, DVC, UNNAMED) else name
+
+
+def _dvc_mode_of_run(context: dg.AssetExecutionContext) -> str:
+    """What `dvc` says in the configuration of video_clips in this run; empty where it is left to its default."""
+    run_config: dict[str, Any] = dict(context.run.run_config)
+    return str(run_config.get("ops", {}).get("video_clips", {}).get("config", {}).get("dvc", ""))
+
+
+def choose_source(wanted: str, store: ArtifactStore, dvc: Dvc, *, pulled: bool = False) -> str:
+    """`sample`, `hmdb51`, `dvc` or an absolute path; HarError for anything else.
+
+    `pulled`: the run takes the videos from DVC, so that no archive is needed unless one is named.
+    """
     published = store.folder.find_latest("raw_archive")
-    source = wanted or (published.record.metadata["source"] if published else "") or os.environ.get("HAR_SOURCE", "")
-    if source in ("", SAMPLE, HMDB51):
-        return source or SAMPLE
+    source = (
+        wanted
+        or (DVC if pulled else "")
+        or (published.record.metadata["source"] if published else "")
+        or os.environ.get("HAR_SOURCE", "")
+        or (DVC if _tracked_real(store, dvc) else SAMPLE)
+    )
+    if source in (SAMPLE, HMDB51, DVC):
+        return str(source)
     path = Path(source.removeprefix("file://")).expanduser()
     path = path if path.is_absolute() else store.project_folder / path
     if not path.exists():
         raise HarError(
-            f"There is no source {source!r}: choose {SAMPLE}, {HMDB51}, or the path of an existing archive or folder."
+            f"There is no source {source!r}: choose {SAMPLE}, {HMDB51}, {DVC}, or the path of an existing archive or "
+            "folder."
         )
     return str(path)
 
 
-def _source_identity(source: str, config: RawArchiveConfig, store: ArtifactStore) -> dict[str, Any]:
+def _tracked_real(store: ArtifactStore, dvc: Dvc) -> str | None:
+    """Name of the data set that data.dvc tracks, or None where it tracks nothing or the sample."""
+    if dvc.tracked_version(store.project_folder) is None:
+        return None
+    name = dvc.tracked_dataset(store.project_folder) or UNNAMED
+    return None if name == SAMPLE else name
+
+
+def _source_identity(source: str, config: RawArchiveConfig, store: ArtifactStore, dvc: Dvc) -> dict[str, Any]:
     """What decides the content of a source, cheap to ask: version, addresses, or the files' hashes."""
     if source == SAMPLE:
         from har_assets.hmdb51.sample import SAMPLE_VERSION  # noqa: PLC0415
@@ -110,6 +160,8 @@ def _source_identity(source: str, config: RawArchiveConfig, store: ArtifactStore
         return {"sample": SAMPLE_VERSION}
     if source == HMDB51:
         return {"hmdb51": "2013-10"}
+    if source == DVC:
+        return {"dvc": _tracked_version(store, dvc)}
     lists = ""
     if config.split_lists:
         path = Path(config.split_lists).expanduser()
@@ -166,6 +218,12 @@ def _download_hmdb51(
     return archive.path.name, lists.path.name
 
 
+DVC_MODES = ("off", "add", "push", "pull")
+
+CLIP_HASHES = "clips.json"
+"""md5 and path of every file of data/, in the format of DVC's own listings."""
+
+
 class VideoClipsConfig(AssetConfig):
     """How `data/` is filled and versioned."""
 
@@ -173,12 +231,14 @@ class VideoClipsConfig(AssetConfig):
 
     dvc: str = "add"
     """`off`: data/ without DVC. `add`: track it in data.dvc. `push`: add, then copy to the remote. `pull`: take
-    the data that data.dvc names from the cache or the remote instead of the archive."""
+    the data that data.dvc names from DVC's cache or remote; raw_archive is not needed."""
     workers: int = 0
     """Threads that unpack; 0 takes one a core, four at most."""
 
 
-@dg.asset(deps=[raw_archive], group_name="dataset", kinds={"dvc"}, code_version="1", tags={"har/stage": "data"})
+@dg.asset(
+    deps=[raw_archive, DATA_DVC], group_name="dataset", kinds={"dvc"}, code_version="2", tags={"har/stage": "data"}
+)
 def video_clips(
     context: dg.AssetExecutionContext, config: VideoClipsConfig, store: ArtifactStore, dvc: Dvc
 ) -> dg.MaterializeResult:
@@ -186,24 +246,35 @@ def video_clips(
 
     Replacing a real data set by another, or by the sample, needs `force: true`.
     """
-    with failures_in_words():
-        if config.dvc not in ("off", "add", "push", "pull"):
-            raise HarError(f"There is no dvc mode {config.dvc!r}: choose off, add, push or pull.")
-        archive = store.latest("raw_archive")
-        _refuse_replacement(archive, config, store, dvc)
+    data, project = store.data_folder, store.project_folder
+    rebuilt = False
 
     def build(making: Making) -> Product:
-        data = store.data_folder
-        if config.dvc == "pull":
-            dvc.pull(store.project_folder, context.log.info)
-            notes: tuple[str, ...] = ()
-        else:
-            notes = _unpack(making.inputs["raw_archive"], data, config, context)
-        dataset = Dataset.read(data)
-        version = data_hash(data)
+        nonlocal rebuilt
+        with _new_data(data) as staging:
+            if pull:
+                notes: tuple[str, ...] = ()
+                files = dvc.restore(project, staging, context.log.info)
+                if not (staging / DATASET_FILE).is_file():
+                    raise DatasetError(
+                        f"What data.dvc names was not made by har_assets (it has no {DATASET_FILE}): `dvc pull` it, "
+                        "move it out of data/ and name that folder as the source of raw_archive."
+                    )
+            else:
+                notes = _unpack(making.inputs["raw_archive"], staging, config, context)
+                files = files_of(staging)
+            dataset = Dataset.read(staging)
+            version = version_of(files)
+            tracked = dvc.tracked_version(project)
+            # data.dvc may move on from what it says now: it is ours, or the user wants it.
+            replaces = tracked if tracked and (config.force or tracked == _published_version(store)) else ""
+            if config.dvc in ("add", "push"):
+                _refuse_retracking(version, replaces, config, store, dvc)
+        rebuilt = True
         clips = [path for path in (data / VIDEOS).rglob("*") if path.is_file()]
         per_class = Counter(path.parent.name for path in clips)
-        (making.folder / "dataset.json").write_text((data / "dataset.json").read_text())
+        (making.folder / DATASET_FILE).write_text((data / DATASET_FILE).read_text())
+        (making.folder / CLIP_HASHES).write_text(json.dumps(files))
         return Product(
             headline=f"{len(clips):,} clips of {len(per_class)} classes"
             + (" (synthetic)" if dataset.synthetic else ""),
@@ -213,89 +284,93 @@ def video_clips(
                 "clips_per_class": [{"class": name, "clips": count} for name, count in sorted(per_class.items())],
                 "notes": list(notes),
                 "data_folder": str(data),
+                "source": DVC if pull else making.inputs["raw_archive"].record.metadata["source"],
+                "replaces": replaces,
             },
             lineage={"dataset": dataset.name, "synthetic": dataset.synthetic, "data_version": version},
             data_version=version,
         )
 
-    def reusable(artifact: Artifact) -> bool:
-        return config.dvc != "pull" and _still_there(artifact, store.data_folder)
-
-    result = publish(
-        context, store, config, build, upstream=("raw_archive",), reusable=reusable,
-        identity={"dvc_pull": dvc.tracked_version(store.project_folder)} if config.dvc == "pull" else None,
-    )  # fmt: skip
     with failures_in_words():
-        if config.dvc in ("add", "push"):
-            version = store.latest("video_clips").record.data_version
-            dataset = Dataset.read(store.data_folder).name
-            if dvc.tracked_version(store.project_folder) != version:
-                tracked = dvc.add(store.project_folder, dataset, context.log.info)
-                if tracked != version:
-                    raise DatasetError(
-                        f"DVC gives data/ the version {tracked}, har_assets {version}: something writes to "
-                        f"{store.data_folder}; stop it and materialize video_clips with force: true."
-                    )
-        if config.dvc == "push":
-            dvc.push(store.project_folder, context.log.info)
+        if config.dvc not in DVC_MODES:
+            raise HarError(f"There is no dvc mode {config.dvc!r}: choose {', '.join(DVC_MODES)}.")
+        with locked(data, context.log.info):
+            recover_data(data, context.log.info)
+            archive = None if config.dvc == "pull" else store.latest("raw_archive")
+            if archive is not None and archive.record.metadata["source"] == DVC:
+                archive = None
+            pull = archive is None
+            _refuse_replacement(archive, config, store, dvc)
+            result = publish(
+                context,
+                store,
+                config,
+                build,
+                upstream=() if pull else ("raw_archive",),
+                identity={"data_dvc": _tracked_version(store, dvc)} if pull else None,
+                reusable=lambda artifact: _still_there(artifact, data),
+            )
+            if config.dvc in ("add", "push"):
+                _track(store.latest("video_clips"), config, store, dvc, context.log.info, rebuilt=rebuilt)
+            if config.dvc == "push":
+                dvc.push(project, context.log.info)
+            observed_by(context, dvc.tracked_version(project))
     return result
 
 
-def _refuse_replacement(archive: Artifact, config: VideoClipsConfig, store: ArtifactStore, dvc: Dvc) -> None:
-    """A real data set is replaced by another only with force."""
-    data = store.data_folder
-    present = (
-        Dataset.read(data).name if (data / "dataset.json").is_file() else dvc.tracked_dataset(store.project_folder)
+@dg.asset_check(asset=video_clips, blocking=True)
+def data_unspoiled(store: ArtifactStore) -> dg.AssetCheckResult:
+    """Every file of data/ has the bytes that video_clips published; a write through a hard link shows here."""
+    with failures_in_words():
+        published = store.latest("video_clips")
+        found = changed_files(published, store.data_folder)
+    count = sum(len(names) for names in found.values())
+    return dg.AssetCheckResult(
+        passed=count == 0,
+        description=f"{count} files of data/ are not what video_clips published: materialize it with force: true."
+        if count
+        else None,
+        metadata={name: dg.MetadataValue.json(names) for name, names in found.items()},
     )
-    coming = archive.record.lineage["dataset"]
-    if present not in (None, SAMPLE, coming) and not config.force and config.dvc != "pull":
-        raise DatasetError(
-            f"data/ holds (or data.dvc tracks) the data set {present!r}, the archive is {coming!r}: set force: true on "
-            "video_clips to replace it, or materialize raw_archive from the source you mean."
-        )
-    if data.exists() and not (data / "dataset.json").is_file() and any(data.iterdir()) and not config.force:
-        raise DatasetError(
-            f"{data} exists and was not made by har_assets: move it away and name it as the source, or set force: true."
-        )
 
 
-def _unpack(
-    archive: Artifact, data: Path, config: VideoClipsConfig, context: dg.AssetExecutionContext
-) -> tuple[str, ...]:
-    """Fill a staging folder beside `data/` and swap it in."""
-    from har_assets.hmdb51.archive import extract_split_lists, extract_videos  # noqa: PLC0415
+def changed_files(published: Artifact, data: Path) -> dict[str, list[str]]:
+    """Names of the files of `data/` that are `changed`, `missing` or `new` since video_clips published it."""
+    expected: list[FileHash] = json.loads(published.file(CLIP_HASHES).read_text())
+    return differences(data, expected)
 
-    figures = archive.record.metadata
-    staging = data.with_name(f".{data.name}.staging")
-    _remove(staging)
+
+def recover_data(data: Path, log: Callable[[str], None]) -> None:
+    """Mend what a kill in the middle of replacing `data/` has left: the old folder is back, or the new one stays."""
+    old, staging = _replaced(data), _staging(data)
+    if old.exists() and not data.exists():
+        log(f"a run was killed while it replaced {data}: the folder as it was before is put back")
+        old.rename(data)
+    for left in (old, staging):
+        _remove(left)
+
+
+@contextmanager
+def _new_data(data: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `data/` when the block ends well; `recover_data` knows its steps."""
+    staging, old = _staging(data), _replaced(data)
     staging.mkdir(parents=True)
     try:
-        report = extract_videos(
-            archive.folder / figures["archive"],  # an absolute path stays as it is
-            staging / VIDEOS,
-            workers=config.workers or None,
-            log=context.log.info,
-        )
-        listed: tuple[str, ...] = ()
-        if figures["split_lists"]:
-            extract_split_lists(archive.folder / figures["split_lists"], staging / SPLITS, log=context.log.info)
-            listed = tuple({path.name.split("_test_split")[0] for path in (staging / SPLITS).glob("*.txt")})
-        name = archive.record.lineage["dataset"]
-        Dataset(
-            name=name,
-            synthetic=archive.record.lineage["synthetic"],
-            classes=class_list(name, report.classes, listed),
-            complete=is_complete(name, report.videos),
-        ).write(staging)
-        old = data.with_name(f".{data.name}.replaced")
-        _remove(old)
+        yield staging
         if data.exists():
             data.rename(old)
         staging.rename(data)
         _remove(old)
     finally:
         _remove(staging)
-    return report.notes
+
+
+def _staging(data: Path) -> Path:
+    return data.with_name(f".{data.name}.staging")
+
+
+def _replaced(data: Path) -> Path:
+    return data.with_name(f".{data.name}.replaced")
 
 
 def _remove(folder: Path) -> None:
@@ -304,11 +379,123 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
+def _tracked_version(store: ArtifactStore, dvc: Dvc) -> str:
+    version = dvc.tracked_version(store.project_folder)
+    if version is None:
+        raise HarError(
+            f"There is no data.dvc in {store.project_folder} to restore data/ by: bring it from where the data was "
+            "tracked, or name another source on raw_archive and set dvc: add on video_clips."
+        )
+    return version
+
+
+def _published_version(store: ArtifactStore) -> str:
+    published = store.folder.find_latest("video_clips")
+    return published.record.data_version if published else ""
+
+
+def _refuse_replacement(archive: Artifact | None, config: VideoClipsConfig, store: ArtifactStore, dvc: Dvc) -> None:
+    """A real data set is replaced by another only with force. `archive` is None where DVC restores the data."""
+    if config.force:
+        return
+    data = store.data_folder
+    tracked = _tracked_real(store, dvc)
+    coming = archive.record.lineage["dataset"] if archive else dvc.tracked_dataset(store.project_folder)
+    if (data / DATASET_FILE).is_file():
+        present = Dataset.read(data)
+        if not present.synthetic and present.name != coming:
+            raise DatasetError(
+                f"data/ holds the data set {present.name!r}, {'the archive' if archive else 'what data.dvc names'} is "
+                f"{coming or UNNAMED!r}: set force: true on video_clips to replace it, or materialize raw_archive from "
+                "the source you mean."
+            )
+        published = store.folder.find_latest("video_clips")
+        before = published.record.metadata.get("source", "") if published else ""
+        source = archive.record.metadata["source"] if archive else DVC
+        if not present.synthetic and DVC not in (before, source) and before not in ("", source):
+            raise DatasetError(
+                f"data/ holds {present.name!r} from {before}, the archive of that name is now {source}: set "
+                "force: true on video_clips to replace the one by the other."
+            )
+    elif data.exists() and any(data.iterdir()):
+        raise DatasetError(
+            f"{data} exists and was not made by har_assets: move it away and name it as the source, or set force: true."
+        )
+    if archive is not None and tracked not in (None, coming):
+        raise DatasetError(
+            f"data.dvc tracks the data set {tracked!r}, the archive is {coming!r}: set dvc: pull on video_clips to "
+            "restore the former, or force: true to replace it."
+        )
+
+
+def _refuse_retracking(version: str, replaces: str, config: VideoClipsConfig, store: ArtifactStore, dvc: Dvc) -> None:
+    """A data.dvc that someone else has changed is not overwritten, unless it tracks the sample."""
+    tracked = dvc.tracked_version(store.project_folder)
+    if _tracked_real(store, dvc) and tracked not in (version, replaces) and not config.force:
+        raise DatasetError(
+            f"data.dvc names version {str(tracked)[:8]}, which was not made here, and the archive gives version "
+            f"{version[:8]}: set dvc: pull on video_clips to take the former, or force: true to track the latter."
+        )
+
+
+def _track(
+    published: Artifact,
+    config: VideoClipsConfig,
+    store: ArtifactStore,
+    dvc: Dvc,
+    log: Callable[[str], None],
+    *,
+    rebuilt: bool,
+) -> None:
+    """Bring data.dvc and DVC's cache to what was published."""
+    version = published.record.data_version
+    if dvc.tracked_version(store.project_folder) == version and not rebuilt:
+        return
+    _refuse_retracking(version, published.record.metadata["replaces"], config, store, dvc)
+    files: list[FileHash] = json.loads(published.file(CLIP_HASHES).read_text())
+    tracked = dvc.add(store.project_folder, published.record.lineage["dataset"], files, log)
+    if tracked != version:
+        raise DatasetError(
+            f"DVC gives data/ the version {tracked}, har_assets {version}: something writes to {store.data_folder}, or "
+            ".dvcignore leaves files of it out; mend that and materialize video_clips with force: true."
+        )
+
+
+def _unpack(
+    archive: Artifact, staging: Path, config: VideoClipsConfig, context: dg.AssetExecutionContext
+) -> tuple[str, ...]:
+    """Fill an empty folder from the archive; return what was odd."""
+    from har_assets.hmdb51.archive import extract_split_lists, extract_videos  # noqa: PLC0415
+
+    figures = archive.record.metadata
+    report = extract_videos(
+        archive.folder / figures["archive"],  # an absolute path stays as it is
+        staging / VIDEOS,
+        workers=config.workers or None,
+        log=context.log.info,
+    )
+    listed: tuple[str, ...] = ()
+    if figures["split_lists"]:
+        extract_split_lists(archive.folder / figures["split_lists"], staging / SPLITS, log=context.log.info)
+        listed = tuple({path.name.split("_test_split")[0] for path in (staging / SPLITS).glob("*.txt")})
+    name = archive.record.lineage["dataset"]
+    Dataset(
+        name=name,
+        synthetic=archive.record.lineage["synthetic"],
+        classes=class_list(name, report.classes, listed),
+        complete=is_complete(name, report.videos),
+    ).write(staging)
+    for path in staging.rglob("*"):
+        if path.is_file():
+            path.chmod(0o444)  # a hard link shares its bytes with DVC's cache
+    return report.notes
+
+
 def _still_there(artifact: Artifact, data: Path) -> bool:
     """True when `data/` is what video_clips published: same data set, same number and bytes of videos."""
     clips = [path for path in (data / VIDEOS).rglob("*") if path.is_file()]
-    same_file = (data / "dataset.json").is_file() and (
-        (data / "dataset.json").read_text() == artifact.file("dataset.json").read_text()
+    same_file = (data / DATASET_FILE).is_file() and (
+        (data / DATASET_FILE).read_text() == artifact.file(DATASET_FILE).read_text()
     )
     return (
         same_file

@@ -96,9 +96,9 @@ def _predictor(runtime: str, onnx: Artifact, store: ArtifactStore) -> "Predictor
 
 
 def predict_manifest(
-    predictor: "Predictor", inputs: dict[str, Artifact], windows: int
+    predictor: "Predictor", inputs: dict[str, Artifact], windows: int, *, still_frames: bool = False
 ) -> "tuple[pd.DataFrame, NDArray[np.float32]]":
-    """Predictions on every clip of the test manifest.
+    """Predictions on every clip of the test manifest; `still_frames` shows each window's first frame T times.
 
     Returns the table (clip, label, correct, runtime, windows, label_1, score_1, ... label_5, score_5) and the
     mean scores, float32 [N, K], zero for clips without frames.
@@ -117,7 +117,10 @@ def predict_manifest(
     for number, (clip, label) in enumerate(zip(manifest["clip"], manifest["label"], strict=True)):
         row: dict[str, Any] = {"clip": clip, "label": label, "correct": False, "runtime": predictor.runtime}
         if clip in cache:
-            scores_NK[number] = predictor.predict(video_clips(cache.frames(clip), spec, windows)).mean(axis=0)
+            clips_BCTHW = video_clips(cache.frames(clip), spec, windows)
+            if still_frames:
+                clips_BCTHW = np.repeat(clips_BCTHW[:, :, :1], spec.num_frames, axis=2)
+            scores_NK[number] = predictor.predict(clips_BCTHW).mean(axis=0)
             labels, scores = ranked(scores_NK[number], spec.labels, TOP)
             row["correct"] = labels[0] == label
         else:

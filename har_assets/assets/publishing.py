@@ -12,7 +12,7 @@ import dagster as dg
 from har_assets.artifacts import Artifact, Record, describe_files, hash_of, merge_lineage
 from har_assets.errors import HarError
 from har_assets.resources.store import ArtifactStore
-from har_assets.training.lifeline import die_with_parent
+from har_assets.runs import end_with_run
 
 
 class AssetConfig(dg.Config):
@@ -86,7 +86,7 @@ def publish(
         dagster.Failure: with one sentence, for every HarError below.
     """
     with failures_in_words():
-        die_with_parent()
+        end_with_run(context.instance, context.run_id)
         name = asset or context.asset_key.to_user_string()
         inputs = {upper: store.latest(upper) for upper in upstream}
         lineage = merge_lineage(inputs)

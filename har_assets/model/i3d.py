@@ -199,7 +199,7 @@ def state_from_flax(variables: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Pairs of dotted path and array: `Mixed_3b` / `Branch_0/Conv3d_0a_1x1` becomes `Mixed_3b.Branch_0.Conv3d_0a_1x1`."""
+    """Pairs of dotted path and array; `Branch_0/Conv3d_0a_1x1` in `Mixed_3b` is `Mixed_3b.Branch_0.Conv3d_0a_1x1`."""
     for name, value in tree.items():
         path = prefix + name.replace("/", ".")
         if isinstance(value, Mapping):

