@@ -1,6 +1,6 @@
 """Import time of the graph against that of Dagster, in new interpreters, in turn.
 
-    python benchmarks/bench_import.py
+python benchmarks/bench_import.py
 """
 
 import statistics
@@ -21,7 +21,8 @@ def seconds(statement: str) -> float:
 def main() -> None:
     """Print the medians and the median ratio."""
     seconds("from har_assets import defs")  # compiled files and disk cache
-    for name, statement in {"import har_assets": "import har_assets", "the graph": "from har_assets import defs"}.items():
+    statements = {"import har_assets": "import har_assets", "the graph": "from har_assets import defs"}
+    for name, statement in statements.items():
         pairs = [(seconds(statement), seconds("import dagster")) for _ in range(RUNS)]
         ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
         ratio = statistics.median(a / b for a, b in pairs)

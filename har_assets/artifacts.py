@@ -162,14 +162,8 @@ class ArtifactFolder:
         temporary.replace(home / LATEST)
 
     def work(self, asset: str, key: str) -> Path:
-        """Folder for unfinished work on that key, kept between attempts."""
-        folder = self.root / asset / f".work-{key[:12]}"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def remove_work(self, asset: str, key: str) -> None:
-        """Remove that folder."""
-        shutil.rmtree(self.work(asset, key), ignore_errors=True)
+        """Where unfinished work on that key is kept between attempts; made by whoever needs it."""
+        return self.root / asset / f".work-{key[:12]}"
 
 
 def remove_stale_staging(home: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from har_assets.artifacts import Artifact, ArtifactFolder
 from har_assets.errors import HarError, VideoError
@@ -108,6 +109,78 @@ def status(store: Store = Path("artifacts")) -> None:
         console.print("Experiments:  mlflow ui --backend-store-uri sqlite:///mlflow.db --port 8080")
         if engine.record.lineage.get("synthetic"):
             console.print("\nThe videos are the built-in synthetic sample: the figures say nothing about real ones.")
+
+
+@app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="Folder of videos, at any depth.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 takes one a core.")] = 0,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that one video may take.")] = 120.0,
+) -> None:
+    """Decode every video of a folder from end to end and list what is wrong. Exit status 1 when something is."""
+    from rich.progress import Progress  # noqa: PLC0415
+
+    from har_assets.video.check import check_folder  # noqa: PLC0415
+
+    # On stderr and in a terminal only: what is piped or redirected holds findings and nothing else.
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("decoding", total=None)
+        found = check_folder(
+            folder,
+            workers=workers or None,
+            timeout_s=timeout,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    bad = [video for video in found if not video.ok]
+    for video in found if as_json else bad:
+        if as_json:
+            facts = {"video": str(video.path), "ok": video.ok, "problem": video.problem, "note": video.note,
+                     "frames": video.frames, "height": video.height, "width": video.width, "fps": video.fps,
+                     "decoder": video.decoder}  # fmt: skip
+            print(json.dumps(facts))
+        else:
+            print(_printable(f"{video.path}: {video.problem or video.note}"))
+    if not as_json:
+        unreadable = sum(bool(video.problem) for video in found)
+        print(f"{len(found):,} videos: {len(found) - len(bad):,} sound, {unreadable:,} without a frame, "
+              f"{len(bad) - unreadable:,} with something odd.")  # fmt: skip
+    if bad:
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON list of findings.")] = False,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Mark dead runs failed, free their slots, remove what they left.")
+    ] = False,
+) -> None:
+    """Look over this machine, environment and folder: what is wrong and what to do. Exit status 1 for a problem."""
+    from har_assets.doctor import PROBLEM, examine, to_json  # noqa: PLC0415
+
+    findings = examine(Path.cwd(), fix=fix)
+    if as_json:
+        print(to_json(findings))
+    else:
+        colours = {"ok": "green", "warning": "yellow", "problem": "bold red"}
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column in ("check", "state", "what there is"):
+            table.add_column(column, no_wrap=column != "what there is", overflow="fold")
+        for finding in findings:
+            said = _printable(finding.found) + (f"\n→ {_printable(finding.remedy)}" if finding.remedy else "")
+            table.add_row(finding.check, Text(finding.state, style=colours[finding.state]), Text(said))
+        console = Console(highlight=False)
+        console.width = max(console.width, 110)
+        console.print(table)
+    if any(finding.state == PROBLEM for finding in findings):
+        raise typer.Exit(1)
+
+
+def _printable(text: str) -> str:
+    """Text that any terminal can show: control characters and what the encoding lacks are written as escapes."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return shown.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(sys.stdout.encoding or "utf-8")
 
 
 @app.command()

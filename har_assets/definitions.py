@@ -15,19 +15,21 @@ from har_assets.runs import surviving_executor
 from har_assets.schedules import SCHEDULES
 from har_assets.sensors import SENSORS
 
+ASSETS = [
+    raw_archive,
+    data_dvc,
+    video_clips,
+    manifests,
+    class_index,
+    frame_cache,
+    trained_checkpoint,
+    onnx_model,
+    trt_engine,
+    test_predictions,
+]
+
 defs = dg.Definitions(
-    assets=[
-        raw_archive,
-        data_dvc,
-        video_clips,
-        manifests,
-        class_index,
-        frame_cache,
-        trained_checkpoint,
-        onnx_model,
-        trt_engine,
-        test_predictions,
-    ],
+    assets=ASSETS,
     asset_checks=[data_unspoiled],
     jobs=JOBS,
     schedules=SCHEDULES,

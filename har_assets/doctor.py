@@ -61,7 +61,10 @@ Check = Callable[[Path], "Finding | list[Finding]"]
 
 
 def examine(project: Path, *, fix: bool = False) -> list[Finding]:
-    """Run all checks on a project folder; `fix` ends dead runs and removes what killed runs have left."""
+    """Run all checks on a project folder; `fix` ends dead runs and removes what killed runs have left.
+
+    The project is to be the working folder: Dagster takes the paths in dagster.yaml from there.
+    """
     project = project.absolute()
     if fix:
         repaired = _attempt("repairs", lambda: repair(project))
@@ -463,7 +466,7 @@ def _python(code: str, *arguments: str) -> _Tried:
     """Run code in a Python of its own: a library that crashes or hangs costs its line in the table."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
+            [sys.executable, "-P", "-c", code, *arguments],
             capture_output=True, text=True, errors="replace", timeout=IMPORT_SECONDS, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:

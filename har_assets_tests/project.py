@@ -64,6 +64,31 @@ class Project:
         return arguments
 
 
+def materialize_here(project: Project, select: str, config: dict[str, dict[str, Any]]) -> list[str]:
+    """Materialize in this process, in the project folder; return the descriptions of the failures."""
+    import dagster as dg
+
+    from har_assets.definitions import ASSETS
+    from har_assets.resources.dvc import Dvc
+    from har_assets.resources.mlflow import MlflowTracking
+    from har_assets.resources.store import ArtifactStore
+
+    result = dg.materialize(
+        ASSETS,
+        selection=dg.AssetSelection.from_string(select),
+        run_config={"ops": {name: {"config": fields} for name, fields in config.items()}},
+        resources={
+            "store": ArtifactStore(project=str(project.folder)),
+            "dvc": Dvc(),
+            "mlflow": MlflowTracking(tracking_uri=""),
+            "pipes": dg.PipesSubprocessClient(),
+        },
+        raise_on_error=False,
+    )
+    failures = [event.step_failure_data.user_failure_data for event in result.get_step_failure_events()]
+    return [failure.description or "" if failure else "a failure that is not in words" for failure in failures]
+
+
 def log_of(done: subprocess.CompletedProcess[str]) -> str:
     """All that a command printed."""
     return done.stdout + done.stderr

@@ -60,9 +60,14 @@ def test_missing_asset_names_the_command(tmp_path: Path) -> None:
 def test_a_failed_build_leaves_the_previous_version_and_no_rest(tmp_path: Path) -> None:
     store = ArtifactFolder(tmp_path)
     before = publish(store, make_record())
-    with pytest.raises(RuntimeError), store.staging("onnx_model") as folder:
-        (folder / "model.onnx").write_text("half")
-        raise RuntimeError
+
+    def build_half() -> None:
+        with store.staging("onnx_model") as folder:
+            (folder / "model.onnx").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        build_half()
     assert store.latest("onnx_model") == before
     assert sorted(path.name for path in (tmp_path / "onnx_model").iterdir()) == ["a" * 12, "latest"]
 

@@ -300,6 +300,7 @@ def video_clips(
             if archive is not None and archive.record.metadata["source"] == DVC:
                 archive = None
             pull = archive is None
+            identity = {"data_dvc": _tracked_version(store, dvc)} if pull else None
             _refuse_replacement(archive, config, store, dvc)
             result = publish(
                 context,
@@ -307,7 +308,7 @@ def video_clips(
                 config,
                 build,
                 upstream=() if pull else ("raw_archive",),
-                identity={"data_dvc": _tracked_version(store, dvc)} if pull else None,
+                identity=identity,
                 reusable=lambda artifact: _still_there(artifact, data),
             )
             if config.dvc in ("add", "push"):

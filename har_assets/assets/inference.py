@@ -91,18 +91,15 @@ def _predict(context: dg.OpExecutionContext, config: InferenceConfig, store: Art
     ]
     for row in rows:
         context.log.info(f"{row.data['rank']}. {row.data['label']} {row.data['score']:.4f}")
-    context.log_event(
-        dg.AssetObservation(
-            asset_key="inference",
-            description=f"{prediction.labels[0]} ({prediction.scores[0]:.3f}) in {video.name}",
-            metadata={
-                "video": dg.MetadataValue.path(str(video)),
-                "model": dg.MetadataValue.path(str(model)),
-                "runtime": predictor.runtime,
-                "predictions": dg.MetadataValue.table(rows),
-                "note": prediction.note,
-            },
-        )
+    context.add_output_metadata(
+        {
+            "answer": f"{prediction.labels[0]} ({prediction.scores[0]:.3f})",
+            "video": dg.MetadataValue.path(str(video)),
+            "model": dg.MetadataValue.path(str(model)),
+            "runtime": predictor.runtime,
+            "predictions": dg.MetadataValue.table(rows),
+            "note": prediction.note,
+        }
     )
 
 

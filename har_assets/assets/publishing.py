@@ -1,5 +1,6 @@
 """What every asset of the graph has in common: skip what is unchanged, publish all or nothing, fail in words."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,7 +38,8 @@ class Making:
     inputs: dict[str, Artifact]
     """Latest versions of the upstream assets."""
     work: Path
-    """Folder for unfinished work on this very product: kept when the run is killed, removed when it is published."""
+    """Folder for unfinished work on this very product, not made yet: kept when the run is killed, removed when the
+    product is published."""
 
 
 @dataclass
@@ -86,7 +88,7 @@ def publish(
         dagster.Failure: with one sentence, for every HarError below.
     """
     with failures_in_words():
-        end_with_run(context.instance, context.run_id)
+        end_with_run(context.instance, context.run.run_id)
         name = asset or context.asset_key.to_user_string()
         inputs = {upper: store.latest(upper) for upper in upstream}
         lineage = merge_lineage(inputs)
@@ -124,7 +126,7 @@ def publish(
                 seconds=round(time.monotonic() - started, 2),
             )
             published = store.folder.publish(folder, record)
-        store.folder.remove_work(name, key)
+        shutil.rmtree(store.folder.work(name, key), ignore_errors=True)
         context.log.info(f"{name}: {record.headline} ({record.seconds:.1f} s)")
         return _result(published, unchanged=False)
 

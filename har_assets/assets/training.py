@@ -88,6 +88,7 @@ def trained_checkpoint(
     """
 
     def build(making: Making) -> Product:
+        making.work.mkdir(parents=True, exist_ok=True)
         request = training_request(context, config, store, mlflow, making)
         _run(context, pipes, request.write(making.work / "request.json"), making.work)
         summary: dict[str, Any] = json.loads((making.work / SUMMARY_FILE).read_text())
@@ -161,7 +162,7 @@ def training_request(
         mlflow_experiment=mlflow.experiment,
         mlflow_artifact_root=mlflow.artifact_location(store.project_folder),
         mlflow_tags={
-            "dagster_run_id": context.run_id,
+            "dagster_run_id": context.run.run_id,
             "dataset": provenance.dataset,
             "synthetic": str(provenance.synthetic).lower(),
             "data_version": provenance.data_version,

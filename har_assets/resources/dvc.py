@@ -177,7 +177,7 @@ class Dvc(dg.ConfigurableResource):
         command = f"dvc {' '.join(arguments)}"
         log(command)
         done = subprocess.run(
-            [sys.executable, "-c", DVC_COMMAND, str(os.getpid()), *arguments],
+            [sys.executable, "-P", "-c", DVC_COMMAND, str(os.getpid()), *arguments],
             cwd=project,
             env={**os.environ, "DVC_NO_ANALYTICS": "1"},
             stdin=subprocess.DEVNULL,  # never a question

@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 
 from har_assets_tests.conftest import write_video
-from har_assets_tests.project import REPOSITORY, Project, log_of
+from har_assets_tests.project import REPOSITORY, Project, log_of, materialize_here
 
 SMALL = {"trained_checkpoint": {"epochs": 2, "batch_size": 4}}
 
@@ -185,31 +187,36 @@ def test_a_folder_of_ones_own_classes(tmp_path: Path) -> None:
     assert index == "index,class\n0,down\n1,right\n2,still\n"
     assert project.latest("test_manifest").record.metadata["split_source"].startswith("seeded 70/30")
     assert project.latest("video_clips").record.headline == "18 clips of 3 classes"
-    clips = [path for path in (tmp_path / "project/data/videos").rglob("*.avi")]
+    clips = list((tmp_path / "project/data/videos").rglob("*.avi"))
     assert all(not os.stat(path).st_mode & stat.S_IWUSR for path in clips)
     assert all(os.stat(path).st_mode & stat.S_IWUSR for path in own.rglob("*.avi"))
+
+
+def make_split_lists(folder: Path, videos: Path) -> Path:
+    """Lists in HMDB51's format: of each class two clips test, the rest train, in all three splits."""
+    folder.mkdir()
+    for label in sorted(path for path in videos.iterdir()):
+        names = sorted(path.name for path in label.iterdir())
+        text = "".join(f"{name} {2 if number < 2 else 1} \n" for number, name in enumerate(names))
+        for split in (1, 2, 3):
+            (folder / f"{label.name}_test_split{split}.txt").write_text(text)
+    return folder
 
 
 BAD_REQUESTS: dict[str, tuple[str, dict[str, dict[str, object]], str]] = {
     "an unknown source": ("raw_archive", {"raw_archive": {"source": "kinetics"}}, "There is no source 'kinetics'"),
     "a missing archive": ("raw_archive", {"raw_archive": {"source": "/nowhere/x.rar"}}, "There is no source"),
-    "missing split lists": (
-        "raw_archive", {"raw_archive": {"source": "OWN", "split_lists": "/nowhere"}}, "There are no split lists",
-    ),
-    "an unreadable archive": (
-        "raw_archive,video_clips", {"raw_archive": {"source": "GARBAGE"}}, "not a RAR, ZIP or TAR",
-    ),
-    "a split outside 1..3": (
-        "+test_manifest,*test_manifest", {"raw_archive": {"source": "sample"}, "manifests": {"split": 4}}, "split",
-    ),
-    "an unknown dvc mode": (
-        "*video_clips", {"raw_archive": {"source": "OWN"}, "video_clips": {"dvc": "maybe"}}, "There is no dvc mode",
-    ),
-    "an unknown network": (
-        "*trained_checkpoint",
-        {"raw_archive": {"source": "OWN"}, "trained_checkpoint": {"network": "resnet"}},
-        "There is no network 'resnet': choose one of cnn3d",
-    ),
+    "missing split lists": ("raw_archive", {"raw_archive": {"split_lists": "/nowhere"}}, "There are no split lists"),
+    "an unreadable archive": ("+key:video_clips", {"raw_archive": {"source": "GARBAGE"}}, "not a RAR, ZIP or TAR"),
+    "an archive without videos": ("+key:video_clips", {"raw_archive": {"source": "EMPTY"}}, "video"),
+    "a split outside 1..3": ("+key:test_manifest", {"raw_archive": {"split_lists": "LISTS"}, "manifests": {"split": 4}},
+                             "split"),
+    "an unknown dvc mode": ("+key:video_clips", {"video_clips": {"dvc": "maybe"}}, "There is no dvc mode"),
+    "an unknown network": ("+key:trained_checkpoint", {"trained_checkpoint": {"network": "resnet"}},
+                           "There is no network 'resnet': choose one of cnn3d"),
+    "a clip larger than the frames": ("+key:trained_checkpoint", {"trained_checkpoint": {"frame_height": 500}},
+                                      "cannot be cut from frames"),
+    "a video that is no video": ("+key:frame_cache", {"raw_archive": {"source": "BROKEN"}}, "could be decoded"),
 }  # fmt: skip
 
 
@@ -217,23 +224,34 @@ BAD_REQUESTS: dict[str, tuple[str, dict[str, dict[str, object]], str]] = {
 def test_a_bad_request_is_one_sentence_and_leaves_nothing_half_written(tmp_path: Path, name: str) -> None:
     select, config, sentence = BAD_REQUESTS[name]
     project = Project.make(tmp_path / "project")
-    source = config.get("raw_archive", {}).get("source")
-    if source == "OWN":
-        config["raw_archive"]["source"] = str(make_own_videos(tmp_path / "own", clips_per_class=4))
-    if source == "GARBAGE":
+    source = {"source": str(make_own_videos(tmp_path / "own", clips_per_class=4)), **config.get("raw_archive", {})}
+    if source.get("split_lists") == "LISTS":
+        source["split_lists"] = str(make_split_lists(tmp_path / "lists", tmp_path / "own"))
+    if source["source"] == "GARBAGE":
         (tmp_path / "garbage.rar").write_bytes(b"Rar!" + bytes(1000))
-        config["raw_archive"]["source"] = str(tmp_path / "garbage.rar")
-    done = project.materialize(select, config)
-    assert done.returncode != 0
-    assert sentence in log_of(done)
-    wanted = select.split(",")[-1].lstrip("*+")
-    assert project.store.find_latest(wanted) is None
+        source["source"] = str(tmp_path / "garbage.rar")
+    if source["source"] == "EMPTY":
+        shutil.make_archive(str(tmp_path / "empty"), "zip", REPOSITORY / "conf")
+        source["source"] = str(tmp_path / "empty.zip")
+    if source["source"] == "BROKEN":
+        for clip in (tmp_path / "own").rglob("*.avi"):
+            clip.write_bytes(clip.read_bytes()[:100])
+        source["source"] = str(tmp_path / "own")
+    config = {"video_clips": {"dvc": "off"}, **config, "raw_archive": source}
+    failures = materialize_here(project, select, {name: config[name] for name in config if needs(select, name)})
+    assert len(failures) == 1
+    assert sentence in failures[0]
+    assert "\n" not in failures[0]
+    assert project.store.find_latest(select.removeprefix("+key:")) is None
     leftovers = [
-        path.name
-        for path in project.folder.rglob("*")
-        if path.name.startswith((".staging", ".data.")) or ".partial" in path.name
+        path.name for path in project.folder.rglob("*") if re.search(r"^\.(staging|data\.)|partial", path.name)
     ]
     assert leftovers == []
+
+
+def needs(select: str, name: str) -> bool:
+    """True when the configuration of that asset belongs to a selection."""
+    return name == "raw_archive" or (select != "raw_archive" and name in ("video_clips", "manifests")) or name in select
 
 
 def test_a_missing_upstream_names_the_asset_and_the_command(tmp_path: Path) -> None:

@@ -116,12 +116,20 @@ def videos(project: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-def tracked(tmp_path: Path) -> Path:
-    """A project with the real data set `mine` in data/, tracked."""
-    project = make_project(tmp_path / "project")
-    made(project, raw={"source": str(archive(tmp_path / "own"))})
+@pytest.fixture(scope="module")
+def first_tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with the real data set `mine` in data/, tracked. To be copied, not written to."""
+    folder = tmp_path_factory.mktemp("tracked")
+    project = make_project(folder / "project")
+    made(project, raw={"source": str(archive(folder / "own"))})
     return project
+
+
+@pytest.fixture
+def tracked(first_tracked: Path, tmp_path: Path) -> Path:
+    """A copy of it, in which data/ and DVC's cache share their files as in the first."""
+    subprocess.run(["cp", "--archive", str(first_tracked), str(tmp_path / "project")], check=True)
+    return tmp_path / "project"
 
 
 @pytest.mark.parametrize("in_git", [True, False])
@@ -162,7 +170,6 @@ def test_a_run_that_pulls_needs_no_archive(tracked: Path) -> None:
     before = made(tracked)
     shutil.rmtree(tracked / "data")
     shutil.rmtree(tracked / "artifacts")
-    shutil.rmtree(tracked.with_name("own"))
     after = made(tracked, dvc="pull")  # with raw_archive, from the cache
     assert after.record.data_version == before.record.data_version
     record = ArtifactFolder(tracked / "artifacts").latest("raw_archive").record
@@ -201,6 +208,7 @@ def test_off_leaves_dvc_alone(tmp_path: Path) -> None:
     assert Dvc().tracked_version(tmp_path) == published.record.data_version
 
 
+@pytest.mark.slow
 def test_a_foreign_folder_of_dvc_does_not_become_data(tmp_path: Path) -> None:
     """The data/ of the original project: tracked, without dataset.json."""
     project = make_project(tmp_path / "project")
@@ -280,14 +288,17 @@ def test_another_real_data_set_needs_force_even_under_the_same_name(tracked: Pat
     assert len(videos(tracked)) == 2
 
 
-def test_a_source_that_grows_is_followed_without_force(tracked: Path) -> None:
+def test_a_source_that_grows_is_followed_without_force(tmp_path: Path) -> None:
+    tracked = make_project(tmp_path / "project")
+    made(tracked, raw={"source": str(archive(tmp_path / "own"))})
     before = Dvc().tracked_version(tracked)
-    archive(tracked.with_name("own"), clips=("a.avi", "b.avi", "c.avi"))
+    archive(tmp_path / "own", clips=("a.avi", "b.avi", "c.avi"))
     after = made(tracked)
     assert len(videos(tracked)) == 6
     assert before != after.record.data_version == Dvc().tracked_version(tracked)
 
 
+@pytest.mark.slow
 def test_the_sample_is_replaced_by_a_real_data_set_without_force(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
     made(project)
@@ -390,6 +401,7 @@ def test_a_kill_in_the_middle_of_the_swap_is_mended(tracked: Path, steps: int) -
     assert not list(tracked.glob(".data.*"))
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_wait_for_each_other(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
     source = archive(tmp_path / "own")

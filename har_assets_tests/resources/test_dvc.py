@@ -90,6 +90,7 @@ def test_the_way_back_gives_the_same_version_and_shares_its_bytes(clone: Path, p
     assert {(path.stat().st_nlink, path.stat().st_mode & 0o777) for path in target.rglob("*.*")} == {(2, 0o444)}
 
 
+@pytest.mark.slow
 def test_a_spoiled_file_of_the_cache_is_fetched_again(clone: Path) -> None:
     (clone / "one").mkdir()
     Dvc().restore(clone, clone / "one", quiet)
@@ -116,6 +117,7 @@ def test_a_spoiled_file_of_the_cache_is_replaced_by_add(pushed: Path, tmp_path: 
     assert all((project / "data" / name).stat().st_nlink == 2 for name in FILES)  # copies have become links
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not Path("/dev/shm").is_dir() or os.stat("/dev/shm").st_dev == os.stat("/tmp").st_dev, reason="no second disk"
 )
@@ -145,6 +147,7 @@ def test_without_a_remote_there_is_a_sentence_and_nothing_is_written(clone: Path
     assert list((clone / "target").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_wrong_remote_is_named(clone: Path) -> None:
     (clone / "target").mkdir()
     with pytest.raises(HarError, match=r"remote 'elsewhere' doesn't exist.*`dvc remote list`"):
@@ -192,6 +195,7 @@ def test_a_project_without_dvc_gets_one(tmp_path: Path) -> None:
     assert Dvc().tracked_version(tmp_path / "elsewhere") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scm", [True, False])
 def test_inside_git_nothing_of_the_data_is_to_be_committed(tmp_path: Path, scm: bool) -> None:
     """With the repository's `no_scm` and with an ordinary `dvc init`."""
