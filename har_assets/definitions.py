@@ -15,7 +15,7 @@ from har_assets.runs import surviving_executor
 from har_assets.schedules import SCHEDULES
 from har_assets.sensors import SENSORS
 
-ASSETS = [
+ASSETS: list[dg.AssetsDefinition | dg.SourceAsset] = [
     raw_archive,
     data_dvc,
     video_clips,

@@ -246,6 +246,7 @@ def test_a_broken_dagster_database(project: Path) -> None:
     assert "move .dagster aside" in found.remedy
 
 
+@pytest.mark.slow
 def test_mlflow_database(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert state(doctor.check_mlflow_database(project)) == "ok"
     database = project / "mlflow.db"

@@ -102,7 +102,7 @@ def trained_checkpoint(
         top1 = f"validation top-1 {summary['val_top1']:.3f}" if summary["validated"] else "no validation clips"
         return Product(
             headline=f"{top1} ({best})",
-            metadata={**summary, "spec": json.loads(request.spec)},
+            metadata=summary,
             pictures=("curves.png",),
             lineage={"mlflow_run_id": summary["mlflow_run_id"]},
         )

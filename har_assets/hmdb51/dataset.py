@@ -9,9 +9,7 @@ data/
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -69,25 +67,3 @@ def class_list(name: str, found: tuple[str, ...], listed: tuple[str, ...]) -> tu
 def is_complete(name: str, found_clips: int) -> bool:
     """True when a data set claims to be all of HMDB51."""
     return name == "hmdb51" or found_clips >= HMDB51_CLIPS
-
-
-def data_hash(data: Path, *, workers: int = 4) -> str:
-    """MD5 of a folder's content as DVC computes it: `<32 hexadecimal digits>.dir`.
-
-    Equal to the md5 that `dvc add` writes into the `.dvc` file, so that a data set has one version
-    with and without DVC.
-    """
-    files = sorted(path for path in data.rglob("*") if path.is_file())
-    with ThreadPoolExecutor(workers) as pool:  # hashing releases the interpreter lock
-        digests = list(pool.map(_md5, files))
-    entries = [
-        {"md5": digest, "relpath": path.relative_to(data).as_posix()}
-        for path, digest in zip(files, digests, strict=True)
-    ]
-    entries.sort(key=lambda entry: tuple(entry["relpath"].split("/")))
-    return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()

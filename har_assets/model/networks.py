@@ -113,7 +113,7 @@ class Network:
 _TORCHVISION = "BSD-3-Clause (torchvision); terms of Kinetics-400 may apply to the weights"
 
 NETWORKS: dict[str, Network] = {
-    # 0.05 M parameters, trained from scratch.
+    # 0.07 M parameters, trained from scratch.
     "cnn3d": Network(Cnn3d, head="head.", clip_THW=(16, 112, 112), smallest_THW=(1, 8, 8)),
     # 12 M; takes RGB scaled to -1..1. Made for 64 frames at 25 a second.
     "i3d": Network(

@@ -19,6 +19,7 @@ from pytorch_lightning.loggers import MLFlowLogger
 from har_assets.errors import HarError
 from har_assets.model.data import ClipDataModule
 from har_assets.model.lightning import VideoActionModel
+from har_assets.model.networks import check_clip_size, find_network
 from har_assets.model.spec import ModelSpec, Provenance, to_metadata
 from har_assets.report.plots import plot_curves
 from har_assets.training.lifeline import exclusive
@@ -52,6 +53,9 @@ def fit(request: TrainingRequest, report: Callable[[str], None] = print) -> dict
 def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) -> dict[str, Any]:
     pl.seed_everything(request.seed, workers=True, verbose=False)
     spec = ModelSpec.from_json(request.spec)
+    row = find_network(spec.network)
+    check_clip_size(spec.network, spec.num_frames, spec.frame_height, spec.frame_width)
+    spec = dataclasses.replace(spec, mean=row.mean, std=row.std)
     logger = _open_mlflow(request, work)
     provenance = dataclasses.replace(
         Provenance.from_json(request.provenance), mlflow_run_id=logger.run_id or "" if logger else ""
@@ -133,6 +137,7 @@ def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) ->
         "val_clips": len(data.clips["val"]),
         "seconds": round(time.monotonic() - started, 1),
         "mlflow_run_id": provenance.mlflow_run_id,
+        "spec": json.loads(spec.to_json()),
         **{name: value for name, value in epochs[best_epoch].items() if isinstance(value, float)},
     }
     if logger:

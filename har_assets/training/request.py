@@ -24,7 +24,7 @@ class TrainingRequest:
     work: str
     """Folder of checkpoints and logs; kept between attempts."""
     spec: str
-    """`ModelSpec.to_json()`."""
+    """`ModelSpec.to_json()`; mean and standard deviation are those of the network's row, whatever it says."""
     provenance: str
     """`Provenance.to_json()`, the MLflow run excepted."""
     manifests: dict[str, str]

@@ -132,7 +132,7 @@ def tracked(first_tracked: Path, tmp_path: Path) -> Path:
     return tmp_path / "project"
 
 
-@pytest.mark.parametrize("in_git", [True, False])
+@pytest.mark.parametrize("in_git", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_clone_pulls_what_was_pushed(tmp_path: Path, in_git: bool) -> None:
     first = make_project(tmp_path / "first", tmp_path / "remote")
     if in_git:

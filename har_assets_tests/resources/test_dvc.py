@@ -188,6 +188,7 @@ def test_a_path_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("out.avi"))
 
 
+@pytest.mark.slow
 def test_a_project_without_dvc_gets_one(tmp_path: Path) -> None:
     fill(tmp_path / "data")
     assert add(tmp_path) == version_of(files_of(tmp_path / "data"))
@@ -219,6 +220,7 @@ def make_project_here(folder: Path) -> None:
         shutil.copy(REPOSITORY / name, folder / name)
 
 
+@pytest.mark.slow
 def test_a_dvc_of_git_outside_git_is_explained(tmp_path: Path) -> None:
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc" / "config").touch()
