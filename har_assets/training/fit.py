@@ -52,23 +52,12 @@ def fit(request: TrainingRequest, report: Callable[[str], None] = print) -> dict
 
 def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) -> dict[str, Any]:
     pl.seed_everything(request.seed, workers=True, verbose=False)
-    spec = ModelSpec.from_json(request.spec)
-    row = find_network(spec.network)
-    check_clip_size(spec.network, spec.num_frames, spec.frame_height, spec.frame_width)
-    spec = dataclasses.replace(spec, mean=row.mean, std=row.std)
+    spec = _spec(request)
     logger = _open_mlflow(request, work)
     provenance = dataclasses.replace(
         Provenance.from_json(request.provenance), mlflow_run_id=logger.run_id or "" if logger else ""
     )
-    data = ClipDataModule(
-        {role: Path(path) for role, path in request.manifests.items()},
-        Path(request.frame_cache),
-        spec,
-        batch_size=request.batch_size,
-        seed=request.seed,
-        workers=request.workers,
-        still_frames=request.still_frames,
-    )
+    data = _data(request, spec)
     model = VideoActionModel(to_metadata(spec, provenance), **request.recipe)
     validated = len(data.clips["val"]) > 0
     if not validated:
@@ -148,6 +137,26 @@ def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) ->
     partial.write_text(json.dumps(summary, indent=2) + "\n")
     os.replace(partial, work / SUMMARY_FILE)
     return summary
+
+
+def _spec(request: TrainingRequest) -> ModelSpec:
+    """The requested spec with the normalisation of its network; HarError for a clip size that does not fit it."""
+    spec = ModelSpec.from_json(request.spec)
+    check_clip_size(spec.network, spec.num_frames, spec.frame_height, spec.frame_width)
+    row = find_network(spec.network)
+    return dataclasses.replace(spec, mean=row.mean, std=row.std)
+
+
+def _data(request: TrainingRequest, spec: ModelSpec) -> ClipDataModule:
+    return ClipDataModule(
+        {role: Path(path) for role, path in request.manifests.items()},
+        Path(request.frame_cache),
+        spec,
+        batch_size=request.batch_size,
+        seed=request.seed,
+        workers=request.workers,
+        still_frames=request.still_frames,
+    )
 
 
 def choose_precision(wanted: str) -> tuple[str, str]:
