@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from har_assets import defs
 from har_assets_tests.conftest import write_video
 from har_assets_tests.project import REPOSITORY, Project, log_of, materialize_here
 
@@ -112,8 +113,7 @@ def test_an_unchanged_road_is_not_built_again_and_force_builds_it(sample: Projec
     assert done.returncode == 0
     assert time.monotonic() - started < 90
     assert versions() == before
-    forced = sample.materialize("trt_engine", {"trt_engine": {"force": True}})
-    assert forced.returncode == 0
+    assert materialize_here(sample, "key:trt_engine", {"trt_engine": {"force": True}}) == []
     assert len(versions()["trt_engine"]) == len(before["trt_engine"]) + 1
 
 
@@ -132,31 +132,37 @@ def test_har_predict_names_the_action_of_a_clip(sample: Project) -> None:
     assert "synthetic" in table.stdout
 
 
-@pytest.mark.parametrize("job", ["infer_from_onnx", "infer", "infer_ml_flow"])
-def test_inference_jobs_predict_a_video_by_its_path(sample: Project, job: str) -> None:
+@pytest.mark.parametrize(
+    ("job", "op"),
+    [
+        ("infer_from_onnx", "predict_from_onnx"),
+        ("infer", "predict_from_checkpoint"),
+        ("infer_ml_flow", "predict_from_mlflow"),
+    ],
+)
+def test_inference_jobs_predict_a_video_by_its_path(sample: Project, job: str, op: str) -> None:
     clip = next((sample.folder / "data" / "videos" / "pullup").iterdir())
-    op = {
-        "infer_from_onnx": "predict_from_onnx",
-        "infer": "predict_from_checkpoint",
-        "infer_ml_flow": "predict_from_mlflow",
-    }
-    config = sample.folder / f"{job}.yaml"
-    config.write_text(json.dumps({"ops": {op[job]: {"config": {"video": str(clip)}}}}))
-    done = sample.run("dagster", "job", "execute", "-m", "har_assets", "-j", job, "-c", str(config))
-    assert done.returncode == 0, log_of(done)[-3000:]
-    assert "1. pullup" in log_of(done)
+    result = defs.resolve_job_def(job).execute_in_process(
+        run_config={
+            "ops": {op: {"config": {"video": str(clip)}}},
+            "resources": {
+                "store": {"config": {"project": str(sample.folder)}},
+                **({"mlflow": {"config": {}}} if job == "infer_ml_flow" else {}),
+            },
+        }
+    )
+    (output,) = result.get_step_success_events()
+    assert output.step_key == op
+    outputs = [event for event in result.all_events if event.event_type_value == "STEP_OUTPUT"]
+    assert outputs[0].event_specific_data.metadata["answer"].value.startswith("pullup")
 
 
 def test_a_different_split_downstream_is_refused(sample: Project) -> None:
-    done = sample.materialize("manifests_test_only", None)
-    assert done.returncode != 0  # no such asset: the selection is said to match nothing
-    moved = sample.materialize("test_manifest", {"manifests": {"split": 2}})
-    assert moved.returncode == 0, log_of(moved)[-3000:]
-    refused = sample.materialize("onnx_model")
-    assert refused.returncode != 0
-    assert "test_manifest was made with split 2" in log_of(refused)
-    back = sample.materialize("test_manifest", {"manifests": {"split": 1}})
-    assert back.returncode == 0
+    assert materialize_here(sample, "key:test_manifest", {"manifests": {"split": 2}}) == []
+    (refusal,) = materialize_here(sample, "key:onnx_model", {})
+    assert "test_manifest was made with split 2, trained_checkpoint with 1" in refusal
+    assert materialize_here(sample, "key:test_manifest", {"manifests": {"split": 1}}) == []
+    assert materialize_here(sample, "key:onnx_model", {}) == []
 
 
 def test_the_road_on_real_clips(tmp_path: Path, shared_data: Path) -> None:
@@ -176,20 +182,6 @@ def test_the_road_on_real_clips(tmp_path: Path, shared_data: Path) -> None:
     assert project.latest("class_index").record.headline == "51 classes"
     assert "last epoch is kept instead of the best" in log_of(done)
     assert project.latest("trained_checkpoint").record.metadata["validated"] is False
-
-
-def test_a_folder_of_ones_own_classes(tmp_path: Path) -> None:
-    project = Project.make(tmp_path / "project")
-    own = make_own_videos(tmp_path / "my videos")
-    done = project.materialize("+key:test_predictions", {"raw_archive": {"source": str(own)}, **SMALL})
-    assert done.returncode == 0, log_of(done)[-4000:]
-    index = project.latest("class_index").file("index_to_class.csv").read_text()
-    assert index == "index,class\n0,down\n1,right\n2,still\n"
-    assert project.latest("test_manifest").record.metadata["split_source"].startswith("seeded 70/30")
-    assert project.latest("video_clips").record.headline == "18 clips of 3 classes"
-    clips = list((tmp_path / "project/data/videos").rglob("*.avi"))
-    assert all(not os.stat(path).st_mode & stat.S_IWUSR for path in clips)
-    assert all(os.stat(path).st_mode & stat.S_IWUSR for path in own.rglob("*.avi"))
 
 
 def make_split_lists(folder: Path, videos: Path) -> Path:
@@ -294,7 +286,7 @@ def trainings_in(folder: Path) -> list[int]:
     return found
 
 
-def test_kill_nine_in_training_then_the_same_command_goes_on(
+def test_kill_nine_in_training_on_ones_own_classes_then_the_same_command_goes_on(
     tmp_path: Path, started: Callable[[Project, list[str]], "subprocess.Popen[str]"]
 ) -> None:
     project = Project.make(tmp_path / "project")
@@ -322,7 +314,18 @@ def test_kill_nine_in_training_then_the_same_command_goes_on(
     epochs = [json.loads(line) for line in project.latest("trained_checkpoint").file("history.jsonl").open()]
     assert [epoch["epoch"] for epoch in epochs] == list(range(30))
 
+    # The project is a folder of someone's own classes: what became of it.
+    index = project.latest("class_index").file("index_to_class.csv").read_text()
+    assert index == "index,class\n0,down\n1,right\n2,still\n"
+    assert project.latest("test_manifest").record.metadata["split_source"].startswith("seeded 70/30")
+    assert project.latest("video_clips").record.headline == "18 clips of 3 classes"
+    clips = list((project.folder / "data/videos").rglob("*.avi"))
+    assert len(clips) == 18
+    assert all(not os.stat(path).st_mode & stat.S_IWUSR for path in clips)
+    assert all(os.stat(path).st_mode & stat.S_IWUSR for path in own.rglob("*.avi"))
 
+
+@pytest.mark.slow
 def test_ctrl_c_in_training_ends_it_and_frees_the_slot(
     tmp_path: Path, started: Callable[[Project, list[str]], "subprocess.Popen[str]"]
 ) -> None:
