@@ -7,6 +7,7 @@ without it, the real clips of ../shared/data are unpacked, or clips of the same 
 """
 
 import argparse
+import contextlib
 import os
 import shutil
 import statistics
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from har_assets.video.decode import decode_video
 from har_assets.video.frame_cache import CacheParams, FrameCache, build_frame_cache, clear_work
@@ -126,20 +128,12 @@ class PeakMemory:
         self._thread.join()
 
     def _watch(self) -> None:
-        own = os.getpid()
+        own = psutil.Process()
         while not self._stop.wait(0.05):
-            self.parent = max(self.parent, resident_bytes(own))
-            tasks = Path(f"/proc/{own}/task").glob("*/children")
-            for child in (pid for file in tasks for pid in file.read_text().split()):
-                self.largest_worker = max(self.largest_worker, resident_bytes(int(child)))
-
-
-def resident_bytes(pid: int) -> int:
-    """Resident memory of a process; 0 once it is gone."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):
-        return 0
+            self.parent = max(self.parent, own.memory_info().rss)
+            for child in own.children():
+                with contextlib.suppress(psutil.Error):  # it has just ended
+                    self.largest_worker = max(self.largest_worker, child.memory_info().rss)
 
 
 def find_clips(folder: Path | None, scratch: Path) -> list[Path]:
