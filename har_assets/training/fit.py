@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -66,7 +69,7 @@ def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) ->
     history = EpochHistory(work / HISTORY_FILE, request, report)
     folder = work / "checkpoints"
     every_epoch = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-    callbacks: list[Callback] = [history, every_epoch]
+    callbacks: list[Callback] = [OrderlyStop(), history, every_epoch]
     if validated:
         best = ModelCheckpoint(
             folder, "best", monitor="val_rank", mode="max", save_on_train_epoch_end=True, enable_version_counter=False
@@ -184,6 +187,41 @@ def write_deployable(checkpoint: Path, target: Path) -> int:
     torch.save({name: content[name] for name in kept}, partial)
     os.replace(partial, target)
     return int(content["epoch"])
+
+
+class OrderlyStop(Callback):
+    """SIGINT and SIGTERM end the training between two batches, not in the middle of writing a checkpoint."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.previous: dict[signal.Signals, Any] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take both signals over; only the main thread may."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.previous[number] = signal.signal(number, self._request)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+        self.previous.clear()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Stop here if asked to."""
+        self._stop_if_requested()
+
+    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
+        """Stop here if asked to."""
+        self._stop_if_requested()
+
+    def _request(self, signum: int, frame: FrameType | None) -> None:
+        self.requested = True
+
+    def _stop_if_requested(self) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
 
 
 class EpochHistory(Callback):
