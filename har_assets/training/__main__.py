@@ -21,7 +21,7 @@ from har_assets.training.request import ERROR_FILE, TrainingRequest
 
 
 def main(request_file: Path) -> int:
-    """Train as the request says; exit status 0, or 1 with the reason in `error.txt`."""
+    """Train as the request says; exit status 0, 1 with the reason in `error.txt`, 130 when it was stopped."""
     if parent := os.environ.get("HAR_PARENT_PID"):
         die_with_parent(int(parent))
     signal.signal(signal.SIGTERM, _interrupt)
@@ -40,6 +40,9 @@ def main(request_file: Path) -> int:
             error_file.write_text(str(error))
             print(f"error: {error}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            error_file.write_text("The training was stopped; the same command goes on after its last whole epoch.")
+            return 130
         except Exception as error:
             error_file.write_text(f"Training failed with {type(error).__name__}: {error}")
             raise

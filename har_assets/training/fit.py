@@ -43,6 +43,7 @@ def fit(request: TrainingRequest, report: Callable[[str], None] = print) -> dict
 
     Raises:
         HarError: another process trains in the folder, or the request cannot be met.
+        KeyboardInterrupt: SIGINT or SIGTERM came; the last whole epoch is kept.
     """
     work = Path(request.work)
     with exclusive(work, "this training"):
@@ -110,9 +111,9 @@ def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) ->
             model.network.to(memory_format=torch.channels_last_3d)
             trainer.fit(model, data, ckpt_path=last if last.exists() else None, weights_only=True)
     except (KeyboardInterrupt, SystemExit):
-        # Lightning turns an interrupt into an orderly stop and then exits; `last.ckpt` is kept.
+        # Lightning turns an interrupt into an orderly stop and then exits, after SIGTERM with status 0.
         _close_mlflow(logger, "KILLED")
-        raise
+        raise KeyboardInterrupt from None
     except BaseException:
         _close_mlflow(logger, "FAILED")
         raise
@@ -196,8 +197,8 @@ class OrderlyStop(Callback):
         self.requested = False
         self.previous: dict[signal.Signals, Any] = {}
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Take both signals over; only the main thread may."""
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take both signals over, from Lightning too; only the main thread may."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self.previous[number] = signal.signal(number, self._request)
