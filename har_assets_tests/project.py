@@ -5,11 +5,14 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from har_assets.artifacts import Artifact, ArtifactFolder
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -66,6 +69,13 @@ class Project:
 
 def materialize_here(project: Project, select: str, config: dict[str, dict[str, Any]]) -> list[str]:
     """Materialize in this process, in the project folder; return the descriptions of the failures."""
+    result = execute_here(project, select, config)
+    failures = [event.step_failure_data.user_failure_data for event in result.get_step_failure_events()]
+    return [failure.description or "" if failure else "a failure that is not in words" for failure in failures]
+
+
+def execute_here(project: Project, select: str, config: dict[str, dict[str, Any]]) -> "dg.ExecuteInProcessResult":
+    """Materialize in this process, in the project folder, without MLflow."""
     import dagster as dg
 
     from har_assets.definitions import ASSETS
@@ -73,7 +83,7 @@ def materialize_here(project: Project, select: str, config: dict[str, dict[str, 
     from har_assets.resources.mlflow import MlflowTracking
     from har_assets.resources.store import ArtifactStore
 
-    result = dg.materialize(
+    return dg.materialize(
         ASSETS,
         selection=dg.AssetSelection.from_string(select),
         run_config={"ops": {name: {"config": fields} for name, fields in config.items()}},
@@ -85,8 +95,6 @@ def materialize_here(project: Project, select: str, config: dict[str, dict[str, 
         },
         raise_on_error=False,
     )
-    failures = [event.step_failure_data.user_failure_data for event in result.get_step_failure_events()]
-    return [failure.description or "" if failure else "a failure that is not in words" for failure in failures]
 
 
 def log_of(done: subprocess.CompletedProcess[str]) -> str:

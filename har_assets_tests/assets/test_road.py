@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dagster import AssetCheckEvaluation, AssetCheckSeverity
 
 from har_assets import defs
 from har_assets_tests.conftest import write_video
-from har_assets_tests.project import REPOSITORY, Project, log_of, materialize_here
+from har_assets_tests.project import REPOSITORY, Project, execute_here, log_of, materialize_here
 
 SMALL = {"trained_checkpoint": {"epochs": 2, "batch_size": 4}}
 
@@ -239,6 +240,31 @@ def test_a_bad_request_is_one_sentence_and_leaves_nothing_half_written(tmp_path:
         path.name for path in project.folder.rglob("*") if re.search(r"^\.(staging|data\.)|partial", path.name)
     ]
     assert leftovers == []
+
+
+def test_asset_checks_pass_and_fail_with_their_problems(tmp_path: Path) -> None:
+    project = Project.make(tmp_path / "project")
+    own = make_own_videos(tmp_path / "own", clips_per_class=6)
+    source = {"source": str(own), "split_lists": str(make_split_lists(tmp_path / "lists", own))}
+    broken = next((own / "down").iterdir())
+    broken.write_bytes(broken.read_bytes()[:100])
+
+    def checks(config: dict[str, dict[str, object]], select: str) -> dict[str, AssetCheckEvaluation]:
+        result = execute_here(project, select, {"video_clips": {"dvc": "off"}, **config})
+        assert result.success
+        return {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
+
+    first = checks({"raw_archive": source}, "+key:frame_cache")
+    assert {name for name, check in first.items() if not check.passed} == {"all_clips_decoded"}
+    assert first["all_clips_decoded"].severity == AssetCheckSeverity.WARN
+    assert first["all_clips_decoded"].metadata["quarantined"].value == 1
+
+    for listed in (tmp_path / "lists").glob("down_*"):  # all but one clip of a class is test now
+        listed.write_text(re.sub(r" 1 ", " 2 ", listed.read_text(), count=3))
+    second = checks({"raw_archive": source}, "+key:test_manifest")
+    assert not second["class_share"].passed
+    assert "down has 5 of 6 clips in test" in str(second["class_share"].metadata["problems"].value)
+    assert second["films_on_both_sides"].passed
 
 
 def needs(select: str, name: str) -> bool:
