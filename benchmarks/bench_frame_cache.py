@@ -1,6 +1,6 @@
 """The frame cache: one worker against several, memory, and reading batches against decoding them.
 
-    python benchmarks/bench_frame_cache.py [--videos FOLDER] [--workers N] [--copies N] [--repeats N]
+    python -m benchmarks.bench_frame_cache [--videos FOLDER] [--workers N] [--copies N] [--repeats N]
 
 Medians of `--repeats` runs that alternate; ratios are of runs side by side. FOLDER holds HMDB51-like clips;
 without it, the real clips of ../shared/data are unpacked, or clips of the same size are made.

@@ -54,6 +54,8 @@ def predict(
 
     model = model or ArtifactFolder(store).latest("onnx_model").file("video_action_model.onnx")
     predictor = open_model(model)
+    if predictor.provenance.synthetic:
+        print("note: this model was trained on the built-in synthetic sample, not on real videos", file=sys.stderr)
     console = Console(highlight=False)
     table = csv.writer(sys.stdout)
     if as_csv:

@@ -120,7 +120,8 @@ def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) ->
 
     best_epoch = write_deployable(Path(best.best_model_path) if validated else last, work / CHECKPOINT_FILE)
     epochs = history.epochs()
-    plot_curves(epochs, work / CURVES_FILE, title=f"{spec.network} on {provenance.dataset or 'videos'}")
+    synthetic = " (synthetic)" if provenance.synthetic else ""
+    plot_curves(epochs, work / CURVES_FILE, title=f"{spec.network} on {provenance.dataset or 'videos'}{synthetic}")
     summary = {
         "epochs_run": len(epochs),
         "best_epoch": best_epoch,
