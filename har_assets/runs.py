@@ -27,8 +27,12 @@ from dagster import (
 )
 from dagster._core.execution.step_dependency_config import StepDependencyConfig
 
+from har_assets.training.outbox import settle
+
 HOST_TAG = "har/host"
 PROCESS_TAG = "har/process"
+OUTBOX_TAG = "har/mlflow_outbox"
+"""Folder in which the steps of a run keep what MLflow has not got yet."""
 
 UNFINISHED = [DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.CANCELING]
 
@@ -68,6 +72,8 @@ def release_dead_runs(instance: DagsterInstance) -> list[str]:
     for run in dead_runs(instance):
         instance.report_run_failed(run, f"Its process {run.tags[PROCESS_TAG]} ended without a word (killed?).")
         released.append(run.run_id)
+        if outbox := run.tags.get(OUTBOX_TAG):
+            settle(Path(outbox))  # its MLflow run ends as KILLED
     storage = instance.event_log_storage
     if storage.supports_global_concurrency_limits:
         for run_id in storage.get_concurrency_run_ids():

@@ -64,15 +64,8 @@ def onnx_model(
             top1_agreement=config.top1_agreement,
         )
         parity.require("The ONNX model", "the checkpoint")
-        with mlflow.continued_run(store.project_folder, parent.provenance.mlflow_run_id) as run:
-            if run:
-                run.metrics(
-                    {
-                        "onnx_max_difference": parity.max_difference,
-                        "onnx_top1_agreement": parity.top1_agreement,
-                    }
-                )
-                run.file(path)
+        making.run.metrics({"onnx_max_difference": parity.max_difference, "onnx_top1_agreement": parity.top1_agreement})
+        making.run.file(path)
         return Product(
             headline=f"parity on {parity.clips} clips: max |difference| {parity.max_difference:.1e}, "
             f"same top-1 {parity.top1_agreement:.1%}",
@@ -80,7 +73,9 @@ def onnx_model(
             checks={"parity_with_checkpoint": parity.to_dict()},
         )
 
-    return publish(context, store, config, build, upstream=("trained_checkpoint", "frame_cache", "test_manifest"))
+    return publish(
+        context, store, config, build, upstream=("trained_checkpoint", "frame_cache", "test_manifest"), mlflow=mlflow
+    )
 
 
 def some_clips(inputs: dict[str, Artifact], spec: ModelSpec, count: int) -> "Clips":
@@ -140,10 +135,8 @@ def trt_engine(
         path = making.folder / ENGINE
         engine = build_engine(onnx.file(ONNX), path, options)
         not_measured = "not measured: the engine has not been loaded on a fitting GPU yet"
-        with mlflow.continued_run(store.project_folder, onnx.record.lineage.get("mlflow_run_id", "")) as run:
-            if run:
-                run.file(path)
-                run.file(sidecar_path(path))
+        making.run.file(path)
+        making.run.file(sidecar_path(path))
         figures = {k: v for k, v in engine.items() if k not in ("spec", "provenance", "log")}
         return Product(
             headline=f"{engine['builder']} {engine['builder_version']}, {engine['precision']}, "
@@ -151,7 +144,7 @@ def trt_engine(
             metadata={**figures, "build_log": engine["log"], "parity": not_measured},
         )
 
-    return publish(context, store, config, build, upstream=("onnx_model",))
+    return publish(context, store, config, build, upstream=("onnx_model",), mlflow=mlflow)
 
 
 def refuse_failed_parity(artifact: Artifact) -> None:

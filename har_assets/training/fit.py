@@ -17,19 +17,18 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from pytorch_lightning.loggers import MLFlowLogger
 
-from har_assets.errors import HarError
 from har_assets.model.data import ClipDataModule
-from har_assets.model.lightning import VideoActionModel
+from har_assets.model.lightning import VideoActionModel, load_checkpoint
 from har_assets.model.networks import check_clip_size, find_network
 from har_assets.model.spec import ModelSpec, Provenance, to_metadata
-from har_assets.report.plots import plot_curves
+from har_assets.report.plots import plot_confusion, plot_curves
+from har_assets.training.confusion import validation_confusion
 from har_assets.training.lifeline import exclusive
-from har_assets.training.request import SUMMARY_FILE, TrainingRequest
+from har_assets.training.request import CONFUSION_FILE, SUMMARY_FILE, TrainingRequest
+from har_assets.training.tracking import Tracking
 
 HISTORY_FILE = "history.jsonl"
-RUN_ID_FILE = "mlflow_run_id"
 CHECKPOINT_FILE = "model.ckpt"
 CURVES_FILE = "curves.png"
 
@@ -38,8 +37,9 @@ def fit(request: TrainingRequest, report: Callable[[str], None] = print) -> dict
     """Train as requested and return the summary that `summary.json` holds.
 
     The work folder then has `model.ckpt` (weights of the best epoch, without optimiser state),
-    `curves.png`, `history.jsonl` (one line an epoch) and `summary.json`. Called again after any
-    kind of end it goes on after the last whole epoch; after a complete one it returns at once.
+    `curves.png`, `validation_confusion.png` where there are validation clips, `history.jsonl` (one line an epoch)
+    and `summary.json`. Called again after any kind of end it goes on after the last whole epoch; after a complete one
+    it returns at once.
 
     Raises:
         HarError: another process trains in the folder, or the request cannot be met.
@@ -51,16 +51,20 @@ def fit(request: TrainingRequest, report: Callable[[str], None] = print) -> dict
         if summary_file.is_file():
             summary: dict[str, Any] = json.loads(summary_file.read_text())
             return summary
-        return _fit(request, work, report)
+        spec = _spec(request)
+        with Tracking.open(request, work, report) as tracking:
+            summary = _fit(request, spec, work, report, tracking)
+        partial = work / (SUMMARY_FILE + ".partial")
+        partial.write_text(json.dumps(summary, indent=2) + "\n")
+        os.replace(partial, work / SUMMARY_FILE)
+        return summary
 
 
-def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) -> dict[str, Any]:
+def _fit(
+    request: TrainingRequest, spec: ModelSpec, work: Path, report: Callable[[str], None], tracking: Tracking
+) -> dict[str, Any]:
     pl.seed_everything(request.seed, workers=True, verbose=False)
-    spec = _spec(request)
-    logger = _open_mlflow(request, work)
-    provenance = dataclasses.replace(
-        Provenance.from_json(request.provenance), mlflow_run_id=logger.run_id or "" if logger else ""
-    )
+    provenance = dataclasses.replace(Provenance.from_json(request.provenance), mlflow_run_id=tracking.run_id)
     data = _data(request, spec)
     model = VideoActionModel(to_metadata(spec, provenance), **request.recipe)
     validated = len(data.clips["val"]) > 0
@@ -70,7 +74,7 @@ def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) ->
     history = EpochHistory(work / HISTORY_FILE, request, report)
     folder = work / "checkpoints"
     every_epoch = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-    callbacks: list[Callback] = [OrderlyStop(), history, every_epoch]
+    callbacks: list[Callback] = [OrderlyStop(), history, every_epoch, *tracking.callbacks]
     if validated:
         best = ModelCheckpoint(
             folder, "best", monitor="val_rank", mode="max", save_on_train_epoch_end=True, enable_version_counter=False
@@ -86,11 +90,10 @@ def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) ->
         f"{spec.frame_width} in {precision} ({why}), {len(data.clips['val'])} for validation"
         + (f", going on from {last}." if last.exists() else ".")
     )
-    if logger:
-        logger.log_hyperparams(
-            {**request.recipe, "epochs": request.epochs, "batch_size": request.batch_size, "seed": request.seed,
-             "precision": precision, **{f"spec.{k}": v for k, v in dataclasses.asdict(spec).items() if k != "labels"}}
-        )  # fmt: skip
+    tracking.params(
+        {**request.recipe, "epochs": request.epochs, "batch_size": request.batch_size, "seed": request.seed,
+         "precision": precision, **{f"spec.{k}": v for k, v in dataclasses.asdict(spec).items() if k != "labels"}}
+    )  # fmt: skip
     started = time.monotonic()
     try:
         with warnings.catch_warnings():
@@ -100,7 +103,7 @@ def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) ->
             trainer = pl.Trainer(
                 max_epochs=request.epochs,
                 precision=precision,  # type: ignore[arg-type]
-                logger=logger or False,
+                logger=tracking.logger or False,
                 callbacks=callbacks,
                 enable_progress_bar=False,
                 enable_model_summary=False,
@@ -112,16 +115,19 @@ def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) ->
             trainer.fit(model, data, ckpt_path=last if last.exists() else None, weights_only=True)
     except (KeyboardInterrupt, SystemExit):
         # Lightning turns an interrupt into an orderly stop and then exits, after SIGTERM with status 0.
-        _close_mlflow(logger, "KILLED")
         raise KeyboardInterrupt from None
-    except BaseException:
-        _close_mlflow(logger, "FAILED")
-        raise
 
     best_epoch = write_deployable(Path(best.best_model_path) if validated else last, work / CHECKPOINT_FILE)
     epochs = history.epochs()
     synthetic = " (synthetic)" if provenance.synthetic else ""
     plot_curves(epochs, work / CURVES_FILE, title=f"{spec.network} on {provenance.dataset or 'videos'}{synthetic}")
+    if validated:
+        chosen = load_checkpoint(work / CHECKPOINT_FILE, device=str(trainer.strategy.root_device))
+        confusion_KK = validation_confusion(chosen, data, trainer.precision_plugin.forward_context())
+        top1 = confusion_KK.trace() / confusion_KK.sum()
+        title = f"top-1 {top1:.3f} on {confusion_KK.sum()} validation clips, epoch {best_epoch + 1}{synthetic}"
+        plot_confusion(confusion_KK, spec.labels, work / CONFUSION_FILE, title=title)
+        tracking.files(work / CONFUSION_FILE)
     summary = {
         "epochs_run": len(epochs),
         "best_epoch": best_epoch,
@@ -134,13 +140,7 @@ def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) ->
         "spec": json.loads(spec.to_json()),
         **{name: value for name, value in epochs[best_epoch].items() if isinstance(value, float)},
     }
-    if logger:
-        for name in (CHECKPOINT_FILE, CURVES_FILE):
-            logger.experiment.log_artifact(logger.run_id, str(work / name))
-        _close_mlflow(logger, "FINISHED")
-    partial = work / (SUMMARY_FILE + ".partial")
-    partial.write_text(json.dumps(summary, indent=2) + "\n")
-    os.replace(partial, work / SUMMARY_FILE)
+    tracking.files(work / CHECKPOINT_FILE, work / CURVES_FILE)
     return summary
 
 
@@ -275,39 +275,3 @@ class EpochHistory(Callback):
             return []
         lines = self.path.read_text().split("\n")[:-1]  # a torn last line has no newline
         return [json.loads(line) for line in lines]
-
-
-def _open_mlflow(request: TrainingRequest, work: Path) -> MLFlowLogger | None:
-    """The MLflow run of this work folder: reopened after a stop, else made new."""
-    if not request.mlflow_tracking_uri:
-        return None
-    # MLflow would ask an absent server for minutes; the training has not begun, so say it soon.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415 two seconds, only where it is used
-
-    run_id_file = work / RUN_ID_FILE
-    run_id = run_id_file.read_text().strip() if run_id_file.is_file() else None
-    logger = MLFlowLogger(
-        experiment_name=request.mlflow_experiment,
-        tracking_uri=request.mlflow_tracking_uri,
-        run_id=run_id,
-        tags=request.mlflow_tags,
-        artifact_location=request.mlflow_artifact_root or None,
-    )
-    try:
-        client = logger.experiment
-        if run_id:
-            client.update_run(run_id, status="RUNNING")
-    except MlflowException as error:
-        raise HarError(
-            f"MLflow at {request.mlflow_tracking_uri} does not answer as needed "
-            f"({str(error).splitlines()[0][:200]}): start it, or correct the resource mlflow's tracking_uri."
-        ) from error
-    run_id_file.write_text(logger.run_id or "")
-    return logger
-
-
-def _close_mlflow(logger: MLFlowLogger | None, status: str) -> None:
-    if logger:
-        logger.experiment.set_terminated(logger.run_id, status)
