@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import logging
 import os
@@ -29,12 +30,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from har_assets.errors import HarError
-from har_assets.training.lifeline import exclusive
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
+
+LOCK = ".lock"
 
 STEP_TAG = "step."
 """`step.onnx_model` of a run says how that step ended and which Dagster run it was."""
@@ -134,11 +136,7 @@ class Outbox:
         self._files += 1
         kept = self.folder / "files" / str(self._files) / path.name
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.unlink(missing_ok=True)
-        try:
-            os.link(path, kept)
-        except OSError:  # another file system
-            shutil.copy2(path, kept)
+        shutil.copy2(path, kept)
         self._append({"file": str(kept.relative_to(self.folder)), "into": into})
 
     def enter_state(self, state: str) -> None:
@@ -171,7 +169,7 @@ class Outbox:
                 replace_text(self.folder / "sent", str(end))
                 for entry in entries:
                     if "file" in entry:
-                        shutil.rmtree((self.folder / entry["file"]).parent)
+                        shutil.rmtree((self.folder / entry["file"]).parent, ignore_errors=True)
 
     def _batches(self) -> Iterator[tuple[list[dict[str, Any]], int]]:
         """Entries that go in one request, and the offset at which they end."""
@@ -284,22 +282,63 @@ class Outbox:
 def opened(folder: Path, address: Address | None = None, *, wait_s: float = 15.0) -> Iterator[Outbox]:
     """The outbox of a folder, for this process alone; removed at the end when it is done.
 
-    `address` makes it where it is missing. HarError when another process has it, or it is not there.
+    `address` makes it where it is missing. HarError when another process still has it after `wait_s` seconds, or it
+    is not there.
     """
-    if not folder.is_dir() and address is None:
-        raise HarError(f"There is no outbox {folder}.")
-    with exclusive(folder, "an MLflow run", wait_s=wait_s):
-        if not (folder / "address.json").is_file():
-            if address is None:
-                with contextlib.suppress(OSError):  # its writer has removed it in this moment
-                    (folder / ".lock").unlink()
-                    folder.rmdir()
-                raise HarError(f"There is no outbox {folder}.")
-            write_address(folder, address)
+    lock = _lock_new(folder, address) if address and not folder.is_dir() else _lock(folder, wait_s)
+    with lock:
         outbox = Outbox(folder, read_address(folder))
-        yield outbox
-        if outbox.done:
-            shutil.rmtree(folder)
+        try:
+            yield outbox
+        finally:
+            if outbox.done:
+                gone = folder.with_name(f".{folder.name}.done")
+                folder.rename(gone)  # at once for everybody else
+                shutil.rmtree(gone)
+
+
+def _lock_new(folder: Path, address: Address) -> IO[str]:
+    """Make an outbox, locked before others can see it; the open lock file."""
+    new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
+    new.mkdir(parents=True, exist_ok=True)
+    write_address(new, address)
+    lock = (new / LOCK).open("w+")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    _sign(lock)
+    new.rename(folder)
+    return lock
+
+
+def _lock(folder: Path, wait_s: float) -> IO[str]:
+    """Lock an outbox that is there; the open lock file. Any end of the process frees it."""
+    try:
+        lock = (folder / LOCK).open("r+")
+    except FileNotFoundError:
+        raise HarError(f"There is no outbox {folder}.") from None
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(0.1)
+                continue
+            holder = lock.read().strip() or "unknown"
+            lock.close()
+            raise HarError(f"Process {holder} is already at work on {folder}: wait for it to end or stop it.") from None
+    if not (folder / LOCK).exists():  # done with and removed while this process waited
+        lock.close()
+        raise HarError(f"There is no outbox {folder}.")
+    _sign(lock)
+    return lock
+
+
+def _sign(lock: IO[str]) -> None:
+    lock.seek(0)
+    lock.truncate()
+    lock.write(str(os.getpid()))
+    lock.flush()
 
 
 def write_address(folder: Path, address: Address) -> None:
@@ -338,8 +377,8 @@ def settle(root: Path, *, but: str = "") -> list[Settled]:
     """
     results = []
     for folder in sorted(root.glob("*/")):
-        if folder.name == but or not (folder / "address.json").is_file():
-            continue  # is just being made
+        if folder.name == but or folder.name.startswith("."):  # is just being made or removed
+            continue
         try:
             with opened(folder, wait_s=0) as outbox:
                 if outbox.state in ("", RUNNING):
