@@ -45,6 +45,9 @@ METRICS_A_REQUEST = 1000
 PARAMS_A_REQUEST = 100
 """Limits of MLflow's log_batch."""
 
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+"""Beginnings of the tracking addresses that MLflow opens by SQLAlchemy."""
+
 REFUSED = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"})
 """Error codes of an entry that no repetition makes acceptable."""
 
@@ -420,7 +423,10 @@ def status_of(steps: Mapping[str, str]) -> str:
 
 
 def client_of(tracking_uri: str) -> Any:
-    """A client of MLflow that gives an absent server up within seconds: what is not sent is kept and sent again."""
+    """A client of MLflow that gives an absent server up within seconds: what is not sent is kept and sent again.
+
+    Raises what SQLAlchemy raises for a database that cannot be opened.
+    """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -428,6 +434,13 @@ def client_of(tracking_uri: str) -> Any:
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     from mlflow import MlflowClient  # noqa: PLC0415 two seconds, only where it is used
 
+    if tracking_uri.startswith(DATABASES):
+        import sqlalchemy  # noqa: PLC0415
+
+        # MLflow would try a database that cannot be opened for 100 s.
+        engine = sqlalchemy.create_engine(tracking_uri)
+        engine.connect().close()
+        engine.dispose()
     return MlflowClient(tracking_uri)
 
 
@@ -440,7 +453,7 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     while (cause := innermost.__cause__ or innermost.__context__) is not None:
         innermost = cause
     text = str(innermost) if isinstance(innermost, OSError) and innermost.strerror else str(error)
-    words = " ".join(text.split()) or type(error).__name__
+    words = " ".join(text.split("(Background on this error")[0].split()) or type(error).__name__
     return words if len(words) <= limit else words[: limit - 1] + "…"
 
 
