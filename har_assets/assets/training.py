@@ -150,7 +150,8 @@ def training_request(
         synthetic=lineage["synthetic"],
         data_version=lineage["data_version"],
         split=lineage["split"],
-        git_commit=git_commit(store.project_folder),
+        # A project folder without git: the commit of the code.
+        git_commit=git_commit(store.project_folder) or git_commit(Path(__file__).parent),
     )
     return TrainingRequest(
         work=str(making.work),

@@ -23,6 +23,7 @@ from har_assets.training.outbox import (
     Outbox,
     UndeliveredError,
     client_of,
+    experiment_of,
     one_line,
     opened,
     report_settled,
@@ -81,9 +82,7 @@ class MlflowTracking(dg.ConfigurableResource):
         """Make the local database and the experiment where they are missing; nothing for a server."""
         if not self.tracking_uri.startswith("sqlite:"):
             return
-        client = client_of(self.uri(project))
-        if client.get_experiment_by_name(self.experiment) is None:
-            client.create_experiment(self.experiment, artifact_location=self.artifact_location(project))
+        experiment_of(client_of(self.uri(project)), self.experiment, self.artifact_location(project))
 
     @contextlib.contextmanager
     def continued_run(

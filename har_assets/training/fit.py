@@ -125,7 +125,7 @@ def _fit(
         chosen = load_checkpoint(work / CHECKPOINT_FILE, device=str(trainer.strategy.root_device))
         confusion_KK = validation_confusion(chosen, data, trainer.precision_plugin.forward_context())
         top1 = confusion_KK.trace() / confusion_KK.sum()
-        title = f"top-1 {top1:.3f} on {confusion_KK.sum()} validation clips, epoch {best_epoch + 1}{synthetic}"
+        title = f"top-1 {top1:.3f} on {confusion_KK.sum()} validation clips,\nepoch {best_epoch + 1}{synthetic}"
         plot_confusion(confusion_KK, spec.labels, work / CONFUSION_FILE, title=title)
         tracking.files(work / CONFUSION_FILE)
     summary = {

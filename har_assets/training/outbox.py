@@ -430,6 +430,7 @@ def client_of(tracking_uri: str) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # twice at each end of a step
     # It warns of each repetition; an absent server is told once, in words.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     from mlflow import MlflowClient  # noqa: PLC0415 two seconds, only where it is used
@@ -442,6 +443,25 @@ def client_of(tracking_uri: str) -> Any:
         engine.connect().close()
         engine.dispose()
     return MlflowClient(tracking_uri)
+
+
+def experiment_of(client: Any, name: str, artifact_location: str) -> str:
+    """Id of the experiment of that name, made where it is missing. Raises what MLflow raises."""
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            # The kind makes the web UI open on the list of runs and not on an empty page about language models.
+            made: str = client.create_experiment(
+                name, artifact_location or None, tags={"mlflow.experimentKind": "custom_model_development"}
+            )
+            return made
+        except MlflowException:
+            found = client.get_experiment_by_name(name)  # made by another process just now
+            if found is None:
+                raise
+    return str(found.experiment_id)
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

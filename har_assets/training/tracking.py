@@ -30,6 +30,7 @@ from har_assets.training.outbox import (
     Outbox,
     UndeliveredError,
     client_of,
+    experiment_of,
     one_line,
     opened,
     report_settled,
@@ -96,7 +97,7 @@ class Tracking:
                 outbox.forget_sent()
             outbox.readdress(address)
             outbox.enter_state(RUNNING)
-            outbox.tags({**request.mlflow_tags, **machine_tags()})
+            outbox.tags({name: text for name, text in {**request.mlflow_tags, **machine_tags()}.items() if text})
             for path in write_environment(work / "environment"):
                 outbox.file(path, "environment")
             # Now, so that a file store without access is found before the training and not after it.
@@ -185,19 +186,9 @@ def _lineage(work: Path) -> str:
 def find_or_create_run(request: TrainingRequest, lineage: str) -> str:
     """Id of the run that has the tag of this lineage, else of a new one. Raises what MLflow raises."""
     client = client_of(request.mlflow_tracking_uri)
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415
     from mlflow.tracking.context.registry import resolve_tags  # noqa: PLC0415
 
-    experiment = client.get_experiment_by_name(request.mlflow_experiment)
-    if experiment is None:
-        try:
-            experiment_id = client.create_experiment(request.mlflow_experiment, request.mlflow_artifact_root or None)
-        except MlflowException:
-            experiment = client.get_experiment_by_name(request.mlflow_experiment)  # made by another process just now
-            if experiment is None:
-                raise
-    if experiment is not None:
-        experiment_id = experiment.experiment_id
+    experiment_id = experiment_of(client, request.mlflow_experiment, request.mlflow_artifact_root)
     found = client.search_runs([experiment_id], f"tags.`{LINEAGE_TAG}` = '{lineage}'", max_results=1)
     if found:
         return str(found[0].info.run_id)
@@ -307,8 +298,10 @@ class OutboxLogger(Logger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Enter figures of a step."""
+        # Lightning adds the epoch to all figures: a diagonal, among curves that say something.
+        figures = {name: value for name, value in metrics.items() if name != "epoch"}
         try:
-            self._outbox.metrics(metrics, step or 0)
+            self._outbox.metrics(figures, step or 0)
         except OSError as error:
             if not self._lost:
                 self._report(f"Metrics cannot be kept in {self._outbox.folder} ({error.strerror}): free some space.")
