@@ -28,6 +28,7 @@ from har_assets.training.outbox import (
     opened,
     report_settled,
     settle,
+    undisturbed,
 )
 
 WEB_UI_VARIABLE = "HAR_DAGSTER_UI"
@@ -127,13 +128,14 @@ class MlflowTracking(dg.ConfigurableResource):
                 state = KILLED
                 raise
             finally:
-                outbox.enter_state(state)
-                try:
-                    outbox.deliver_at_last(pauses_s=(2.0,) if state == FINISHED else ())
-                except UndeliveredError as error:
-                    report(f"{error} The next step of this model sends it, or `har mlflow-sync`.")
-                for refused in outbox.refused:
-                    report(f"MLflow refused an entry: {refused}")
+                with undisturbed():
+                    outbox.enter_state(state)
+                    try:
+                        outbox.deliver_at_last(pauses_s=(2.0,) if state == FINISHED else ())
+                    except UndeliveredError as error:
+                        report(f"{error} The next step of this model sends it, or `har mlflow-sync`.")
+                    for refused in outbox.refused:
+                        report(f"MLflow refused an entry: {refused}")
 
     def download(self, project: Path, run_id: str, name: str, folder: Path) -> Path:
         """Copy a file of a run into `folder` and return its path; HarError where there is no such run or file."""

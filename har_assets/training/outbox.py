@@ -25,6 +25,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -344,6 +345,23 @@ def _sign(lock: IO[str]) -> None:
     lock.flush()
 
 
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ignore SIGINT and SIGTERM for the seconds that saying how a step ended takes.
+
+    Ctrl-C in a terminal reaches a training twice, and a third signal comes when its parent dies.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
 def write_address(folder: Path, address: Address) -> None:
     """Write `address.json`, at once or not at all."""
     replace_text(folder / "address.json", json.dumps(dataclasses.asdict(address), indent=2) + "\n")
@@ -379,8 +397,8 @@ def settle(root: Path, *, but: str = "") -> list[Settled]:
     Outboxes in use are left alone. MLflow is imported only where there is something to do.
     """
     results = []
-    for folder in sorted(root.glob("*/")):
-        if folder.name == but or folder.name.startswith("."):  # is just being made or removed
+    for folder in sorted(root.glob("[!.]*/")):  # a name with a dot is just being made or removed
+        if folder.name == but:
             continue
         try:
             with opened(folder, wait_s=0) as outbox:
@@ -397,6 +415,16 @@ def settle(root: Path, *, but: str = "") -> list[Settled]:
         except HarError:
             continue  # its writer lives, and ends it itself
     return results
+
+
+def unsettled(root: Path) -> list[Path]:
+    """Outboxes below `root` that nobody has open and that `settle` would have something to do with."""
+    found = []
+    for folder in sorted(root.glob("[!.]*/")):
+        with contextlib.suppress(HarError), opened(folder, wait_s=0) as outbox:
+            if outbox.pending or outbox.state in ("", RUNNING):
+                found.append(folder)
+    return found
 
 
 def settle_status(client: Any, run_id: str) -> None:

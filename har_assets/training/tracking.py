@@ -35,6 +35,7 @@ from har_assets.training.outbox import (
     opened,
     report_settled,
     settle,
+    undisturbed,
 )
 from har_assets.training.request import TrainingRequest
 
@@ -137,6 +138,10 @@ class Tracking:
 
     def close(self, state: str) -> None:
         """End the run as FINISHED, FAILED or KILLED; what cannot be sent now is said and kept."""
+        with undisturbed():
+            self._close(state)
+
+    def _close(self, state: str) -> None:
         outbox = self._outbox
         if outbox is None:
             return

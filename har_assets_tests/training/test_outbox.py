@@ -27,6 +27,7 @@ from har_assets.training.outbox import (
     opened,
     settle,
     status_of,
+    unsettled,
 )
 from har_assets_tests.mlflow_server import files_of, steps_of
 
@@ -197,10 +198,12 @@ def test_what_a_killed_writer_left_is_sent_and_its_run_is_killed(tmp_path: Path,
     child = abandoned(tmp_path / "box", database, run_id)
     try:
         assert settle(tmp_path) == [], "its writer lives"
+        assert unsettled(tmp_path) == []
         assert status(database, run_id) == RUNNING
     finally:
         child.send_signal(signal.SIGKILL)
         child.communicate()
+    assert unsettled(tmp_path) == [tmp_path / "box"]
     assert [result.left for result in settle(tmp_path)] == [""]
     assert status(database, run_id) == KILLED
     assert steps_of(database, run_id, "loss") == [1, 2]

@@ -155,6 +155,23 @@ def test_a_training_killed_by_kill_nine_keeps_its_run_and_one_history(
     assert list((tmp_path / "outbox").iterdir()) == []
 
 
+def test_a_training_interrupted_again_and_again_still_says_that_it_was_killed(
+    tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec, database: str
+) -> None:
+    work = tmp_path / "work"
+    request = request_for(
+        work, tiny_cache, tiny_spec, epochs=20_000, mlflow_tracking_uri=database, mlflow_experiment="impatient"
+    )
+    child = start(request, work)
+    wait_for_epochs(work, 2, child)
+    deadline = time.monotonic() + 60
+    while child.poll() is None and time.monotonic() < deadline:
+        child.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    child.communicate()
+    assert only_run(database, "impatient").info.status == "KILLED"
+
+
 def test_a_run_that_was_deleted_is_made_again_with_all_of_its_history(
     tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec, database: str
 ) -> None:
