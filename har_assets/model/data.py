@@ -304,7 +304,7 @@ class ClipLoader:
 
     def _to_gpu(self) -> Any:
         torch.cuda.set_device(self.device)
-        side = torch.cuda.Stream(self.device)
+        side = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
         def make(number: int, picks: Picks, pool: ThreadPoolExecutor) -> tuple[Batch, Any]:
             if len(self._pinned) <= self.ahead:
@@ -329,7 +329,7 @@ class _Pinned:
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.clips_BTHWC = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-        self.copied = torch.cuda.Event()
+        self.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
 
 class ClipDataModule(pl.LightningDataModule):

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -77,8 +77,7 @@ def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) ->
     pl.seed_everything(request.seed, workers=True, verbose=False)
     spec = _spec(request)
     check_recipe(request.recipe)
-    cuda = torch.cuda.is_available()
-    devices = _devices(request, cuda)
+    devices = _devices(request)
     logger = _open_mlflow(request, work) if first else None
     provenance = dataclasses.replace(
         Provenance.from_json(request.provenance), mlflow_run_id=logger.run_id or "" if logger else ""
@@ -89,18 +88,15 @@ def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) ->
     if not validated:
         report("No validation clips: the last epoch is kept instead of the best, early stopping is off.")
 
-    folder = work / "checkpoints"
-    last = folder / "last.ckpt"
+    last = work / "checkpoints" / "last.ckpt"
     if request.pretrained and not last.exists():
         _load_weights(Path(request.pretrained), model)
     history = EpochHistory(work / HISTORY_FILE, request, report)
-    every_epoch = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-    callbacks: list[Callback] = [OrderlyStop(), history, every_epoch]
-    if validated:
-        best = ModelCheckpoint(
-            folder, "best", monitor="val_rank", mode="max", save_on_train_epoch_end=True, enable_version_counter=False
-        )
-        callbacks.append(best)
+    every_epoch = ModelCheckpoint(last.parent, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    best = ModelCheckpoint(
+        last.parent, "best", monitor="val_rank", mode="max", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    callbacks: list[Callback] = [OrderlyStop(), history, every_epoch, *([best] if validated else [])]
     if validated and request.early_stopping:
         callbacks.append(EarlyStopping(monitor="val_top1", mode="max", patience=request.early_stopping))
 
@@ -120,58 +116,27 @@ def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) ->
              **{f"spec.{k}": v for k, v in dataclasses.asdict(spec).items() if k != "labels"}}
         )  # fmt: skip
     started = time.monotonic()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*number of training batches.*")
-            # Lightning looks at PyTorch's own loaders for these; ClipLoader has threads and its own order.
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            trainer = pl.Trainer(
-                accelerator="cuda" if cuda else "cpu",
-                devices=devices,
-                num_nodes=request.nodes,
-                strategy=DDPStrategy(gradient_as_bucket_view=True) if devices * request.nodes > 1 else "auto",
-                use_distributed_sampler=False,
-                sync_batchnorm=request.recipe.get("batch_norm") == "sync" and devices * request.nodes > 1,
-                max_epochs=request.epochs,
-                precision=precision,  # type: ignore[arg-type]
-                gradient_clip_val=request.gradient_clip or None,
-                deterministic="warn" if request.deterministic else None,
-                benchmark=cuda and not request.deterministic,
-                logger=logger or False,
-                callbacks=callbacks,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                num_sanity_val_steps=0,
-                log_every_n_steps=max(1, len(data.clips["train"]) // (request.batch_size * devices * request.nodes)),
-                default_root_dir=work,
-            )
-            model.network.to(memory_format=torch.channels_last_3d)
-            if compiled:
-                # In place: the parameters keep their names in checkpoints.
-                model.network.compile()
-                model.augment = torch.compile(augment)
-            trainer.fit(model, data, ckpt_path=last if last.exists() else None, weights_only=True)
-    except (KeyboardInterrupt, SystemExit):
-        # Lightning turns an interrupt into an orderly stop and then exits, after SIGTERM with status 0.
-        _close_mlflow(logger, "KILLED")
-        raise KeyboardInterrupt from None
-    except torch.OutOfMemoryError:
-        _close_mlflow(logger, "FAILED")
-        raise HarError(
-            f"A batch of {request.batch_size} clips of {spec.num_frames}x{spec.frame_height}x{spec.frame_width} does "
-            f"not fit {device_name()} ({torch.cuda.mem_get_info()[1] / 1e9:.0f} GB): choose a smaller batch_size, "
-            f"{max(1, request.batch_size // 2)} for instance, or more devices."
-        ) from None
-    except BaseException:
-        _close_mlflow(logger, "FAILED")
-        raise
+    with _true_ending(logger, request, spec), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*number of training batches.*")
+        # Lightning looks at PyTorch's own loaders for these; ClipLoader has threads and its own order.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        trainer = _trainer(request, precision, devices, logger, callbacks, len(data.clips["train"]))
+        model.network.to(memory_format=torch.channels_last_3d)
+        if compiled:
+            # In place: the parameters keep their names in checkpoints.
+            model.network.compile()
+            model.augment = torch.compile(augment)
+        trainer.fit(model, data, ckpt_path=last if last.exists() else None, weights_only=True)
     if not first:
         return
-
     best_epoch = write_deployable(Path(best.best_model_path) if validated else last, work / CHECKPOINT_FILE)
     epochs = history.epochs()
     synthetic = " (synthetic)" if provenance.synthetic else ""
     plot_curves(epochs, work / CURVES_FILE, title=f"{spec.network} on {provenance.dataset or 'videos'}{synthetic}")
+    if logger:
+        for name in (CHECKPOINT_FILE, CURVES_FILE):
+            logger.experiment.log_artifact(logger.run_id, str(work / name))
+        _close_mlflow(logger, "FINISHED")
     summary = {
         "epochs_run": len(epochs),
         "best_epoch": best_epoch,
@@ -187,13 +152,62 @@ def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) ->
         "spec": json.loads(spec.to_json()),
         **{name: value for name, value in epochs[best_epoch].items() if isinstance(value, float)},
     }
-    if logger:
-        for name in (CHECKPOINT_FILE, CURVES_FILE):
-            logger.experiment.log_artifact(logger.run_id, str(work / name))
-        _close_mlflow(logger, "FINISHED")
     partial = work / (SUMMARY_FILE + ".partial")
     partial.write_text(json.dumps(summary, indent=2) + "\n")
     os.replace(partial, work / SUMMARY_FILE)
+
+
+@contextlib.contextmanager
+def _true_ending(logger: MLFlowLogger | None, request: TrainingRequest, spec: ModelSpec) -> Iterator[None]:
+    """Close the MLflow run KILLED or FAILED where the training ends so; say in a sentence when memory ran out."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        # Lightning turns an interrupt into an orderly stop and then exits, after SIGTERM with status 0.
+        _close_mlflow(logger, "KILLED")
+        raise KeyboardInterrupt from None
+    except torch.OutOfMemoryError:
+        _close_mlflow(logger, "FAILED")
+        raise HarError(
+            f"A batch of {request.batch_size} clips of {spec.num_frames}x{spec.frame_height}x{spec.frame_width} does "
+            f"not fit {device_name()} ({torch.cuda.mem_get_info()[1] / 1e9:.0f} GB): choose a smaller batch_size, "
+            f"{max(1, request.batch_size // 2)} for instance, or more devices."
+        ) from None
+    except BaseException:
+        _close_mlflow(logger, "FAILED")
+        raise
+
+
+def _trainer(
+    request: TrainingRequest,
+    precision: str,
+    devices: int,
+    logger: MLFlowLogger | None,
+    callbacks: list[Callback],
+    train_clips: int,
+) -> pl.Trainer:
+    cuda = torch.cuda.is_available()
+    world_size = devices * request.nodes
+    return pl.Trainer(
+        accelerator="cuda" if cuda else "cpu",
+        devices=devices,
+        num_nodes=request.nodes,
+        strategy=DDPStrategy(gradient_as_bucket_view=True) if world_size > 1 else "auto",
+        use_distributed_sampler=False,
+        sync_batchnorm=request.recipe.get("batch_norm") == "sync" and world_size > 1,
+        max_epochs=request.epochs,
+        precision=precision,  # type: ignore[arg-type]
+        gradient_clip_val=request.gradient_clip or None,
+        deterministic="warn" if request.deterministic else None,
+        benchmark=cuda and not request.deterministic,
+        logger=logger or False,
+        callbacks=callbacks,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=max(1, train_clips // (request.batch_size * world_size)),
+        default_root_dir=request.work,
+    )
 
 
 def _spec(request: TrainingRequest) -> ModelSpec:
@@ -228,10 +242,10 @@ def check_recipe(recipe: dict[str, Any]) -> None:
             raise HarError(f"{name} is {recipe[name]}: choose 0 or more and less than 1.")
 
 
-def _devices(request: TrainingRequest, cuda: bool) -> int:
+def _devices(request: TrainingRequest) -> int:
     """Processes of this node, one a device; HarError where there are not so many GPUs."""
     devices = count_devices(request)
-    if cuda and devices > torch.cuda.device_count():
+    if torch.cuda.is_available() and devices > torch.cuda.device_count():
         raise HarError(
             f"This machine has {torch.cuda.device_count()} GPUs, not {devices}: choose devices 0 for all of them."
         )
