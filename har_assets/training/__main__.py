@@ -92,13 +92,21 @@ def _torchrun(request_file: Path, request: TrainingRequest, devices: int) -> int
     except SignalException:
         raise KeyboardInterrupt from None
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        error_file = Path(request.work) / ERROR_FILE
+        killed = {
+            rank: f.exitcode for rank, f in error.failures.items() if f.exitcode < 0 and -f.exitcode != signal.SIGTERM
+        }
+        if killed:
+            # The others then fail for want of it, which is not the cause.
+            error_file.unlink(missing_ok=True)
         _say(
-            Path(request.work) / ERROR_FILE,
-            f"The training process of device {rank} ended with {failure.exitcode} and no word of why (killed? out of "
-            "memory?): look at its output in the run's logs; the same command goes on after the last whole epoch.",
+            error_file,
+            f"The training process of device {next(iter(killed or error.failures))} ended with "
+            f"{next(iter(killed.values()), 1)} and no word of why (killed? out of memory?): look at its output in the "
+            "run's logs; the same command goes on after the last whole epoch.",
         )
-        return 130 if failure.exitcode == 130 else 1
+        print(f"error: {error_file.read_text()}", file=sys.stderr)
+        return 130 if error_file.read_text() == STOPPED else 1
     return 0
 
 
