@@ -396,6 +396,7 @@ class EpochHistory(Callback):
         self.request = request
         self.report = report
         self.started = 0.0
+        self.trained_seconds = 0.0
         self.clips = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -410,7 +411,7 @@ class EpochHistory(Callback):
         """Make the draws of each batch depend on the seed and its number alone, whatever this process did before."""
         # Not in on_train_epoch_start, which Lightning skips in the first epoch after a resume.
         if batch_idx == 0:
-            self.started, self.clips = time.monotonic(), 0
+            self.started, self.trained_seconds, self.clips = time.monotonic(), 0.0, 0
         step = trainer.global_step * trainer.world_size + trainer.global_rank
         torch.manual_seed(1_000_003 * self.request.seed + step)
 
@@ -420,15 +421,22 @@ class EpochHistory(Callback):
         """Count clips for the throughput."""
         self.clips += len(batch[1]) * trainer.world_size
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Training of this epoch has ended."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.trained_seconds = time.monotonic() - self.started
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report and record the epoch (Lightning has validated by now)."""
         # Reading the metrics waits for the GPU, so the time that follows is that of the work.
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         seconds = time.monotonic() - self.started
+        training = self.trained_seconds or seconds
         loader = trainer.datamodule.loaders["train"]  # type: ignore[attr-defined]
         speed = {
             "seconds": seconds,
-            "clips_per_second": self.clips / seconds,
+            "clips_per_second": self.clips / training,
             "data_seconds": loader.seconds_waited,
             "memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
         }
@@ -444,7 +452,7 @@ class EpochHistory(Callback):
         line = f"epoch {number}/{total}: loss {values['train_loss']:.3f}, top-1 {values['train_top1']:.3f}"
         if "val_top1" in values:
             line += f", val loss {values['val_loss']:.3f}, val top-1 {values['val_top1']:.3f}"
-        line += f", {speed['clips_per_second']:.1f} clips/s, {speed['data_seconds'] / seconds:.0%} waiting for data"
+        line += f", {speed['clips_per_second']:.1f} clips/s, {speed['data_seconds'] / training:.0%} waiting for data"
         if "gpu_memory_gb" in speed:
             line += f", {speed['gpu_memory_gb']:.1f} GB of GPU memory"
         self.report(f"{line}, {seconds * (total - number):.0f} s left")
