@@ -169,7 +169,7 @@ class VideoActionModel(pl.LightningModule):
     def _count(self, batch: Batch, metrics: MetricCollection) -> None:
         clips_BCTHW, labels_B, _ = batch
         windows = len(clips_BCTHW) // len(labels_B)
-        scores_BNK = self(clips_BCTHW).float().softmax(dim=1).unflatten(0, (-1, windows))
+        scores_BNK = self(clips_BCTHW).float().softmax(dim=1).view(len(labels_B), windows, -1)
         kept_B = labels_B != PADDING
         # The logarithm of scores is as good as logits: softmax gives the scores back.
         metrics.update(scores_BNK.mean(dim=1)[kept_B].clamp(min=1e-12).log(), labels_B[kept_B])
