@@ -75,10 +75,6 @@ def _torchrun(request_file: Path, request: TrainingRequest, devices: int) -> int
 
     from har_assets.video.workers import available_cores  # noqa: PLC0415
 
-    if request.nodes > 1 and not request.rendezvous:
-        raise HarError(
-            "Several nodes have to find each other: set rendezvous to host:port of one of them, a free port."
-        )
     where = (
         ["--nnodes", str(request.nodes), "--rdzv-backend", "c10d", "--rdzv-endpoint", request.rendezvous,
          "--rdzv-id", Path(request.work).name]

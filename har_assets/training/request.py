@@ -17,6 +17,30 @@ ERROR_FILE = "error.txt"
 """Why a training failed, in one sentence."""
 
 
+CHOICES = {
+    "optimizer": ("adam", "adamw"),
+    "schedule": ("one_cycle", "cosine", "constant"),
+    "batch_norm": ("batch", "frozen", "sync"),
+}
+"""Options of the recipe that are names."""
+
+
+def check_recipe(recipe: dict[str, Any]) -> None:
+    """Raise HarError, with what to choose, for options that are unknown or clash."""
+    for name, known in CHOICES.items():
+        if recipe.get(name, known[0]) not in known:
+            raise HarError(f"There is no {name} {recipe[name]!r}: choose {' or '.join(known)}.")
+    if recipe.get("schedule", "one_cycle") == "one_cycle" and recipe.get("warmup"):
+        raise HarError(
+            "one_cycle has a warm-up of its own: set warmup to 0, or choose the schedule cosine or constant."
+        )
+    if recipe.get("optimizer", "adam") == "adam" and recipe.get("weight_decay"):
+        raise HarError("adam would mix weight_decay with its momentum: choose the optimizer adamw, or weight_decay 0.")
+    for name in ("warmup", "zoom", "brightness", "saturation", "dropout", "label_smoothing"):
+        if not 0 <= recipe.get(name, 0) < 1:
+            raise HarError(f"{name} is {recipe[name]}: choose 0 or more and less than 1.")
+
+
 @dataclass(frozen=True)
 class TrainingRequest:
     """One training, complete: the same request in the same work folder goes on where it stopped."""
@@ -75,6 +99,23 @@ class TrainingRequest:
     """Where a newly made experiment keeps its files; empty leaves it to the server."""
     mlflow_tags: dict[str, str] = field(default_factory=dict)
     """Tags of the MLflow run: Dagster run, data version, commit."""
+
+    def __post_init__(self) -> None:
+        check_recipe(self.recipe)
+        if self.compile not in ("auto", "on", "off"):
+            raise HarError(f"There is no compile {self.compile!r}: choose auto, on or off.")
+        if self.precision not in ("auto", "32-true", "bf16-mixed", "16-mixed"):
+            raise HarError(f"There is no precision {self.precision!r}: choose auto, 32-true, bf16-mixed or 16-mixed.")
+        for name in ("epochs", "batch_size", "nodes", "val_windows", "max_stride"):
+            if getattr(self, name) < 1:
+                raise HarError(f"{name} is {getattr(self, name)}: choose 1 or more.")
+        for name in ("devices", "early_stopping", "gradient_clip", "threads"):
+            if getattr(self, name) < 0:
+                raise HarError(f"{name} is {getattr(self, name)}: choose 0 or more.")
+        if self.nodes > 1 and not self.rendezvous:
+            raise HarError(
+                "Several nodes have to find each other: set rendezvous to host:port of one of them, a free port."
+            )
 
     def write(self, path: Path) -> Path:
         """Write as JSON and return the path."""

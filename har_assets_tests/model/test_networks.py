@@ -170,9 +170,9 @@ def test_the_forms_for_gpus_give_the_sums_of_the_plain_ones(monkeypatch: pytest.
         with monkeypatch.context() as patch:
             patch.setattr(torch.Tensor, "is_cuda", True)
             folded = module(x_BCTHW)
-        torch.testing.assert_close(folded, plain)
+        torch.testing.assert_close(folded, plain, rtol=1e-4, atol=1e-5)  # summed in another order
         assert folded.is_contiguous(memory_format=torch.channels_last_3d)
         if folded.requires_grad:
             folded.square().sum().backward()
         for gradient, parameter in zip(gradients, module.parameters(), strict=True):
-            torch.testing.assert_close(parameter.grad, gradient)
+            torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-4)
