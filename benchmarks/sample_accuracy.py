@@ -1,6 +1,6 @@
 """Test accuracy on the built-in sample: three seeds, and as a control three trainings on single repeated frames.
 
-    python benchmarks/sample_accuracy.py            about eight minutes on two cores
+    python -m benchmarks.sample_accuracy            about eight minutes on two cores
 
 Needs the sample road (`make demo`); trains with its recipe, evaluates by video as test_predictions does.
 """
