@@ -158,7 +158,12 @@ if __name__ == "__main__":
     workers = [int(path.name) for path in pids.iterdir()]
     assert all(alive(pid) for pid in workers)
     parent.send_signal(ending)
-    parent.wait(20)
+    try:
+        parent.wait(20)
+    except subprocess.TimeoutExpired:
+        facts = Path(f"/proc/{parent.pid}/status").read_text()
+        parent.kill()
+        pytest.fail(f"the parent lives on after {ending.name}: {facts}")
     assert wait_until(lambda: not any(alive(pid) for pid in workers))
 
 
