@@ -203,7 +203,8 @@ def init() -> None:
 
 
 def _size(artifact: Artifact) -> str:
-    return f"{artifact.bytes / 1e6:.1f} MB" if artifact.bytes >= 1e5 else f"{artifact.bytes / 1e3:.1f} kB"
+    count = artifact.bytes + artifact.record.metadata.get("video_bytes", 0)  # the videos themselves lie in data/
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
 if __name__ == "__main__":
