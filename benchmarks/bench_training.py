@@ -1,8 +1,8 @@
 """Training throughput: the whole loop from the frame cache against the same step on data already on the device.
 
-    python benchmarks/bench_training.py                              cnn3d, batch 64, 16x112x112, one GPU
-    python benchmarks/bench_training.py --network i3d --batch 16 --frames 32 --size 224 --cache 240 320
-    python benchmarks/bench_training.py --smoke                      tiny, on a CPU: does it run?
+    python -m benchmarks.bench_training                              cnn3d, batch 64, 16x112x112, one GPU
+    python -m benchmarks.bench_training --network i3d --batch 16 --frames 32 --size 224 --cache 240 320
+    python -m benchmarks.bench_training --smoke                      tiny, on a CPU: does it run?
 
 The cache holds random frames in the shape of HMDB51 (128x171, 45 cached frames a clip). Three figures, each a
 median: a float32 eager step as a plain loop has it; our step (precision, memory format and compilation as

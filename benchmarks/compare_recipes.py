@@ -1,6 +1,6 @@
 """Recipes for cnn3d on the built-in sample, three seeds each: how the defaults of trained_checkpoint were chosen.
 
-    python benchmarks/compare_recipes.py --data sample --jobs 8      a minute a seed and recipe on two cores
+    python -m benchmarks.compare_recipes --data sample --jobs 8      a minute a seed and recipe on two cores
 
 Each line changes one thing of the defaults. Test top-1 is by video, the mean of four windows, on films that
 were not trained on. `docs/recipes.md` has what it printed.
@@ -15,8 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sample_data import sample_data, train_and_test
-
+from benchmarks.sample_data import sample_data, train_and_test
 from har_assets.video.frame_cache import CacheParams
 
 CACHE = CacheParams(36, 48, 2, 64)

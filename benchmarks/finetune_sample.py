@@ -1,6 +1,6 @@
 """Fine-tuning i3d from its Kinetics weights on the built-in sample: test top-1 and epochs.
 
-    python benchmarks/finetune_sample.py --data sample
+    python -m benchmarks.finetune_sample --data sample
 
 The sample is small and synthetic: this shows that weights, rates and frozen statistics work together.
 """
@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 
 import torch
-from sample_data import sample_data, train_and_test
 
+from benchmarks.sample_data import sample_data, train_and_test
 from har_assets.model.pretrained import pretrained_state
 from har_assets.video.frame_cache import CacheParams
 

@@ -1,6 +1,6 @@
 """Memory of a training over fifty epochs of the built-in sample: does it grow?
 
-    python benchmarks/training_memory.py --data sample               about three minutes on two cores
+python -m benchmarks.training_memory --data sample               about three minutes on two cores
 """
 
 import argparse
@@ -8,8 +8,8 @@ import json
 import tempfile
 from pathlib import Path
 
-from compare_recipes import CACHE, DEFAULTS, SPEC
-from sample_data import sample_data, train_and_test
+from benchmarks.compare_recipes import CACHE, DEFAULTS, SPEC
+from benchmarks.sample_data import sample_data, train_and_test
 
 
 def main() -> None:

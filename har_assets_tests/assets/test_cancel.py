@@ -14,8 +14,7 @@ import yaml
 from dagster import DagsterInstance, DagsterRunStatus
 from dagster_graphql import DagsterGraphQLClient
 
-from har_assets_tests.assets.test_road import make_own_videos
-from har_assets_tests.project import Project
+from har_assets_tests.project import Project, make_own_videos
 from har_assets_tests.test_web_ui import free_port
 from har_assets_tests.training.test_distributed import trainings_in
 

@@ -36,7 +36,7 @@ def test_the_engine_alone_can_be_selected_afterwards(sample: Project) -> None:
 
 def test_test_predictions_are_good_and_complete(sample: Project) -> None:
     artifact = sample.latest("test_predictions")
-    assert artifact.record.metadata["top1"] >= 0.8  # three seeds of benchmarks/sample_accuracy.py: above 0.9
+    assert artifact.record.metadata["top1"] >= 0.8  # three seeds of benchmarks/compare_recipes.py: 1.0
     assert artifact.record.metadata["windows"] >= 2
     with artifact.file("test_predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

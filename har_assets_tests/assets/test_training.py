@@ -10,8 +10,7 @@ from har_assets.artifacts import sha256_of
 from har_assets.model.lightning import load_checkpoint
 from har_assets.model.networks import build_network
 from har_assets.model.pretrained import State, apply_state
-from har_assets_tests.assets.test_road import make_own_videos
-from har_assets_tests.project import Project, execute_here, materialize_here
+from har_assets_tests.project import Project, execute_here, make_own_videos, materialize_here
 
 SMALL = {
     "frame_cache": {"height": 32, "width": 40, "stride": 1, "max_frames": 24},
