@@ -40,11 +40,14 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# A process a core (tests that share something costly stay in one), so one thread each.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --no-loadscope-reorder
+
 test: lint
-	$(BIN)/pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test-full: lint
-	$(BIN)/pytest
+	$(PYTEST)
 
 clean:
 	chmod -R u+w data 2>/dev/null || true

@@ -1,17 +1,23 @@
-"""Unpacking a RAR of RARs, and the manifests of all three splits from the official lists.
+"""Unpacking a RAR of RARs, refusing bad ones, and the manifests of all three splits from the official lists.
 
-    python benchmarks/bench_dataset.py --archive hmdb51_mini.rar --split-lists test_train_splits.rar
+    python -m benchmarks.bench_dataset [--shared FOLDER]
 
-The manifests are made for all 6,766 names of the lists, on empty files. Medians of nine, and of three.
+FOLDER (../shared/data, or HAR_SHARED_DATA) holds hmdb51_mini.rar, test_train_splits.rar and rar_bad/. The
+manifests are made for all 6,766 names of the lists, on empty files. Medians of nine, and of three.
 """
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import rarfile
+
+from har_assets.errors import ArchiveError
 from har_assets.hmdb51.archive import extract_split_lists, extract_videos
 from har_assets.hmdb51.classes import HMDB51_CLASSES
 from har_assets.hmdb51.splits import build_manifests, read_split_lists
@@ -27,19 +33,46 @@ def median_seconds(action: Callable[[int], object], runs: int) -> float:
     return statistics.median(times)
 
 
+SHARED = Path(os.environ.get("HAR_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def checksums(archive: Path) -> dict[str, tuple[int, int]]:
+    """Name to size and CRC of every video in a RAR of RARs, as its inner tables of contents say."""
+    members = {}
+    with rarfile.RarFile(archive) as outer:
+        for member in outer.infolist():
+            with outer.open(member) as stream, rarfile.RarFile(stream) as inner:
+                members |= {info.filename: (info.file_size, info.CRC) for info in inner.infolist() if info.is_file()}
+    return members
+
+
 def main() -> None:
     """Measure and print."""
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--archive", type=Path, required=True)
-    arguments.add_argument("--split-lists", type=Path, required=True)
-    options = arguments.parse_args()
+    arguments.add_argument("--shared", type=Path, default=SHARED)
+    shared = arguments.parse_args().shared
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        seconds = median_seconds(lambda number: extract_videos(options.archive, folder / f"v{number}"), 9)
-        print(f"{options.archive.name} unpacked, every member checked: {seconds:.2f} s")
+        archive = shared / "hmdb51_mini.rar"
+        seconds = median_seconds(lambda number: extract_videos(archive, folder / f"v{number}"), 9)
+        expected, exact = checksums(archive), 0
+        for clip, size_and_crc in expected.items():
+            data = (folder / "v0" / clip).read_bytes()
+            exact += (len(data), zlib.crc32(data)) == size_and_crc
+        print(f"{archive.name} unpacked in {seconds:.2f} s: {exact} of {len(expected)} clips have the CRC of the RAR")
+
+        refused, bad = 0, sorted((shared / "rar_bad").iterdir())
+        before = sorted(folder.rglob("*"))
+        for source in bad:
+            try:
+                extract_videos(source, folder / "bad", extensions=frozenset({".txt", ""}))
+            except ArchiveError as error:
+                refused += sorted(folder.rglob("*")) == before
+                print(f"  refused: {error}")
+        print(f"{refused} of {len(bad)} bad RARs refused with nothing left behind")
 
         lists, videos = folder / "lists", folder / "videos"
-        extract_split_lists(options.split_lists, lists)
+        extract_split_lists(shared / "test_train_splits.rar", lists)
         listed = read_split_lists(lists)
         for label, clip in set(zip(listed["label"], listed["name"], strict=True)):
             path = videos / label / clip

@@ -1,6 +1,6 @@
 """Decoding from the first frame to the last, with the resize inside: decord, PyAV, and OpenCV if installed.
 
-    python benchmarks/bench_decode.py [--videos FOLDER] [--repeats N]
+    python -m benchmarks.bench_decode [--videos FOLDER] [--repeats N]
 
 Medians over the clips and repeats of one process with one decoding thread; ratios from runs side by side.
 """
@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from bench_frame_cache import find_clips
 
+from benchmarks.bench_frame_cache import find_clips
 from har_assets.video.decode import VideoReader, decode_video
 
 SIZE = (128, 171)

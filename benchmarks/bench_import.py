@@ -1,6 +1,6 @@
 """Import time of the graph against that of Dagster, in new interpreters, in turn.
 
-python benchmarks/bench_import.py
+python -m benchmarks.bench_import
 """
 
 import statistics

@@ -1,6 +1,6 @@
 """Wall time and peak memory of the road on the sample, first and again unchanged, in a new folder.
 
-    python benchmarks/bench_road.py                 about four minutes on two cores
+    python -m benchmarks.bench_road                 about four minutes on two cores
 
 Memory is the sum of the proportional set sizes of all processes of the command, read twice a second.
 """

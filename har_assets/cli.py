@@ -19,7 +19,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pret
 
 ROAD = (
     "raw_archive", "video_clips", "train_manifest", "val_manifest", "test_manifest", "class_index", "frame_cache",
-    "trained_checkpoint", "onnx_model", "trt_engine", "test_predictions",
+    "pretrained_weights", "trained_checkpoint", "onnx_model", "trt_engine", "test_predictions",
 )  # fmt: skip
 """Assets in the order in which they are made."""
 
@@ -220,7 +220,8 @@ def mlflow_sync(
 
 
 def _size(artifact: Artifact) -> str:
-    return f"{artifact.bytes / 1e6:.1f} MB" if artifact.bytes >= 1e5 else f"{artifact.bytes / 1e3:.1f} kB"
+    count = artifact.bytes + artifact.record.metadata.get("video_bytes", 0)  # the videos themselves lie in data/
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
 if __name__ == "__main__":

@@ -25,13 +25,17 @@ from dagster import (
     RunsFilter,
     multiprocess_executor,
 )
+from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NAME
+from dagster._core.errors import DagsterUserCodeProcessError
 from dagster._core.execution.step_dependency_config import StepDependencyConfig
+from dagster._core.storage.tags import HIDDEN_TAG_PREFIX
+from dagster_shared.error import SerializableErrorInfo
 
 from har_assets.training.outbox import settle
 
-HOST_TAG = "har/host"
-PROCESS_TAG = "har/process"
-OUTBOX_TAG = "har/mlflow_outbox"
+HOST_TAG = f"{HIDDEN_TAG_PREFIX}har_host"
+PROCESS_TAG = f"{HIDDEN_TAG_PREFIX}har_process"
+OUTBOX_TAG = f"{HIDDEN_TAG_PREFIX}har_mlflow_outbox"
 """Folder in which the steps of a run keep what MLflow has not got yet."""
 
 UNFINISHED = [DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.CANCELING]
@@ -102,6 +106,18 @@ def end_with_run(instance: DagsterInstance, run_id: str) -> None:
     threading.Thread(target=watch, name="end_with_run", daemon=True).start()
 
 
+class SentenceFailure(dg.Failure, DagsterUserCodeProcessError):  # noqa: N818 - named as its parent
+    """A dagster.Failure that is shown as its sentence, without the stack trace that says nothing to its reader.
+
+    Dagster shows the one error info of a DagsterUserCodeProcessError in place of the exception's own.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        Exception.__init__(self, sentence)  # the two parents take different arguments
+        self.description, self.metadata, self.allow_retries = sentence, {}, False
+        self.user_code_process_error_infos = [SerializableErrorInfo(f"{sentence}\n", stack=[], cls_name="Failure")]
+
+
 class SurvivingExecutor(Executor):
     """The multiprocess executor, with dead runs ended first and this run's process noted."""
 
@@ -121,6 +137,13 @@ class SurvivingExecutor(Executor):
     def execute(self, plan_context: object, execution_plan: object) -> Iterator[DagsterEvent]:
         """Run the plan."""
         instance, run_id = plan_context.instance, plan_context.run_id  # type: ignore[attr-defined]
+        run = plan_context.dagster_run  # type: ignore[attr-defined]
+        if run.job_name == IMPLICIT_ASSET_JOB_NAME and not (run.asset_selection or run.asset_check_selection):
+            # What `--select '+key:trt_engin'` comes to: Dagster takes a selection of nothing for one of everything.
+            raise SentenceFailure(
+                "The selection matches no asset: correct the name after `key:` (`dagster asset list -m har_assets` "
+                "shows all), or select '*' to build everything."
+            )
         for dead in release_dead_runs(instance):
             plan_context.log.warning(f"Run {dead} had died: marked failed, its slots freed.")  # type: ignore[attr-defined]
         process = process_name(os.getpid())

@@ -1,7 +1,9 @@
 """Fixtures shared by all tests: the folder of real clips and archives, and a project folder of its own."""
 
 import os
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -12,7 +14,51 @@ from har_assets.hmdb51.splits import write_manifest
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.video.frame_cache import CacheParams, build_frame_cache
 
+if TYPE_CHECKING:
+    from har_assets_tests.project import Project
+
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@cache
+def uses_sample_road(file: str) -> bool:
+    return "sample_road" in (REPOSITORY / file).read_text()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n`: a file's tests stay in one process, and so do all files that use the sample road.
+
+    (`--dist loadgroup` is made for that, and pytest-xdist 3.8 ignores it under pytest 9.2.)
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFileOrRoad(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "sample_road" if uses_sample_road(file) else file
+
+    return ByFileOrRoad(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest starts first."""
+    items.sort(key=lambda item: not uses_sample_road(item.location[0]))
+
+
+@pytest.fixture(scope="session")
+def sample_road(tmp_path_factory: pytest.TempPathFactory) -> "Project":
+    """The road on the built-in sample, from an empty store, by the command of `make demo`.
+
+    A project folder with every asset. It is made once, which takes a minute or two, and all tests share it:
+    what a test adds or replaces must not matter to the others.
+    """
+    from har_assets_tests.project import Project, log_of
+
+    project = Project.make(tmp_path_factory.mktemp("sample"))
+    done = project.materialize("+key:trt_engine or +key:test_predictions")
+    assert done.returncode == 0, log_of(done)[-4000:]
+    return project
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import yaml
 
 from har_assets.artifacts import Artifact, ArtifactFolder
+from har_assets_tests.conftest import write_video
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -100,3 +102,31 @@ def execute_here(project: Project, select: str, config: dict[str, dict[str, Any]
 def log_of(done: subprocess.CompletedProcess[str]) -> str:
     """All that a command printed."""
     return done.stdout + done.stderr
+
+
+def make_own_videos(folder: Path, clips_per_class: int = 6) -> Path:
+    """Three classes of someone's own: a bar that stands still, moves right, moves down."""
+    rng = np.random.default_rng(0)
+    for label in ("down", "right", "still"):
+        for number in range(clips_per_class):
+            frames_THWC = rng.integers(0, 80, (24, 48, 64, 3), dtype=np.uint8)
+            for time_step in range(24):
+                place = 4 + number + time_step
+                if label == "down":
+                    frames_THWC[time_step, place : place + 6] = 220
+                else:
+                    left = place if label == "right" else 10 + number
+                    frames_THWC[time_step, :, left : left + 6] = 220
+            write_video(folder / label / f"{label} #{number};[a].avi", frames_THWC)
+    return folder
+
+
+def make_split_lists(folder: Path, videos: Path) -> Path:
+    """Lists in HMDB51's format: of each class two clips test, the rest train, in all three splits."""
+    folder.mkdir()
+    for label in sorted(path for path in videos.iterdir()):
+        names = sorted(path.name for path in label.iterdir())
+        text = "".join(f"{name} {2 if number < 2 else 1} \n" for number, name in enumerate(names))
+        for split in (1, 2, 3):
+            (folder / f"{label.name}_test_split{split}.txt").write_text(text)
+    return folder

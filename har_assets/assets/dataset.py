@@ -14,7 +14,14 @@ import dagster as dg
 
 from har_assets.artifacts import Artifact, hash_of, sha256_of
 from har_assets.assets.data_dvc import DATA_DVC, observed_by
-from har_assets.assets.publishing import AssetConfig, Making, Product, failures_in_words, publish
+from har_assets.assets.publishing import (
+    AssetConfig,
+    Making,
+    Product,
+    check_results,
+    failures_in_words,
+    publish,
+)
 from har_assets.errors import DatasetError, HarError
 from har_assets.hmdb51._files import locked
 from har_assets.hmdb51.dataset import DATASET_FILE, SPLITS, VIDEOS, Dataset, class_list, is_complete
@@ -48,7 +55,8 @@ class RawArchiveConfig(AssetConfig):
     split_lists_urls: list[str] = []
     """Mirrors of test_train_splits.rar; empty takes the home page of the data set."""
     sha256: str = ""
-    """SHA-256 that the archive must have; empty trusts the first download and records its hash."""
+    """SHA-256 that the archive must have. Empty: the one that this project has recorded, at first the MD5 that is
+    known of hmdb51_org.rar; with mirrors of one's own the first download is trusted and recorded."""
     workers: int = 0
     """Processes that render the sample; 0 takes one a core."""
 
@@ -73,13 +81,14 @@ def raw_archive(
         identity = _source_identity(source, config, store, dvc)
 
     def build(making: Making) -> Product:
+        downloads: list[dict[str, Any]] = []
         if source == SAMPLE:
             from har_assets.hmdb51.sample import write_sample  # noqa: PLC0415
 
             files = write_sample(making.folder, workers=config.workers or None, log=context.log.info)
             archive, lists = files.archive.name, files.split_lists.name
         elif source == HMDB51:
-            archive, lists = _download_hmdb51(making.folder, config, context, store)
+            archive, lists, downloads = _download_hmdb51(making.folder, config, context, store)
         elif source == DVC:
             return _restored_by_dvc(identity["dvc"], dvc.tracked_dataset(store.project_folder) or UNNAMED)
         else:
@@ -88,7 +97,13 @@ def raw_archive(
         name = source if source in (SAMPLE, HMDB51) else _name_of_own(Path(source))
         return Product(
             headline=f"{name}: {size / 1e6:.1f} MB" + (" (synthetic)" if source == SAMPLE else ""),
-            metadata={"source": source, "archive": archive, "split_lists": lists, "dataset": name},
+            metadata={
+                "source": source,
+                "archive": archive,
+                "split_lists": lists,
+                "dataset": name,
+                "downloads": downloads,
+            },
             lineage={"dataset": name, "synthetic": source == SAMPLE},
         )
 
@@ -195,16 +210,21 @@ def _size_of(path: Path) -> int:
 
 def _download_hmdb51(
     folder: Path, config: RawArchiveConfig, context: dg.AssetExecutionContext, store: ArtifactStore
-) -> tuple[str, str]:
-    """Fetch both archives of HMDB51 into the store's work folder, then link them into `folder`."""
+) -> tuple[str, str, list[dict[str, Any]]]:
+    """Fetch both archives of HMDB51 into the store's work folder, then link them into `folder`.
+
+    Returns their names, and of each its name, address, bytes and hashes.
+    """
     from har_assets.hmdb51 import download as dl  # noqa: PLC0415
 
     work = store.folder.root / "raw_archive" / ".downloads"
     work.mkdir(parents=True, exist_ok=True)
+    trusted = config.sha256 or _recorded_sha256(store, "hmdb51_org.rar")
     archive = dl.download(
         config.archive_urls or dl.HMDB51_ARCHIVE_URLS,
         work / "hmdb51_org.rar",
-        sha256=config.sha256 or None,
+        sha256=trusted or None,
+        md5=None if trusted or config.archive_urls else dl.HMDB51_ARCHIVE_MD5,
         log=context.log.info,
     )
     lists = dl.download(
@@ -215,7 +235,22 @@ def _download_hmdb51(
     )
     for result in (archive, lists):
         os.link(result.path, folder / result.path.name)
-    return archive.path.name, lists.path.name
+    if archive.md5 != dl.HMDB51_ARCHIVE_MD5:
+        context.log.warning(f"{archive.path.name} is not the archive of 2013: its SHA-256 is {archive.sha256}")
+    downloads = [
+        {"file": result.path.name, "url": result.url, "bytes": result.size, "sha256": result.sha256, "md5": result.md5}
+        for result in (archive, lists)
+    ]
+    return archive.path.name, lists.path.name, downloads
+
+
+def _recorded_sha256(store: ArtifactStore, name: str) -> str:
+    """SHA-256 of a file that any published raw_archive holds; empty where it was never downloaded."""
+    for folder in (store.folder.root / "raw_archive").glob("*/"):
+        published = Artifact.read(folder)
+        if published and published.record.metadata.get("source") == HMDB51 and name in published.record.files:
+            return str(published.record.files[name]["sha256"])
+    return ""
 
 
 DVC_MODES = ("off", "add", "push", "pull")
@@ -484,7 +519,7 @@ def _unpack(
         name=name,
         synthetic=archive.record.lineage["synthetic"],
         classes=class_list(name, report.classes, listed),
-        complete=is_complete(name, report.videos),
+        complete=is_complete(name, report.classes, listed, report.videos),
     ).write(staging)
     for path in staging.rglob("*"):
         if path.is_file():
@@ -516,8 +551,16 @@ class ManifestsConfig(AssetConfig):
     """Seed of the choice of films."""
 
 
-MANIFEST_CHECKS = ("films_on_both_sides", "missing_files", "duplicate_names", "class_share", "label_problems",
-                   "full_dataset_problems")  # fmt: skip
+MANIFEST_CHECKS = {
+    "films_on_both_sides": "No source film is on both sides of a border: train, validation and test share none "
+    "(between these and test within a class).",
+    "missing_files": "Every clip of the manifests is on disk, with the size that it had.",
+    "duplicate_names": "No clip stands in the manifests twice.",
+    "class_share": "About 30 % of each class are test clips. A warning where the data is not HMDB51.",
+    "label_problems": "Label, index and folder of every clip agree with the class list.",
+    "full_dataset_problems": "Where all of HMDB51 is claimed: 51 classes, 6,766 clips, 3,570 to train on and 1,530 "
+    "to test.",
+}
 
 
 @dg.multi_asset(
@@ -539,12 +582,15 @@ MANIFEST_CHECKS = ("films_on_both_sides", "missing_files", "duplicate_names", "c
             ("test", "test clips"),
         )
     ],
-    check_specs=[dg.AssetCheckSpec(name, asset="test_manifest") for name in MANIFEST_CHECKS],
+    check_specs=[
+        dg.AssetCheckSpec(name, asset="test_manifest", description=description)
+        for name, description in MANIFEST_CHECKS.items()
+    ],
     can_subset=True,
 )
 def manifests(
     context: dg.AssetExecutionContext, config: ManifestsConfig, store: ArtifactStore
-) -> Iterator[dg.MaterializeResult]:
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """Sort the clips by the official lists, or by a seeded split where there are none."""
     from har_assets.hmdb51.splits import build_manifests, check_manifests, write_manifest  # noqa: PLC0415
 
@@ -552,8 +598,6 @@ def manifests(
         store.latest("video_clips")
         data = store.data_folder
         dataset = Dataset.read(data)
-        if dataset.complete and config.split not in (1, 2, 3):
-            raise DatasetError(f"HMDB51 has the splits 1, 2 and 3, not {config.split}: set split to one of them.")
         lists = data / SPLITS
         made = build_manifests(
             data / VIDEOS,
@@ -572,6 +616,15 @@ def manifests(
                "warning": name == "class_share" and not dataset.complete}
         for name in MANIFEST_CHECKS
     }  # fmt: skip
+
+    if not_full := problems.get("full_dataset_problems"):
+        selected = {key.name for key in context.selected_asset_check_keys}
+        yield from check_results("test_manifest", {name: checks[name] for name in MANIFEST_CHECKS if name in selected})
+        with failures_in_words():
+            raise DatasetError(
+                f"data/ claims to be all of HMDB51 and is not ({' '.join(not_full).rstrip('.')}): fetch the archive "
+                "again with force: true on raw_archive, or give an archive of a part of it another name than hmdb51."
+            )
 
     for role, table in made.items():
         if dg.AssetKey(f"{role}_manifest") not in context.selected_asset_keys:
@@ -661,7 +714,11 @@ class FrameCacheConfig(AssetConfig):
     kinds={"numpy"},
     code_version="1",
     tags={"har/stage": "data"},
-    check_specs=[dg.AssetCheckSpec("all_clips_decoded", asset="frame_cache")],
+    check_specs=[
+        dg.AssetCheckSpec(
+            "all_clips_decoded", asset="frame_cache", description="No clip is quarantined; a warning where some are."
+        )
+    ],
 )
 def frame_cache(
     context: dg.AssetExecutionContext, config: FrameCacheConfig, store: ArtifactStore

@@ -14,7 +14,7 @@ from har_assets.artifacts import Artifact, Record, describe_files, hash_of, merg
 from har_assets.errors import HarError
 from har_assets.resources.mlflow import MlflowTracking, RunLog
 from har_assets.resources.store import ArtifactStore
-from har_assets.runs import OUTBOX_TAG, end_with_run
+from har_assets.runs import OUTBOX_TAG, SentenceFailure, end_with_run
 
 
 class AssetConfig(dg.Config):
@@ -173,7 +173,7 @@ def failures_in_words() -> Iterator[None]:
     try:
         yield
     except HarError as error:
-        raise dg.Failure(description=str(error), allow_retries=False) from None
+        raise SentenceFailure(str(error)) from None
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise dg.Failure(
@@ -188,6 +188,10 @@ def _result(artifact: Artifact, *, unchanged: bool) -> dg.MaterializeResult:
     pictures = figures.pop("pictures", [])
     metadata: dict[str, Any] = {
         "headline": record.headline,
+        **{Path(name).stem: _picture(artifact.folder / name) for name in pictures},
+        **{name: _value(value) for name, value in figures.items()},
+    }
+    housekeeping: dict[str, Any] = {
         "unchanged": unchanged,
         "folder": dg.MetadataValue.path(str(artifact.folder)),
         "dagster/uri": artifact.folder.as_uri(),
@@ -195,9 +199,9 @@ def _result(artifact: Artifact, *, unchanged: bool) -> dg.MaterializeResult:
         "seconds": record.seconds,
         "key": record.key,
         **{f"lineage/{name}": value for name, value in record.lineage.items()},
-        **{name: _value(value) for name, value in figures.items()},
-        **{Path(name).stem: _picture(artifact.folder / name) for name in pictures},
     }
+    for name, value in housekeeping.items():  # after the figures, which a person looks for first
+        metadata.setdefault(name, value)
     for name, entry in record.files.items():
         if len(record.files) <= 8:
             metadata[f"sha256/{name}"] = entry["sha256"]
@@ -205,17 +209,22 @@ def _result(artifact: Artifact, *, unchanged: bool) -> dg.MaterializeResult:
         asset_key=dg.AssetKey(record.asset),
         metadata=metadata,
         data_version=dg.DataVersion(record.data_version),
-        check_results=[
-            dg.AssetCheckResult(
-                check_name=name,
-                asset_key=dg.AssetKey(record.asset),
-                passed=bool(figures["passed"]),
-                severity=dg.AssetCheckSeverity.WARN if figures.get("warning") else dg.AssetCheckSeverity.ERROR,
-                metadata={key: _value(value) for key, value in figures.items() if key not in ("passed", "warning")},
-            )
-            for name, figures in record.checks.items()
-        ],
+        check_results=check_results(record.asset, record.checks),
     )
+
+
+def check_results(asset: str, checks: dict[str, dict[str, Any]]) -> list[dg.AssetCheckResult]:
+    """Checks in the form of `Product.checks` as Dagster's."""
+    return [
+        dg.AssetCheckResult(
+            check_name=name,
+            asset_key=dg.AssetKey(asset),
+            passed=bool(figures["passed"]),
+            severity=dg.AssetCheckSeverity.WARN if figures.get("warning") else dg.AssetCheckSeverity.ERROR,
+            metadata={key: _value(value) for key, value in figures.items() if key not in ("passed", "warning")},
+        )
+        for name, figures in checks.items()
+    ]
 
 
 def _value(value: Any) -> Any:

@@ -64,6 +64,6 @@ def class_list(name: str, found: tuple[str, ...], listed: tuple[str, ...]) -> tu
     return tuple(sorted(found))
 
 
-def is_complete(name: str, found_clips: int) -> bool:
-    """True when a data set claims to be all of HMDB51."""
-    return name == "hmdb51" or found_clips >= HMDB51_CLIPS
+def is_complete(name: str, found: tuple[str, ...], listed: tuple[str, ...], clips: int) -> bool:
+    """True when a data set claims to be all of HMDB51: by its name, or by its classes, lists and size."""
+    return name == "hmdb51" or (set(found) == set(listed) == set(HMDB51_CLASSES) and clips >= HMDB51_CLIPS)

@@ -174,6 +174,8 @@ def build_manifests(
     _refuse_unknown(found["label"], class_names, f"{videos} holds folders")
     notes: list[str] = []
     if split_lists is None:
+        if split not in HMDB51_SPLITS:
+            raise DatasetError(f"there is no split {split}: without split lists three are made, choose 1, 2 or 3.")
         table = found.assign(role="train")
         table["role"] = _take_films(table, TEST_FRACTION, f"test {seed} {split}", "test")
         listed = absent = unlisted = 0

@@ -16,9 +16,55 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from har_assets.errors import HarError
 from har_assets.model.i3d import AvgPoolAtMost, I3d
+
+
+class FewChannelConv3d(nn.Conv3d):
+    """Conv3d 3x3x3 of few channels, without bias; on a GPU computed as a 2D convolution.
+
+    cuDNN has no fast 3D kernel for three channels. Three neighbouring frames side by side as channels, filled
+    up with zeros to the 16 that tensor cores want, give the same sums by a 2D one.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        """Float [B, C, T, H, W] to [B, out_channels, T, H, W]."""
+        if not x_BCTHW.is_cuda:
+            return super().forward(x_BCTHW)
+        frames = x_BCTHW.shape[2]
+        channels = 3 * self.in_channels
+        rest = -channels % 16
+        padded_BCTHW = F.pad(x_BCTHW, (0, 0, 0, 0, 1, 1))
+        neighbours = [padded_BCTHW[:, :, shift : shift + frames] for shift in range(3)]
+        stacked_BCTHW = F.pad(torch.cat(neighbours, dim=1), (0, 0, 0, 0, 0, 0, 0, rest))
+        weight_OCHW = F.pad(self.weight.transpose(1, 2).flatten(1, 2), (0, 0, 0, 0, 0, rest))
+        return _by_frame(stacked_BCTHW, lambda x_NCHW: F.conv2d(x_NCHW, weight_OCHW, padding=1))
+
+
+class SpatialMaxPool(nn.MaxPool3d):
+    """Maximum over 2 x 2 pixels of each frame; on a GPU as 2D pooling, which keeps the memory order and fuses."""
+
+    def __init__(self) -> None:
+        super().__init__(kernel_size=(1, 2, 2))
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        """Float [B, C, T, H, W] to [B, C, T, H // 2, W // 2]."""
+        if x_BCTHW.is_cuda:
+            return _by_frame(x_BCTHW, lambda x_NCHW: F.max_pool2d(x_NCHW, 2))
+        pooled_BCTHW: Tensor = super().forward(x_BCTHW)
+        return pooled_BCTHW
+
+
+def _by_frame(x_BCTHW: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply a function of images to every frame: a view only, for tensors in the order of channels_last_3d."""
+    batch, frames = x_BCTHW.shape[0], x_BCTHW.shape[2]
+    y_NCHW = function(x_BCTHW.transpose(1, 2).flatten(0, 1))
+    return y_NCHW.view(batch, frames, *y_NCHW.shape[1:]).transpose(1, 2)
 
 
 class Cnn3d(nn.Module):
@@ -34,10 +80,12 @@ class Cnn3d(nn.Module):
         channels = 3
         for width in widths:
             layers += [
-                nn.Conv3d(channels, width, kernel_size=3, padding=1, bias=False),
+                FewChannelConv3d(channels, width)
+                if channels == 3
+                else nn.Conv3d(channels, width, kernel_size=3, padding=1, bias=False),
                 nn.BatchNorm3d(width),
                 nn.ReLU(inplace=True),
-                nn.MaxPool3d(kernel_size=(1, 2, 2)),
+                SpatialMaxPool(),
             ]
             channels = width
         self.features = nn.Sequential(*layers)

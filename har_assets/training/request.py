@@ -20,6 +20,30 @@ ERROR_FILE = "error.txt"
 """Why a training failed, in one sentence."""
 
 
+CHOICES = {
+    "optimizer": ("adam", "adamw"),
+    "schedule": ("one_cycle", "cosine", "constant"),
+    "batch_norm": ("batch", "frozen", "sync"),
+}
+"""Options of the recipe that are names."""
+
+
+def check_recipe(recipe: dict[str, Any]) -> None:
+    """Raise HarError, with what to choose, for options that are unknown or clash."""
+    for name, known in CHOICES.items():
+        if recipe.get(name, known[0]) not in known:
+            raise HarError(f"There is no {name} {recipe[name]!r}: choose {' or '.join(known)}.")
+    if recipe.get("schedule", "one_cycle") == "one_cycle" and recipe.get("warmup"):
+        raise HarError(
+            "one_cycle has a warm-up of its own: set warmup to 0, or choose the schedule cosine or constant."
+        )
+    if recipe.get("optimizer", "adam") == "adam" and recipe.get("weight_decay"):
+        raise HarError("adam would mix weight_decay with its momentum: choose the optimizer adamw, or weight_decay 0.")
+    for name in ("warmup", "zoom", "brightness", "saturation", "dropout", "label_smoothing"):
+        if not 0 <= recipe.get(name, 0) < 1:
+            raise HarError(f"{name} is {recipe[name]}: choose 0 or more and less than 1.")
+
+
 @dataclass(frozen=True)
 class TrainingRequest:
     """One training, complete: the same request in the same work folder goes on where it stopped."""
@@ -46,8 +70,28 @@ class TrainingRequest:
     """Stop after this many epochs without a better validation accuracy; 0 never."""
     seed: int = 0
     """Seed of initialisation, order and augmentation."""
-    workers: int = 0
-    """Loader processes; 0 reads in the training process."""
+    devices: int = 1
+    """Processes a node, one a GPU; 0 takes every GPU. Without a GPU they are CPU processes."""
+    nodes: int = 1
+    """Machines that train together; each of them runs `python -m har_assets.training` on this file."""
+    rendezvous: str = ""
+    """`host:port` at which several machines find each other; any of them may be the host."""
+    pretrained: str = ""
+    """File of weights to start from, the head excepted; empty starts from random ones."""
+    compile: str = "auto"
+    """`auto`: torch.compile on a GPU; `on`, `off`."""
+    gradient_clip: float = 0.0
+    """Largest norm of all gradients together; 0 does not clip."""
+    deterministic: bool = False
+    """Bit-equal repetitions on a GPU too, at some cost of speed; on a CPU they are so anyway."""
+    threads: int = 0
+    """Threads that copy batches out of the frame cache; 0 takes one a core, eight at most."""
+    val_windows: int = 1
+    """Windows of each validation clip whose scores are averaged."""
+    max_stride: int = 1
+    """Training windows take every s-th cached frame, s drawn from 1 to this."""
+    balanced: bool = False
+    """Draw each class as often as any other."""
     still_frames: bool = False
     """Train on one repeated frame a clip: the control experiment for motion."""
     mlflow_tracking_uri: str = ""
@@ -62,6 +106,23 @@ class TrainingRequest:
     """Training loss and learning rate are logged every so many steps."""
     mlflow_outbox: str = ""
     """Folder that keeps what MLflow has not got yet; empty takes one in the work folder."""
+
+    def __post_init__(self) -> None:
+        check_recipe(self.recipe)
+        if self.compile not in ("auto", "on", "off"):
+            raise HarError(f"There is no compile {self.compile!r}: choose auto, on or off.")
+        if self.precision not in ("auto", "32-true", "bf16-mixed", "16-mixed"):
+            raise HarError(f"There is no precision {self.precision!r}: choose auto, 32-true, bf16-mixed or 16-mixed.")
+        for name in ("epochs", "batch_size", "nodes", "val_windows", "max_stride"):
+            if getattr(self, name) < 1:
+                raise HarError(f"{name} is {getattr(self, name)}: choose 1 or more.")
+        for name in ("devices", "early_stopping", "gradient_clip", "threads"):
+            if getattr(self, name) < 0:
+                raise HarError(f"{name} is {getattr(self, name)}: choose 0 or more.")
+        if self.nodes > 1 and not self.rendezvous:
+            raise HarError(
+                "Several nodes have to find each other: set rendezvous to host:port of one of them, a free port."
+            )
 
     def write(self, path: Path) -> Path:
         """Write as JSON and return the path."""

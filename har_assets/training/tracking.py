@@ -314,20 +314,46 @@ class OutboxLogger(Logger):
 
 
 class StepMetrics(Callback):
-    """`train_loss_step` and `learning_rate` (`learning_rate_1` and so on for further groups) every few steps."""
+    """`train_loss_step` and `learning_rate` (`learning_rate_1` and so on for further groups) every few steps.
+
+    The loss is copied while the GPU goes on, and entered one logged step later, when the copy is long there.
+    """
 
     def __init__(self, every_steps: int) -> None:
         self.every_steps = every_steps
         self.rates: list[float] = []
+        self.copied: tuple[int, torch.Tensor, torch.cuda.Event | None, list[float]] | None = None
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Note the rates of this step: its end finds those of the next."""
         self.rates = [float(group["lr"]) for group in trainer.optimizers[0].param_groups]
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any) -> None:
-        """Log the step that has just been made, where it is one of those."""
-        if trainer.logger is None or trainer.global_step % self.every_steps:
+        """Note the step that has just been made, where it is one of those."""
+        if trainer.global_step % self.every_steps == 0:
+            self._enter(trainer)
+            loss = outputs["loss"].detach()
+            kept = torch.empty_like(loss, device="cpu", pin_memory=loss.is_cuda)
+            kept.copy_(loss, non_blocking=True)
+            event = torch.cuda.Event() if loss.is_cuda else None  # type: ignore[no-untyped-call]
+            if event:
+                event.record()
+            self.copied = (trainer.global_step, kept, event, self.rates)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Enter the last step before the checkpoint of the epoch is written."""
+        self._enter(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Enter the last step."""
+        self._enter(trainer)
+
+    def _enter(self, trainer: pl.Trainer) -> None:
+        if self.copied is None or trainer.logger is None:
             return
-        values = {f"learning_rate_{number}" if number else "learning_rate": rate
-                  for number, rate in enumerate(self.rates)}  # fmt: skip
-        trainer.logger.log_metrics({"train_loss_step": float(outputs["loss"]), **values}, trainer.global_step)
+        step, loss, event, rates = self.copied
+        self.copied = None
+        if event:
+            event.synchronize()
+        names = ["learning_rate", *(f"learning_rate_{number}" for number in range(1, len(rates)))]
+        trainer.logger.log_metrics({"train_loss_step": float(loss), **dict(zip(names, rates, strict=True))}, step)

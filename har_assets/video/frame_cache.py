@@ -338,20 +338,25 @@ class _Progress:
     log: Callable[[str], None]
     done: int = 0
     refused: int = 0
-    started: float = field(default_factory=time.monotonic)
+    first: float = 0.0
+    """When the first video was done: until then the workers start, which says nothing of the rate."""
     said: float = field(default_factory=time.monotonic)
 
+    @property
+    def seconds_a_video(self) -> float:
+        """Mean since the first one; 0.0 before the second."""
+        return (time.monotonic() - self.first) / (self.done - 1) if self.done > 1 else 0.0
+
     def step(self, refused: bool) -> None:
+        now = time.monotonic()
+        self.first = self.first or now
         self.done += 1
         self.refused += refused
-        now = time.monotonic()
-        if now - self.said >= PROGRESS_SECONDS or self.done == self.total:
+        pace = self.seconds_a_video
+        if (now - self.said >= PROGRESS_SECONDS and pace) or self.done == self.total:
             self.said = now
-            rate = self.done / max(now - self.started, 1e-9)
-            self.log(
-                f"{self.done:,} of {self.total:,} videos, {rate:.1f} a second, "
-                f"{_duration((self.total - self.done) / rate)} left, {self.refused:,} quarantined."
-            )
+            rate = f" {1 / pace:.1f} a second, {_duration((self.total - self.done) * pace)} left," if pace else ""
+            self.log(f"{self.done:,} of {self.total:,} videos,{rate} {self.refused:,} quarantined.")
 
 
 def _decode_into(
@@ -378,10 +383,11 @@ def _decode_into(
     with closing(decode_many(tasks, function, workers=workers, timeout_s=timeout_s)) as results:
         for number, result in results:
             waiting[order[number]] = result
+            progress.step(isinstance(result, VideoError))
             if number < len(sample):
                 sampled.append(0 if isinstance(result, VideoError) else result.num_frames)
                 if len(sampled) == len(sample):
-                    _say_need(journal, len(plan), sampled, time.monotonic() - progress.started, log)
+                    _say_need(journal, len(plan), sampled, len(plan) * progress.seconds_a_video, log)
             while next_to_write in waiting:
                 ready = waiting.pop(next_to_write)
                 sha = plan[next_to_write][0]
@@ -390,7 +396,6 @@ def _decode_into(
                 else:
                     journal.append(sha, ready)
                 next_to_write += 1
-                progress.step(isinstance(ready, VideoError))
 
 
 def _say_need(journal: "_Journal", clips: int, sampled: list[int], seconds: float, log: Callable[[str], None]) -> None:
@@ -399,7 +404,7 @@ def _say_need(journal: "_Journal", clips: int, sampled: list[int], seconds: floa
     have = shutil.disk_usage(journal.work).free
     log(
         f"Judged by {len(sampled)} clips, this needs {_gigabytes(need)} of disk "
-        f"({_gigabytes(have)} are free) and {_duration(seconds * (clips / len(sampled)))}."
+        f"({_gigabytes(have)} are free) and {_duration(seconds)}."
     )
     if need > have:
         raise HarError(

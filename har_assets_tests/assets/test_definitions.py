@@ -1,11 +1,16 @@
 """The graph itself: what depends on what, what is a snapshot, when schedules fire."""
 
+import dataclasses
 from datetime import UTC, datetime
+from pathlib import Path
 
 import dagster as dg
+import pytest
+import yaml
 from dagster._utils.schedules import schedule_execution_time_iterator
 
 from har_assets import defs
+from har_assets_tests.project import REPOSITORY
 
 DEPENDENCIES = {
     "raw_archive": set(),
@@ -15,7 +20,8 @@ DEPENDENCIES = {
     "test_manifest": {"video_clips"},
     "class_index": {"video_clips"},
     "frame_cache": {"train_manifest", "val_manifest", "test_manifest"},
-    "trained_checkpoint": {"frame_cache", "train_manifest", "val_manifest", "class_index"},
+    "pretrained_weights": set(),
+    "trained_checkpoint": {"frame_cache", "train_manifest", "val_manifest", "class_index", "pretrained_weights"},
     "onnx_model": {"trained_checkpoint", "frame_cache", "test_manifest"},
     "trt_engine": {"onnx_model"},
     "test_predictions": {"onnx_model", "test_manifest", "frame_cache"},
@@ -86,3 +92,19 @@ def test_configuration_fields_are_all_described() -> None:
                     if f"    {field}:" in body:
                         after = body.split(f"    {field}:")[1].split("\n", 1)[1]
                         assert after.lstrip().startswith('"""'), f"{name}.{field} has no docstring"
+
+
+@pytest.mark.parametrize("preset", sorted((REPOSITORY / "conf").glob("*.yaml")), ids=lambda path: path.stem)
+def test_presets_are_configurations_of_the_whole_road(preset: Path) -> None:
+    job = defs.resolve_job_def("whole_road")
+    assert dg.validate_run_config(job, yaml.safe_load(preset.read_text()))
+
+
+def test_fields_of_the_training_configuration_reach_the_training() -> None:
+    from har_assets.assets.training import PASSED_ON, RECIPE, TrainingConfig
+    from har_assets.training.request import TrainingRequest
+
+    spec = {"network", "num_frames", "frame_height", "frame_width"}
+    fields = set(TrainingConfig.model_fields)
+    assert fields == {*RECIPE, *PASSED_ON, *spec, "pretrained", "force"}
+    assert set(PASSED_ON) <= {field.name for field in dataclasses.fields(TrainingRequest)}

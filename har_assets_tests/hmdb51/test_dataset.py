@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from har_assets.errors import DatasetError
-from har_assets.hmdb51.dataset import Dataset, class_list
+from har_assets.hmdb51.classes import HMDB51_CLASSES
+from har_assets.hmdb51.dataset import Dataset, class_list, is_complete
 from har_assets.resources.dvc import files_of, version_of
 
 # Characters of real HMDB51 names, names outside ASCII in both Unicode forms, hidden files, and names whose order
@@ -69,3 +70,11 @@ def test_an_unreadable_dataset_json_is_a_sentence(tmp_path: Path, text: str) -> 
 def test_the_class_list_is_the_constant_for_hmdb51_and_sorted_for_others() -> None:
     assert len(class_list("hmdb51", ("wave",), ())) == 51
     assert class_list("mine", ("zebra", "ant"), ()) == ("ant", "zebra")
+
+
+def test_only_hmdb51_claims_to_be_hmdb51() -> None:
+    assert is_complete("hmdb51", ("wave",), (), 9)
+    assert is_complete("mine", HMDB51_CLASSES, HMDB51_CLASSES, 6766)
+    assert not is_complete("mine", HMDB51_CLASSES, HMDB51_CLASSES, 6765)
+    assert not is_complete("mine", HMDB51_CLASSES, (), 6766)
+    assert not is_complete("mine", ("ant", "zebra"), ("ant", "zebra"), 50_000)

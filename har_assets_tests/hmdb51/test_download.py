@@ -140,14 +140,22 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
+    with running_server() as made:
+        yield made
+
+
+@contextlib.contextmanager
+def running_server() -> Iterator[Server]:
     made = Server()
     thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield made
-    made.released.set()
-    made.shutdown()
-    made.server_close()
-    thread.join()
+    try:
+        yield made
+    finally:
+        made.released.set()
+        made.shutdown()
+        made.server_close()
+        thread.join()
 
 
 @pytest.fixture
@@ -498,11 +506,22 @@ def test_the_official_addresses_begin_with_https():
 @pytest.mark.parametrize("times", [pytest.param(3, id="quick"), pytest.param(20, id="long", marks=pytest.mark.slow)])
 def test_killed_at_random_moments(times: int, server: Server, target: Path):
     server.bytes_a_second = 3_000_000
+    kill_repeatedly(server, target, times)
+    server.bytes_a_second = None
+    assert_goes_on(server, target)
+
+
+def kill_repeatedly(server: Server, target: Path, times: int) -> list[float]:
+    """kill -9 a download at random moments; what has the target's name is always complete.
+
+    Returns the percentage that had arrived at each.
+    """
     code = (
         "import sys; from pathlib import Path; from har_assets.hmdb51.download import download\n"
         "print('started', flush=True); download(sys.argv[1], Path(sys.argv[2]))"
     )
     chance = random.Random(5)
+    arrived = []
     for _ in range(times):
         process = subprocess.Popen(
             [sys.executable, "-c", code, server.url, str(target)], stdout=subprocess.PIPE, text=True
@@ -512,10 +531,16 @@ def test_killed_at_random_moments(times: int, server: Server, target: Path):
         time.sleep(chance.uniform(0, 0.5))
         process.kill()
         process.communicate()
+        partial = target.parent / f".{target.name}.partial"
+        arrived.append(100 * (partial.stat().st_size if partial.exists() else 0) / len(CONTENT))
         if target.exists():
             assert target.read_bytes() == CONTENT
             target.unlink()
-    server.bytes_a_second = None
+            arrived[-1] = 100.0
+    return arrived
+
+
+def assert_goes_on(server: Server, target: Path) -> None:
     assert fetch(server.url, target).sha256 == SHA256
     assert is_complete(target)
     assert any(asked for asked in server.ranges)  # at least one went on where a killed one had stopped

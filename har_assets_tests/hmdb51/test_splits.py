@@ -217,6 +217,9 @@ def test_without_lists_films_are_split_70_30(videos: Path):
     assert manifests.summary["notes"][0].startswith("There are no split lists: a 70/30 split by film was made")
     other = build_manifests(videos, None, split=2, class_names=CLASSES)
     assert clips_of(other)["test"] != clips_of(manifests)["test"]
+    for split in (0, 4):
+        with pytest.raises(DatasetError, match=f"there is no split {split}: .* choose 1, 2 or 3"):
+            build_manifests(videos, None, split=split, class_names=CLASSES)
 
 
 def test_without_lists_and_films_files_are_split(tmp_path: Path):

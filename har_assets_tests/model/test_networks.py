@@ -9,6 +9,8 @@ from torch import nn
 from har_assets.errors import HarError
 from har_assets.model.networks import (
     NETWORKS,
+    FewChannelConv3d,
+    SpatialMaxPool,
     backbone_parameters,
     build_network,
     check_clip_size,
@@ -154,3 +156,23 @@ def assert_onnx_parity(network: nn.Module, clips_BCTHW: torch.Tensor) -> bytes:
         if len(expected_BK) > 1:
             assert np.abs(expected_BK[0] - expected_BK[1]).max() > 1e-2  # the answers depend on the clip
     return content
+
+
+def test_the_forms_for_gpus_give_the_sums_of_the_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    x_BCTHW = torch.randn(2, 3, 5, 10, 12).to(memory_format=torch.channels_last_3d)
+    for module in (FewChannelConv3d(3, 16), SpatialMaxPool()):
+        plain = module(x_BCTHW)
+        if plain.requires_grad:
+            plain.square().sum().backward()
+        gradients = [parameter.grad for parameter in module.parameters()]
+        module.zero_grad()
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.Tensor, "is_cuda", True)
+            folded = module(x_BCTHW)
+        torch.testing.assert_close(folded, plain, rtol=1e-4, atol=1e-5)  # summed in another order
+        assert folded.is_contiguous(memory_format=torch.channels_last_3d)
+        if folded.requires_grad:
+            folded.square().sum().backward()
+        for gradient, parameter in zip(gradients, module.parameters(), strict=True):
+            torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-4)

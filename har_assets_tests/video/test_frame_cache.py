@@ -216,10 +216,17 @@ def test_names_survive_the_tables(clips: dict[str, Path], build: Callable[..., C
 # ------------------------------------------------------------------------------------ interruptions
 
 BUILD = """
-import json, sys
+import json, sys, time
 from pathlib import Path
+from har_assets.video import frame_cache
 from har_assets.video.frame_cache import CacheParams, build_frame_cache
+
+def slow(journal, sha, decoded, append=frame_cache._Journal.append):
+    time.sleep(0.01)
+    append(journal, sha, decoded)
+
 if __name__ == "__main__":
+    frame_cache._Journal.append = slow  # so that there is a middle to be killed in
     clips, folder, work = sys.argv[1:]
     clips = {name: Path(path) for name, path in json.loads(clips).items()}
     params = CacheParams(height=32, width=40, stride=1, max_frames=16)
@@ -241,24 +248,24 @@ def start_build(clips: dict[str, Path], tmp_path: Path, name: str) -> "subproces
 
 
 def kill_and_resume(clips: dict[str, Path], tmp_path: Path, kills: int, seed: int) -> list[int]:
-    """Kill a build `kills` times, then let it end; return the clips journaled at each kill."""
+    """Kill a build `kills` times, ever later, then let it end; return the lines of the journal at each kill."""
     chance = random.Random(seed)
     undisturbed = start_build(clips, tmp_path, "undisturbed")
     assert undisturbed.wait(120) == 0
     journal = tmp_path / "work of killed" / "journal.jsonl"
     seen = []
-    for _ in range(kills):
-        target = chance.randrange(0, len(clips))  # kill when this many clips are noted
+    for target in sorted(chance.sample(range(len(clips)), kills)):  # kill when this many clips are noted
         run = start_build(clips, tmp_path, "killed")
         while run.poll() is None:
             lines = journal.read_bytes().count(b"\n") - 1 if journal.exists() else -1
             if lines >= target:
                 time.sleep(chance.random() * 0.05)
                 break
-            time.sleep(0.002)
+            time.sleep(0.001)
+        assert run.poll() is None, "the build ended before it was killed"
         run.send_signal(signal.SIGKILL)
         run.wait(20)
-        seen.append(journal.read_bytes().count(b"\n"))
+        seen.append(journal.read_bytes().count(b"\n") if journal.exists() else 0)
     last = start_build(clips, tmp_path, "killed")
     assert last.wait(120) == 0
     assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
@@ -274,10 +281,8 @@ def test_kill_nine_at_twenty_moments(clips: dict[str, Path], tmp_path: Path) -> 
     folder = tmp_path / "many"
     folder.mkdir()
     many = {f"{n:03d}": make_video(folder / f"{n}.avi", frames=6 + n % 14, seed=n) for n in range(60)}
-    for seed in range(5):
-        case = tmp_path / str(seed)
-        case.mkdir()
-        kill_and_resume({**many, "broken": clips["broken"]}, case, kills=4, seed=seed)
+    seen = kill_and_resume({**many, "broken": clips["broken"]}, tmp_path, kills=20, seed=0)
+    assert len(set(seen)) > 10, "the kills were not spread over the build"
 
 
 def interrupted(

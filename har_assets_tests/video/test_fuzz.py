@@ -72,7 +72,11 @@ def fuzzed_files(sound: list[Path], folder: Path, count: int, seed: int) -> list
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("sound")
+    return sound_files(tmp_path_factory.mktemp("sound"))
+
+
+def sound_files(folder: Path) -> list[Path]:
+    """Undamaged AVI, MP4, WebM and MKV files."""
     return [
         make_video(folder / "a.avi", b_frames=2, tag="DX50", frames=30),
         make_video(folder / "a.mp4", codec="libx264", frames=30),
