@@ -15,6 +15,7 @@ import torch
 from har_assets.model.lightning import load_checkpoint
 from har_assets.model.spec import ModelSpec
 from har_assets.training.request import ERROR_FILE, SUMMARY_FILE
+from har_assets_tests.mlflow_server import only_run, steps_of
 from har_assets_tests.training.test_fit import request_for, run_to_end, start, wait_for_epochs
 
 
@@ -63,20 +64,29 @@ def test_two_processes_learn_what_one_learns_with_the_double_batch(
 def test_a_signal_stops_all_processes_between_two_batches_and_the_next_call_goes_on(
     tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec
 ) -> None:
-    request = request_for(tmp_path, tiny_cache, tiny_spec, epochs=5000, batch_size=2, devices=2)
-    child = start(request, tmp_path)
+    database = f"sqlite:///{tmp_path}/mlflow.db"
+    fields = {"batch_size": 2, "devices": 2, "mlflow_tracking_uri": database, "mlflow_every_steps": 1,
+              "mlflow_artifact_root": (tmp_path / "files").as_uri()}  # fmt: skip
+    child = start(request_for(tmp_path, tiny_cache, tiny_spec, epochs=5000, **fields), tmp_path)
     wait_for_epochs(tmp_path, 2, child)
     child.send_signal(signal.SIGINT)
     _, errors = child.communicate(timeout=40)
     assert child.returncode == 130, errors
     assert "was stopped" in (tmp_path / ERROR_FILE).read_text()
     wait_until_gone(tmp_path)
+    assert only_run(database).info.status == "KILLED"
     done = len((tmp_path / "history.jsonl").read_text().splitlines())
-    short = request_for(tmp_path, tiny_cache, tiny_spec, epochs=done + 2, batch_size=2, devices=2)
+    short = request_for(tmp_path, tiny_cache, tiny_spec, epochs=done + 2, **fields)
     lines = run_to_end(short, tmp_path)
     assert "going on from" in lines[0]
     epochs = [json.loads(line)["epoch"] for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert epochs == list(range(done + 2))
+    run = only_run(database)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["resumed_with.epochs"] == str(done + 2)
+    steps = steps_of(database, run.info.run_id, "train_loss_step")
+    assert steps == list(range(1, len(steps) + 1))
+    assert len(steps_of(database, run.info.run_id, "val_top1")) == done + 2
 
 
 @pytest.mark.slow
