@@ -49,7 +49,7 @@ def onnx_model(
 
     def build(making: Making) -> Product:
         from har_assets.export.onnx import export_onnx  # noqa: PLC0415
-        from har_assets.export.parity import compare  # noqa: PLC0415
+        from har_assets.model.parity import compare  # noqa: PLC0415
         from har_assets.runtime.checkpoint import CheckpointPredictor  # noqa: PLC0415
         from har_assets.runtime.onnx import OnnxPredictor  # noqa: PLC0415
 

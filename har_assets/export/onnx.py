@@ -6,6 +6,7 @@ import logging
 import warnings
 from pathlib import Path
 
+from har_assets.model.integrity import seal
 from har_assets.model.spec import to_metadata
 
 INPUT_NAME = "clips"
@@ -58,5 +59,6 @@ def export_onnx(checkpoint: Path, target: Path) -> Path:
             del node.metadata_props[:]
     onnx.helper.set_model_props(proto, to_metadata(model.spec, model.provenance))
     onnx.checker.check_model(proto, full_check=True)
+    seal(proto)
     target.write_bytes(proto.SerializeToString(deterministic=True))
     return target

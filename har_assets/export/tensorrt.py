@@ -20,6 +20,7 @@ from typing import Any
 from har_assets.errors import HarError, ModelFileError
 from har_assets.export.onnx import INPUT_NAME
 from har_assets.gpu import gpu_compute_capability
+from har_assets.model.integrity import seal_sidecar
 from har_assets.model.spec import ModelSpec, from_metadata
 
 BUILDERS = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt_rtx"}
@@ -139,6 +140,7 @@ def build_engine(onnx_file: Path, target: Path, options: EngineOptions) -> dict[
         "provenance": dataclasses.asdict(provenance),
         "log": log.lines,
     }
+    sidecar = seal_sidecar(sidecar)
     sidecar_path(target).write_text(json.dumps(sidecar, indent=2) + "\n")
     return sidecar
 
