@@ -127,9 +127,7 @@ def pipeline(predictor: Predictor, paths: list[Path], options: argparse.Namespac
     """Videos a second, from the warm-up's last result to the last one, and the answers for the first clips."""
     answers: list[str] = []
     began = 0.0
-    videos = predict_videos(
-        predictor, [*paths[:WARM_VIDEOS], *paths], windows=options.windows, batch=options.batch
-    )
+    videos = predict_videos(predictor, [*paths[:WARM_VIDEOS], *paths], windows=options.windows, batch=options.batch)
     for number, found in enumerate(videos, 1):
         if number == WARM_VIDEOS:
             began = time.perf_counter()

@@ -91,12 +91,22 @@ def verify_checkpoint(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
     # The ZIP reader of the standard library raises these of a damaged directory.
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError, OverflowError) as error:
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        EOFError,
+        ValueError,
+        NotImplementedError,
+        RuntimeError,
+        OverflowError,
+    ) as error:
         raise ModelFileError(
             f"{path} is not a readable checkpoint ({_first_line(error)}): train again or name another file."
         ) from None
     if broken is not None:
-        raise ModelFileError(f"{path} is damaged (the record {broken} has another checksum): restore or train it again.")
+        raise ModelFileError(
+            f"{path} is damaged (the record {broken} has another checksum): restore or train it again."
+        )
 
 
 def seal_sidecar(fields: dict[str, Any]) -> dict[str, Any]:

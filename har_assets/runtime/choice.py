@@ -12,6 +12,8 @@ import numpy as np
 
 from har_assets.errors import HarError, ModelFileError
 from har_assets.gpu import gpu_compute_capability
+from har_assets.model.integrity import verify, verify_engine
+from har_assets.model.spec import ModelSpec, from_metadata
 from har_assets.runtime.predictor import Clips, Predictor, Scores
 
 AUTO_MAX_DIFFERENCE = 0.02
@@ -32,6 +34,8 @@ class RuntimeChoice:
 
     name: str
     """As `open_model` takes it."""
+    suffix: str
+    """Of the model files that it runs."""
     available: bool
     reason: str
     """Why it cannot, a clause with the remedy; empty where it can."""
@@ -160,7 +164,7 @@ def available_runtimes(path: Path | str) -> list[RuntimeChoice]:
     choices = []
     for name, runtime in _RUNTIMES.items():
         reason = f"it runs {runtime.suffix} files" if runtime.suffix != path.suffix else runtime.why_not(path)
-        choices.append(RuntimeChoice(name, not reason, reason))
+        choices.append(RuntimeChoice(name, runtime.suffix, not reason, reason))
     return sorted(choices, key=lambda choice: not choice.available)
 
 
@@ -199,6 +203,25 @@ def open_model(path: Path | str, runtime: str = "auto", *, threads: int = 0) -> 
     if reason:
         raise ModelFileError(f"{path} cannot run in {runtime}, as {reason}.")
     return chosen.load(path, threads)
+
+
+def read_spec(path: Path | str) -> ModelSpec:
+    """What a model file expects of a video, without a runtime; the file is verified.
+
+    Raises:
+        ModelFileError: the file is missing, damaged, foreign or of an unknown kind.
+    """
+    path = _known(path)
+    if path.suffix == ".ckpt":
+        from har_assets.model.lightning import load_checkpoint  # noqa: PLC0415
+
+        return load_checkpoint(path).spec
+    if path.suffix == ".engine":
+        from har_assets.runtime.tensorrt import sidecar_path  # noqa: PLC0415
+
+        _, fields = verify_engine(path, sidecar_path(path))
+        return ModelSpec.from_json(json.dumps(fields.get("spec")))
+    return from_metadata({entry.key: entry.value for entry in verify(path).metadata_props}, str(path))[0]
 
 
 def _known(path: Path | str) -> Path:

@@ -89,7 +89,7 @@ class EnginePredictor(Predictor):
         self.output_name = outputs[0]
         self._engine, self._context = engine, context
         # Not the default stream: TensorRT would synchronise the whole device around each call.
-        self._stream = torch.cuda.Stream()
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._compare_with_parent(path, fields)
 
     def _scores(self, clips_BCTHW: Clips) -> Scores:
@@ -164,19 +164,22 @@ def why_not_engine(fields: dict[str, Any], name: str | None = None) -> str:
     reason = _why_not_gpu(targets, fields.get("hardware_compatibility") or "")
     if reason:
         return reason
+    return _why_not_installed(builder, str(fields.get("builder_version")), bool(fields.get("version_compatible")))
+
+
+def _why_not_installed(builder: str, made_by: str, version_compatible: bool) -> str:
     if importlib.util.find_spec(builder) is None:
-        package = "pip install tensorrt-rtx-cu13" if builder == "tensorrt_rtx" else "pip install 'har_assets[tensorrt]'"
-        return f"{BUILDERS[builder]} is not installed: `{package}`"
+        package = "tensorrt-rtx-cu13" if builder == "tensorrt_rtx" else "har_assets[tensorrt]"
+        return f"{BUILDERS[builder]} is not installed: `pip install '{package}'`"
     import torch  # noqa: PLC0415
 
     if not torch.cuda.is_available():
         return "the installed PyTorch, whose GPU memory it uses, has no CUDA: install a CUDA build of it"
     here = str(importlib.import_module(builder).__version__)
-    made = str(fields.get("builder_version"))
-    if here != made and not (fields.get("version_compatible") and _later_of_same_major(here, made)):
+    if here != made_by and not (version_compatible and _later_of_same_major(here, made_by)):
         return (
-            f"it was built by {BUILDERS[builder]} {made} and {here} is installed: materialize trt_engine again, or "
-            f"install {made}"
+            f"it was built by {BUILDERS[builder]} {made_by} and {here} is installed: materialize trt_engine again, or "
+            f"install {made_by}"
         )
     return ""
 
