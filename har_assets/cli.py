@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from har_assets.artifacts import Artifact, ArtifactFolder
-from har_assets.errors import HarError
+from har_assets.errors import HarError, VideoError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -28,6 +28,9 @@ ROAD = (
     "trained_checkpoint", "onnx_model", "trt_engine", "test_predictions", "runtime_benchmark",
 )  # fmt: skip
 """Assets in the order in which they are made."""
+
+BENCH_CLIPS = 32
+"""Videos whose centre windows `har bench` scores."""
 
 Store = Annotated[Path, typer.Option("--store", help="Folder of published artifacts.")]
 
@@ -174,8 +177,16 @@ def bench(
     models = model or _latest_models(store)
     spec = read_spec(models[0])
     videos = [file for argument in video or () for file in _files_of(argument)]
-    if videos:
-        clips_BCTHW = np.concatenate([read_windows(file, spec, 1).clips_BCTHW for file in videos[:32]])
+    read = []
+    for file in videos[:BENCH_CLIPS]:
+        try:
+            read.append(read_windows(file, spec, 1).clips_BCTHW)
+        except VideoError as error:
+            print(_printable(f"{file} is left out: {error}"), file=sys.stderr)
+    if video and not read:
+        raise HarError(f"None of {', '.join(video)} could be decoded: name videos that can, or leave --video out.")
+    if read:
+        clips_BCTHW = np.concatenate(read)
     else:
         clips_BCTHW = np.random.default_rng(0).integers(0, 256, (8, *spec.clip_shape_CTHW), np.uint8)
     with _progress() as bar:

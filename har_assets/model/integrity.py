@@ -131,9 +131,9 @@ def verify_engine(engine: Path, sidecar: Path) -> tuple[bytes, dict[str, Any]]:
         )
     try:
         fields = json.loads(sidecar.read_bytes())
-        sealed = fields.pop(SIDECAR_KEY, None)
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, RecursionError):
         raise ModelFileError(f"{sidecar} is damaged (it is not JSON): materialize trt_engine again.") from None
+    sealed = fields.pop(SIDECAR_KEY, None) if isinstance(fields, dict) else None
     if sealed is None:
         raise ModelFileError(f"{sidecar} carries no checksum ({SIDECAR_KEY}): materialize trt_engine again.")
     if sealed != _hash_of_json(fields):

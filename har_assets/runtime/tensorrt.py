@@ -6,6 +6,7 @@ is checked before the library sees the bytes.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -133,11 +134,13 @@ class EnginePredictor(Predictor):
             top1_agreement=float(gates["top1_agreement_required"]),
         )
         found = {**identity, **parity.to_dict()}
+        partial = record.with_name(f"{record.name}.{os.getpid()}.partial")
         try:
-            partial = record.with_name(f"{record.name}.{os.getpid()}.partial")
             partial.write_text(json.dumps(found, indent=2) + "\n")
             partial.replace(record)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink()
             _LOG.warning("%s cannot be written (%s); parity of the engine: %s", record, error.strerror, found)
         if not parity.passed:
             raise ModelFileError(
