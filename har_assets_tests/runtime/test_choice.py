@@ -136,9 +136,7 @@ def test_auto_leaves_out_a_fast_one_with_other_scores(
     assert "but scores off by 0.1" in found.why
 
 
-def test_a_slow_network_is_asked_once(
-    monkeypatch: pytest.MonkeyPatch, tiny_spec: ModelSpec, tiny_onnx: Path
-) -> None:
+def test_a_slow_network_is_asked_once(monkeypatch: pytest.MonkeyPatch, tiny_spec: ModelSpec, tiny_onnx: Path) -> None:
     monkeypatch.setattr(choice, "PROBE_SECONDS", 0.01)
     slow, fast = Fixed(tiny_spec, 0.02, 0.3), Fixed(tiny_spec, 0.0, 0.3)
     chosen(monkeypatch, {"openvino": fast, "onnxruntime_cpu": slow}, tiny_onnx)
