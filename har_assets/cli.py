@@ -19,7 +19,9 @@ from har_assets.errors import HarError, VideoError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from har_assets.model.spec import ModelSpec
     from har_assets.runtime.benchmark import Benchmark
+    from har_assets.runtime.predictor import Clips
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
@@ -161,11 +163,8 @@ def bench(
     """
     import dataclasses  # noqa: PLC0415
 
-    import numpy as np  # noqa: PLC0415
-
     from har_assets.runtime import RUNTIMES, read_spec  # noqa: PLC0415
     from har_assets.runtime.benchmark import BenchmarkOptions, run_benchmark  # noqa: PLC0415
-    from har_assets.runtime.video import read_windows  # noqa: PLC0415
 
     unknown = sorted(set(runtime or ()) - set(RUNTIMES))
     if unknown:
@@ -177,18 +176,9 @@ def bench(
     models = model or _latest_models(store)
     spec = read_spec(models[0])
     videos = [file for argument in video or () for file in _files_of(argument)]
-    read = []
-    for file in videos[:BENCH_CLIPS]:
-        try:
-            read.append(read_windows(file, spec, 1).clips_BCTHW)
-        except VideoError as error:
-            print(_printable(f"{file} is left out: {error}"), file=sys.stderr)
-    if video and not read:
-        raise HarError(f"None of {', '.join(video)} could be decoded: name videos that can, or leave --video out.")
-    if read:
-        clips_BCTHW = np.concatenate(read)
-    else:
-        clips_BCTHW = np.random.default_rng(0).integers(0, 256, (8, *spec.clip_shape_CTHW), np.uint8)
+    if video and not videos:
+        raise HarError(f"No videos in {', '.join(video)}: name video files or folders that hold some.")
+    clips_BCTHW = _bench_clips(videos, spec)
     with _progress() as bar:
         task = bar.add_task("starting", total=None)
         found = run_benchmark(
@@ -213,6 +203,25 @@ def bench(
         _print_benchmark(found)
     if found.fastest() is None:
         raise typer.Exit(1)
+
+
+def _bench_clips(videos: list[Path], spec: "ModelSpec") -> "Clips":
+    """Centre windows of the first videos that can be decoded, or noise without any video."""
+    import numpy as np  # noqa: PLC0415
+
+    from har_assets.runtime.video import read_windows  # noqa: PLC0415
+
+    if not videos:
+        return np.random.default_rng(0).integers(0, 256, (8, *spec.clip_shape_CTHW), np.uint8)
+    read = []
+    for file in videos[:BENCH_CLIPS]:
+        try:
+            read.append(read_windows(file, spec, 1).clips_BCTHW)
+        except VideoError as error:
+            print(_printable(f"{file} is left out: {error}"), file=sys.stderr)
+    if not read:
+        raise HarError("None of the videos could be decoded: name others, or leave --video out.")
+    return np.concatenate(read)
 
 
 def _latest_models(store: Path) -> list[Path]:

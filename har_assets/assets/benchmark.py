@@ -9,6 +9,7 @@ from har_assets.assets.deployment import ENGINE, ONNX, some_clips
 from har_assets.assets.publishing import AssetConfig, Making, Product, publish
 from har_assets.assets.training import CHECKPOINT
 from har_assets.errors import HarError
+from har_assets.hmdb51.dataset import VIDEOS
 from har_assets.resources.store import ArtifactStore
 
 UPSTREAM = ("onnx_model", "trained_checkpoint", "trt_engine", "test_manifest", "frame_cache")
@@ -68,7 +69,7 @@ def runtime_benchmark(
         found = run_benchmark(
             models,
             clips_BCTHW,
-            videos=[store.data_folder / name for name in names],
+            videos=[store.data_folder / VIDEOS / name for name in names],
             options=options,
             runtimes=config.runtimes,
             log=context.log.info,

@@ -64,7 +64,7 @@ class CompiledPredictor(Predictor):
         normalise, network = loaded.normalise.half(), loaded.network.half()
         for module in network.modules():
             if isinstance(module, torch.nn.Conv3d):
-                module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+                module.to(memory_format=torch.channels_last_3d)
 
         def forward(clips_BCTHW: torch.Tensor) -> torch.Tensor:
             clips_BCTHW = normalise(clips_BCTHW).contiguous(memory_format=torch.channels_last_3d)

@@ -81,7 +81,7 @@ def test_an_engine_and_its_json_belong_together(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="carries no checksum"):
         verify_engine(engine, sidecar)
     sidecar.write_text("[]")
-    with pytest.raises(ModelFileError, match="not JSON|carries no checksum"):
+    with pytest.raises(ModelFileError, match=r"not JSON|carries no checksum"):
         verify_engine(engine, sidecar)
     sidecar.write_text(json.dumps(seal_sidecar(fields)))
     engine.write_bytes(b"Engine")

@@ -70,9 +70,9 @@ def test_a_damaged_engine_is_refused_before_anything_else(engine: Path, damage: 
     target.write_bytes(content)
     if damage == "no json":
         sidecar_path(engine).unlink()
-    with pytest.raises(ModelFileError, match="damaged|missing beside"):
+    with pytest.raises(ModelFileError, match=r"damaged|missing beside"):
         open_model(engine)
-    with pytest.raises(ModelFileError, match="damaged|missing beside"):
+    with pytest.raises(ModelFileError, match=r"damaged|missing beside"):
         read_spec(engine)
 
 

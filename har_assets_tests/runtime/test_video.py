@@ -153,7 +153,7 @@ def test_too_little_shared_memory_is_said(tiny_spec: ModelSpec, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(multiprocessing.shared_memory, "SharedMemory", refuse)
-    with pytest.raises(HarError, match="no shared memory of .* fewer windows"):
+    with pytest.raises(HarError, match=r"no shared memory of .* fewer windows"):
         list(predict_videos(Slow(tiny_spec), [Path("a.avi")]))
 
 
