@@ -7,7 +7,7 @@ import pytest
 
 from har_assets.errors import ModelFileError
 from har_assets.export.onnx import export_onnx
-from har_assets.export.parity import ParityError, compare
+from har_assets.model.parity import ParityError, compare
 from har_assets.model.spec import ModelSpec, from_metadata
 from har_assets.runtime import open_model
 
