@@ -8,7 +8,7 @@ import dagster as dg
 
 from har_assets.artifacts import Artifact
 from har_assets.assets.dataset import read_manifest_of
-from har_assets.assets.publishing import AssetConfig, Making, Product, publish
+from har_assets.assets.publishing import AssetConfig, Making, Product, failures_in_words, publish
 from har_assets.assets.training import CHECKPOINT
 from har_assets.errors import HarError
 from har_assets.model.parity import DEFAULT_LIMITS, Limits
@@ -17,6 +17,7 @@ from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
 
 if TYPE_CHECKING:
+    from har_assets.export.precision import Calibration
     from har_assets.export.windows import Windows
     from har_assets.model.parity import Parity
     from har_assets.runtime.predictor import Predictor
@@ -65,6 +66,23 @@ class ConversionConfig(AssetConfig):
             self.top1_agreement.get(precision, default.top1_agreement),
         )
 
+    def check(self, precisions: list[str]) -> None:
+        """HarError when a setting is impossible, before any work is done."""
+        for precision in precisions:
+            self.limits(precision)
+        self.calibrator()
+        if self.parity_windows < 0 or self.calibration_windows < 0:
+            raise HarError(
+                f"parity_windows is {self.parity_windows} and calibration_windows {self.calibration_windows}: choose "
+                "1 or more, or 0 for every window."
+            )
+
+    def calibrator(self) -> "Calibration":
+        """The settings of int8; HarError for impossible ones."""
+        from har_assets.export.precision import Calibration  # noqa: PLC0415
+
+        return Calibration(self.calibration, self.calibration_percentile)
+
 
 class OnnxConfig(ConversionConfig):
     """Export and its gate."""
@@ -100,6 +118,7 @@ def onnx_model(
         from har_assets.runtime.checkpoint import CheckpointPredictor  # noqa: PLC0415
 
         precisions = list(dict.fromkeys(check_precision(name) for name in ("fp32", config.precision, *config.also)))
+        config.check(precisions)
         files = {name: ONNX if name == config.precision else onnx_name(name) for name in precisions}
         checkpoint = making.inputs["trained_checkpoint"].file(CHECKPOINT)
         fp32 = export_onnx(checkpoint, making.folder / files["fp32"])
@@ -148,15 +167,14 @@ def convert(
 ) -> list[str]:
     """Write a float32 ONNX file in another precision; returns what is to be said about it."""
     from har_assets.export.onnx import read_onnx, write_onnx  # noqa: PLC0415
-    from har_assets.export.precision import Calibration, to_fp16, to_int8  # noqa: PLC0415
+    from har_assets.export.precision import to_fp16, to_int8  # noqa: PLC0415
 
     proto, spec, provenance = read_onnx(source)
     if precision == "fp16":
         write_onnx(to_fp16(proto), spec, provenance, target)
         return []
-    calibration = Calibration(config.calibration, config.calibration_percentile)
     windows, role = windows_of(("val", "train"), inputs, spec, config.calibration_windows)
-    quantised = to_int8(proto, (clips_BCTHW for clips_BCTHW, _ in windows.batches()), calibration)
+    quantised = to_int8(proto, (clips_BCTHW for clips_BCTHW, _ in windows.batches()), config.calibrator())
     write_onnx(quantised, spec, provenance, target)
     missing = "" if role == "val" else ", as no validation video was decoded"
     return [f"int8 was calibrated on {len(windows):,} windows of the {role} videos{missing}"]
@@ -326,7 +344,19 @@ def trt_engine(
             checks={"parity_with_onnx": {"passed": False, "warning": not parity["measured"], **parity}},
         )
 
-    return publish(context, store, config, build, upstream=("onnx_model", *DATA))
+    from har_assets.export.tensorrt import builder_identity  # noqa: PLC0415
+
+    with failures_in_words():
+        identity = builder_identity(config.builder)
+    return publish(
+        context,
+        store,
+        config,
+        build,
+        upstream=("onnx_model", *DATA),
+        identity=identity,
+        reusable=lambda engine: is_measured(engine) or bool(why_engine_waits(engine)),
+    )
 
 
 def onnx_for_engine(
@@ -341,6 +371,7 @@ def onnx_for_engine(
     from har_assets.runtime.onnx import OnnxPredictor  # noqa: PLC0415
 
     check_precision(precision)
+    config.check([precision])
     onnx = making.inputs["onnx_model"]
     published = published_precisions(onnx)
     if precision in published:
@@ -394,6 +425,18 @@ def engine_parity(
     parity = {"measured": True, **found.to_dict(), "compared": f"{parent.runtime} and {child.runtime}"}
     record_parity(path, parity)
     return parity
+
+
+def is_measured(engine: Artifact) -> bool:
+    """True when an engine was compared with its ONNX model before it was published."""
+    return isinstance(engine.record.metadata.get("parity"), dict)
+
+
+def why_engine_waits(engine: Artifact) -> str:
+    """Why a published engine cannot be compared on this machine; empty where it can, so that it is made again."""
+    from har_assets.export.tensorrt import why_not_here  # noqa: PLC0415
+
+    return why_not_here(engine.record.metadata)
 
 
 def published_precisions(onnx: Artifact) -> dict[str, dict[str, Any]]:

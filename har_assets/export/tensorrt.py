@@ -127,6 +127,16 @@ def choose_builder(wanted: str) -> tuple[str, str]:
     return "tensorrt_rtx", "it builds without a GPU" if not has_gpu else "TensorRT is not installed"
 
 
+def builder_identity(wanted: str) -> dict[str, str]:
+    """What an engine depends on besides its ONNX file and options: builder, its version, the GPU that it times on.
+
+    HarError when the wanted builder cannot run here.
+    """
+    name, _ = choose_builder(wanted)
+    capability = ".".join(map(str, gpu_compute_capability() or ())) if name == "tensorrt" else ""
+    return {"builder": name, "version": importlib.import_module(BUILDERS[name]).__version__, "gpu": capability}
+
+
 def build_engine(
     onnx_file: Path, target: Path, options: EngineOptions, *, timing_caches: Path | None = None
 ) -> dict[str, Any]:

@@ -59,15 +59,12 @@ def spread_windows(manifest: pd.DataFrame, cache: FrameCache, spec: ModelSpec, c
 
     Raises:
         DatasetError: the cache holds other frames than the model takes.
-        HarError: `count` is negative.
     """
-    if count < 0:
-        raise HarError(f"{count} windows cannot be compared: choose 1 or more, or 0 for every window.")
     params = cache.params
     if (params.height, params.width, params.stride) != (spec.decode_height, spec.decode_width, spec.frame_stride):
         raise DatasetError(
-            f"frame_cache holds frames of {params.height}x{params.width}, every {params.stride}. kept, the model takes "
-            f"{spec.decode_height}x{spec.decode_width}, every {spec.frame_stride}.: materialize trained_checkpoint."
+            f"frame_cache holds frames of {params.height}x{params.width} with stride {params.stride}, the model takes "
+            f"{spec.decode_height}x{spec.decode_width} with stride {spec.frame_stride}: materialize trained_checkpoint."
         )
     index_of_label = {label: index for index, label in enumerate(spec.labels)}
     places = [
