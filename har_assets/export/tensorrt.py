@@ -291,15 +291,19 @@ class _TimingCache:
     def __init__(self, config: Any, path: Path | None) -> None:
         self.config = config
         self.path = path
+        self.cache: Any = None
         self.words = "none"
         if path is None:
             return
         known = path.read_bytes() if path.is_file() else b""
         self.words = f"{len(known)} bytes from earlier builds"
+        # Held here: the configuration only points to it.
+        self.cache = config.create_timing_cache(known)
         # False when the file is damaged or of another version: then it is measured and written anew.
-        if not config.set_timing_cache(config.create_timing_cache(known), False):
+        if not config.set_timing_cache(self.cache, False):
             self.words = "the earlier one did not fit and was replaced"
-            config.set_timing_cache(config.create_timing_cache(b""), False)
+            self.cache = config.create_timing_cache(b"")
+            config.set_timing_cache(self.cache, False)
 
     def save(self) -> None:
         """Write what is known now."""
