@@ -113,6 +113,7 @@ def onnx_model(
     """
 
     def build(making: Making) -> Product:
+        from har_assets.export.gate import ROUNDED, gate_predictors  # noqa: PLC0415
         from har_assets.export.onnx import export_onnx  # noqa: PLC0415
         from har_assets.export.precision import check_precision  # noqa: PLC0415
         from har_assets.runtime.checkpoint import CheckpointPredictor  # noqa: PLC0415
@@ -130,8 +131,8 @@ def onnx_model(
         parent = CheckpointPredictor(checkpoint, device="cpu")
         children: dict[str, Predictor] = {}
         for name in precisions:
-            children |= onnx_predictors(making.folder / files[name], name, fp32)
-        parities = compare_on_videos(parent, children, config, making.inputs, context.log.info)
+            children |= gate_predictors(making.folder / files[name], name, fp32)
+        parities = gates(parent, children, config, making.inputs, context.log.info)
         parity, child = parities[config.precision], children[config.precision]
         with mlflow.continued_run(store.project_folder, parent.provenance.mlflow_run_id) as run:
             if run:
@@ -180,6 +181,22 @@ def convert(
     return [f"int8 was calibrated on {len(windows):,} windows of the {role} videos{missing}"]
 
 
+def gates(
+    parent: "Predictor",
+    children: Mapping[str, "Predictor"],
+    config: ConversionConfig,
+    inputs: dict[str, Artifact],
+    log: Callable[[str], None],
+) -> "dict[str, Parity]":
+    """Parity of each child with the parent on windows of the test videos; ParityError when a gate does not hold."""
+    from har_assets.export.gate import pass_gates  # noqa: PLC0415
+
+    # A data set may have no test video that can be decoded; its model is to be deployed all the same.
+    windows, role = windows_of(("test", "val", "train"), inputs, parent.spec, config.parity_windows)
+    log(f"Comparing {', '.join(children)} on {len(windows):,} windows of the {role} videos.")
+    return pass_gates(parent, children, windows, config.limits, log)
+
+
 def windows_of(
     roles: tuple[str, ...], inputs: dict[str, Artifact], spec: ModelSpec, count: int
 ) -> "tuple[Windows, str]":
@@ -195,63 +212,6 @@ def windows_of(
     raise HarError(
         f"No video of {' or '.join(roles)} could be decoded: look at the quarantine table in frame_cache's metadata."
     )
-
-
-def compare_on_videos(
-    parent: "Predictor",
-    children: Mapping[str, "Predictor"],
-    config: ConversionConfig,
-    inputs: dict[str, Artifact],
-    log: Callable[[str], None],
-) -> "dict[str, Parity]":
-    """Parity of each child, by name, with the parent on the same windows of the test videos.
-
-    Names are precisions, or ROUNDED. ParityError when one does not hold its gate.
-    """
-    from har_assets.export.windows import score_windows  # noqa: PLC0415
-    from har_assets.model.parity import compare  # noqa: PLC0415
-
-    # A data set may have no test video that can be decoded; its engine is to be built all the same.
-    windows, role = windows_of(("test", "val", "train"), inputs, parent.spec, config.parity_windows)
-    log(f"Comparing {', '.join(children)} on {len(windows):,} windows of the {role} videos.")
-    scores, labels_B = score_windows({"": parent, **children}, windows, log)
-    parities = {}
-    for precision in children:
-        limits = config.limits("fp16" if precision == ROUNDED else precision)
-        parities[precision] = compare(
-            scores[""],
-            scores[precision],
-            max_difference=limits.max_difference,
-            top1_agreement=limits.top1_agreement,
-            labels_B=labels_B,
-        )
-        parities[precision].require(f"The {precision} model", f"its parent ({parent.runtime})")
-    return parities
-
-
-ROUNDED = "fp16 rounded"
-"""Name of the imitation of float16 that stands beside the fp16 file where ONNX Runtime has no GPU."""
-
-
-def onnx_predictors(path: Path, precision: str, fp32: Path) -> "dict[str, Predictor]":
-    """What a file converted from `fp32` is gated by, named by its precision.
-
-    It is ONNX Runtime's CPU, whose float32 is exact; float16 runs on a GPU where there is one. Without one the
-    CPU would compute it in float32 throughout, so that a second predictor imitates the rounding.
-    """
-    import tempfile  # noqa: PLC0415
-
-    from har_assets.export.onnx import read_onnx, write_onnx  # noqa: PLC0415
-    from har_assets.export.precision import imitate_fp16  # noqa: PLC0415
-    from har_assets.runtime.onnx import OnnxPredictor  # noqa: PLC0415
-
-    predictor = OnnxPredictor(path, provider=None if precision == "fp16" else "CPU")
-    if precision != "fp16" or not predictor.runtime.endswith("CPU"):
-        return {precision: predictor}
-    proto, spec, provenance = read_onnx(fp32)
-    with tempfile.TemporaryDirectory(prefix="har_assets_fp16_") as folder:
-        imitation = write_onnx(imitate_fp16(proto), spec, provenance, Path(folder) / "imitation.onnx")
-        return {precision: predictor, ROUNDED: OnnxPredictor(imitation, provider="CPU")}
 
 
 class EngineConfig(ConversionConfig):
@@ -279,7 +239,7 @@ class EngineConfig(ConversionConfig):
     version_compatible: bool = False
     """TensorRT only: the engine runs in later versions of the same major version too."""
     tf32: bool = False
-    """Let float32 convolutions round to 10 bits of mantissa: faster, and beyond the default gate of fp32."""
+    """Let float32 convolutions round to 10 bits of mantissa: faster, and it may not hold fp32's gate."""
     timing_cache: bool = True
     """TensorRT only: keep the timings of kernels in the store, so that the next build measures nothing again."""
 
@@ -367,6 +327,7 @@ def onnx_for_engine(
     That is the one of onnx_model, or one made from its float32 model into the engine's own folder.
     HarError when its parity is not what was asked for.
     """
+    from har_assets.export.gate import gate_predictors  # noqa: PLC0415
     from har_assets.export.precision import check_precision  # noqa: PLC0415
     from har_assets.runtime.onnx import OnnxPredictor  # noqa: PLC0415
 
@@ -381,8 +342,8 @@ def onnx_for_engine(
     parent = onnx.file(published["fp32"]["file"])
     target = making.folder / onnx_name(precision)
     notes = convert(parent, target, precision, config, making.inputs)
-    parities = compare_on_videos(
-        OnnxPredictor(parent, provider="CPU"), onnx_predictors(target, precision, parent), config, making.inputs, log
+    parities = gates(
+        OnnxPredictor(parent, provider="CPU"), gate_predictors(target, precision, parent), config, making.inputs, log
     )
     notes += [f"{name} from {parent.name} of onnx_model: {parity.words}" for name, parity in parities.items()]
     return target, parities[precision].to_dict(), notes
@@ -421,7 +382,7 @@ def engine_parity(
     if why_not_here(engine):
         return parity
     child = open_model(path)
-    found = compare_on_videos(parent, {engine["precision"]: child}, config, inputs, log)[engine["precision"]]
+    found = gates(parent, {engine["precision"]: child}, config, inputs, log)[engine["precision"]]
     parity = {"measured": True, **found.to_dict(), "compared": f"{parent.runtime} and {child.runtime}"}
     record_parity(path, parity)
     return parity

@@ -70,7 +70,7 @@ class EngineOptions:
     version_compatible: bool = False
     """TensorRT: the engine runs in later versions of the same major version too."""
     tf32: bool = False
-    """Multiply float32 by tensor cores with 10 bits of mantissa: faster, and off by more than float32's gate."""
+    """Multiply float32 by tensor cores with 10 bits of mantissa: faster, and it may not hold the gate of fp32."""
 
     def __post_init__(self) -> None:
         if self.builder not in ("auto", *BUILDERS):
