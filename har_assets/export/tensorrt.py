@@ -209,8 +209,7 @@ def build_engine(
         "provenance": dataclasses.asdict(provenance),
         "log": log.lines,
     }
-    _write_sidecar(target, sidecar)
-    return sidecar
+    return _write_sidecar(target, sidecar)
 
 
 def sidecar_path(engine: Path) -> Path:
@@ -251,8 +250,10 @@ def why_not_here(sidecar: dict[str, Any]) -> str:
     return ""
 
 
-def _write_sidecar(engine: Path, sidecar: dict[str, Any]) -> None:
+def _write_sidecar(engine: Path, sidecar: dict[str, Any]) -> dict[str, Any]:
+    """Write the JSON beside an engine, here and nowhere else; returns what was written."""
     sidecar_path(engine).write_text(json.dumps(sidecar, indent=2) + "\n")
+    return sidecar
 
 
 def _strongly_typed(trt: Any) -> int:
