@@ -132,7 +132,7 @@ def onnx_model(
         children: dict[str, Predictor] = {}
         for name in precisions:
             children |= gate_predictors(making.folder / files[name], name, fp32)
-        parities = gates(parent, children, config, making.inputs, context.log.info)
+        parities, where = gates(parent, children, config, making.inputs, context.log.info)
         parity, child = parities[config.precision], children[config.precision]
         with mlflow.continued_run(store.project_folder, parent.provenance.mlflow_run_id) as run:
             if run:
@@ -154,7 +154,7 @@ def onnx_model(
                 "precision": config.precision,
                 "parity": figures,
                 "precisions": rows,
-                "compared": f"{parent.runtime} and {child.runtime}",
+                "compared": f"{parent.runtime} and {child.runtime} on {where}",
                 "notes": notes,
             },
             checks={"parity_with_checkpoint": {**figures, "precisions": rows}},
@@ -187,14 +187,18 @@ def gates(
     config: ConversionConfig,
     inputs: dict[str, Artifact],
     log: Callable[[str], None],
-) -> "dict[str, Parity]":
-    """Parity of each child with the parent on windows of the test videos; ParityError when a gate does not hold."""
+) -> "tuple[dict[str, Parity], str]":
+    """Parity of each child with the parent on windows of the test videos, and on which windows that is, in words.
+
+    ParityError when a gate does not hold.
+    """
     from har_assets.export.gate import pass_gates  # noqa: PLC0415
 
     # A data set may have no test video that can be decoded; its model is to be deployed all the same.
     windows, role = windows_of(("test", "val", "train"), inputs, parent.spec, config.parity_windows)
-    log(f"Comparing {', '.join(children)} on {len(windows):,} windows of the {role} videos.")
-    return pass_gates(parent, children, windows, config.limits, log)
+    where = f"{len(windows):,} windows of the {role} videos"
+    log(f"Comparing {', '.join(children)} on {where}.")
+    return pass_gates(parent, children, windows, config.limits, log), where
 
 
 def windows_of(
@@ -342,10 +346,12 @@ def onnx_for_engine(
     parent = onnx.file(published["fp32"]["file"])
     target = making.folder / onnx_name(precision)
     notes = convert(parent, target, precision, config, making.inputs)
-    parities = gates(
+    parities, where = gates(
         OnnxPredictor(parent, provider="CPU"), gate_predictors(target, precision, parent), config, making.inputs, log
     )
-    notes += [f"{name} from {parent.name} of onnx_model: {parity.words}" for name, parity in parities.items()]
+    notes += [
+        f"{name} from {parent.name} of onnx_model on {where}: {parity.words}" for name, parity in parities.items()
+    ]
     return target, parities[precision].to_dict(), notes
 
 
@@ -382,8 +388,12 @@ def engine_parity(
     if why_not_here(engine):
         return parity
     child = open_model(path)
-    found = gates(parent, {engine["precision"]: child}, config, inputs, log)[engine["precision"]]
-    parity = {"measured": True, **found.to_dict(), "compared": f"{parent.runtime} and {child.runtime}"}
+    parities, where = gates(parent, {engine["precision"]: child}, config, inputs, log)
+    parity = {
+        "measured": True,
+        **parities[engine["precision"]].to_dict(),
+        "compared": f"{parent.runtime} and {child.runtime} on {where}",
+    }
     record_parity(path, parity)
     return parity
 

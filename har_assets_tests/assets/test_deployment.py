@@ -150,6 +150,13 @@ def test_without_validation_videos_int8_is_calibrated_on_training_videos_and_say
     assert note == "int8 was calibrated on 4 windows of the train videos, as no validation video was decoded"
 
 
+def test_without_test_videos_other_ones_are_compared_and_it_says_which(project: Project) -> None:
+    manifest = project.latest("test_manifest").file("test.csv")
+    manifest.write_text(manifest.read_text().splitlines()[0] + "\n")
+    assert export(project, parity_windows=6).success
+    assert "on 6 windows of the val videos" in project.latest("onnx_model").record.metadata["compared"]
+
+
 def test_convert_trt_takes_the_precision_of_onnx_model(project: Project) -> None:
     export(project, precision="fp16")
     check = check_of(convert(project, targets=["8.6"]))
@@ -187,7 +194,9 @@ def test_an_engine_of_a_precision_that_onnx_model_lacks_brings_its_own_onnx(expo
     sidecar = json.loads(artifact.file("video_action_model.engine.json").read_text())
     assert (sidecar["precision"], sidecar["onnx_sha256"]) == ("int8", sha256_of(own))
     assert artifact.record.metadata["onnx_parity"]["passed"]
-    assert "int8 from video_action_model.onnx of onnx_model: same top-1" in " ".join(artifact.record.metadata["notes"])
+    assert "int8 from video_action_model.onnx of onnx_model on 15 windows of the test videos: same" in " ".join(
+        artifact.record.metadata["notes"]
+    )
     assert "it was not published" in refusal(convert(exported, precision="int8", max_difference={"int8": 1e-9}))
 
 
