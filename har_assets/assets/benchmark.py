@@ -5,7 +5,7 @@ import dataclasses
 import dagster as dg
 
 from har_assets.assets.dataset import read_manifest_of
-from har_assets.assets.deployment import ENGINE, ONNX, some_clips
+from har_assets.assets.deployment import ENGINE, ONNX, windows_of
 from har_assets.assets.publishing import AssetConfig, Making, Product, publish
 from har_assets.assets.training import CHECKPOINT
 from har_assets.errors import HarError
@@ -52,6 +52,8 @@ def runtime_benchmark(
     from har_assets.runtime.benchmark import describe_machine  # noqa: PLC0415
 
     def build(making: Making) -> Product:
+        import numpy as np  # noqa: PLC0415
+
         from har_assets.report.plots import plot_runtimes  # noqa: PLC0415
         from har_assets.runtime import read_spec  # noqa: PLC0415
         from har_assets.runtime.benchmark import BenchmarkOptions, run_benchmark  # noqa: PLC0415
@@ -64,7 +66,8 @@ def runtime_benchmark(
             making.inputs["trt_engine"].file(ENGINE),
         )
         spec = read_spec(onnx)
-        clips_BCTHW = some_clips(making.inputs, spec, config.clips)
+        windows, _ = windows_of(("test",), making.inputs, spec, config.clips)
+        clips_BCTHW = np.concatenate([batch_BCTHW for batch_BCTHW, _ in windows.batches()])
         names = list(read_manifest_of(making.inputs["test_manifest"], "test")["clip"])[: config.videos]
         found = run_benchmark(
             models,

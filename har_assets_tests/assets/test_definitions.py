@@ -16,8 +16,8 @@ DEPENDENCIES = {
     "class_index": {"video_clips"},
     "frame_cache": {"train_manifest", "val_manifest", "test_manifest"},
     "trained_checkpoint": {"frame_cache", "train_manifest", "val_manifest", "class_index"},
-    "onnx_model": {"trained_checkpoint", "frame_cache", "test_manifest"},
-    "trt_engine": {"onnx_model"},
+    "onnx_model": {"trained_checkpoint", "frame_cache", "test_manifest", "val_manifest", "train_manifest"},
+    "trt_engine": {"onnx_model", "frame_cache", "test_manifest", "val_manifest", "train_manifest"},
     "test_predictions": {"onnx_model", "test_manifest", "frame_cache"},
     "runtime_benchmark": {"onnx_model", "trained_checkpoint", "trt_engine", "test_manifest", "frame_cache"},
 }
@@ -53,7 +53,7 @@ def test_each_command_of_the_original_project_has_a_job() -> None:
 def test_what_uses_the_gpu_shares_one_pool() -> None:
     pools = {name: defs.resolve_assets_def(name).op.pool for name in DEPENDENCIES}
     assert {name for name, pool in pools.items() if pool == "gpu"} == {
-        "trained_checkpoint", "trt_engine", "test_predictions", "runtime_benchmark",
+        "trained_checkpoint", "onnx_model", "trt_engine", "test_predictions", "runtime_benchmark",
     }  # fmt: skip
 
 
