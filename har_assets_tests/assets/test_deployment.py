@@ -183,7 +183,7 @@ def test_the_reference_beside_an_engine_is_what_its_onnx_answers(exported: Proje
     assert clips_BCTHW.dtype == np.uint8
     assert clips_BCTHW.shape == (8, 3, 4, 16, 16)
     assert scores_BK.dtype == np.float32
-    predictor = open_model(published_onnx(exported.latest("onnx_model")))
+    predictor = open_model(published_onnx(exported.latest("onnx_model")), "onnxruntime_cpu")
     np.testing.assert_allclose(predictor.predict(clips_BCTHW), scores_BK, atol=1e-6)
 
 
@@ -226,7 +226,7 @@ def test_an_engine_is_compared_as_soon_as_the_gpu_fits(exported: Project, monkey
         assert sidecar["parity"]["measured"] is False  # what the first load is to be compared with is there already
         assert path.with_name(path.name + ".reference.npz").is_file()
         loaded.append(path)
-        return open_model(source)
+        return open_model(source, "onnxruntime_cpu")
 
     def engine_on(capability: tuple[int, int]) -> tuple[Any, dict[str, Any]]:
         monkeypatch.setattr(tensorrt, "gpu_compute_capability", lambda: capability)

@@ -57,7 +57,7 @@ def test_a_foreign_or_damaged_onnx_is_refused(tiny_onnx: Path, tmp_path: Path) -
 
 
 def test_clips_of_another_shape_or_type_are_refused(tiny_onnx: Path) -> None:
-    predictor = open_model(tiny_onnx)
+    predictor = open_model(tiny_onnx, "onnxruntime_cpu")
     for clips in (np.zeros((1, 3, 4, 16, 17), np.uint8), np.zeros((1, 3, 4, 16, 16), np.float32)):
         with pytest.raises(ModelFileError, match=r"takes uint8 clips of shape \[batch, 3, 4, 16, 16\]"):
             predictor.predict(clips)

@@ -38,7 +38,8 @@ def scores(proto: onnx.ModelProto, source: Path, folder: Path) -> np.ndarray:
     _, spec, provenance = read_onnx(source)
     copied = onnx.ModelProto()
     copied.CopyFrom(proto)
-    return open_model(write_onnx(copied, spec, provenance, folder / "model.onnx")).predict(clips(0))
+    path = write_onnx(copied, spec, provenance, folder / "model.onnx")
+    return open_model(path, "onnxruntime_cpu").predict(clips(0))
 
 
 def test_fp16_keeps_uint8_in_and_float32_out(tiny_proto: onnx.ModelProto, tiny_onnx: Path, tmp_path: Path) -> None:
@@ -54,14 +55,14 @@ def test_fp16_keeps_uint8_in_and_float32_out(tiny_proto: onnx.ModelProto, tiny_o
     assert producers[pool.input[0]] == "Cast"
     assert producers["scores"] == "Softmax"
     np.testing.assert_allclose(
-        scores(converted, tiny_onnx, tmp_path), open_model(tiny_onnx).predict(clips(0)), atol=1e-3
+        scores(converted, tiny_onnx, tmp_path), open_model(tiny_onnx, "onnxruntime_cpu").predict(clips(0)), atol=1e-3
     )
 
 
 def test_the_imitation_of_fp16_overflows_where_float16_does(
     tiny_proto: onnx.ModelProto, tiny_onnx: Path, tmp_path: Path
 ) -> None:
-    exact_BK = open_model(tiny_onnx).predict(clips(0))
+    exact_BK = open_model(tiny_onnx, "onnxruntime_cpu").predict(clips(0))
     np.testing.assert_allclose(scores(imitate_fp16(tiny_proto), tiny_onnx, tmp_path), exact_BK, atol=1e-3)
     # The first layer a million times as large, the second as much smaller: float32 does not mind.
     scaled = onnx.ModelProto()
@@ -97,7 +98,7 @@ def test_int8_quantises_inputs_and_weights_of_conv_and_gemm_symmetrically(tiny_i
 
 def test_int8_answers_like_float32(tiny_int8: onnx.ModelProto, tiny_onnx: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(
-        scores(tiny_int8, tiny_onnx, tmp_path), open_model(tiny_onnx).predict(clips(0)), atol=5e-3
+        scores(tiny_int8, tiny_onnx, tmp_path), open_model(tiny_onnx, "onnxruntime_cpu").predict(clips(0)), atol=5e-3
     )
 
 

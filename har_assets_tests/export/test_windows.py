@@ -57,7 +57,7 @@ def test_scores_of_all_predictors_on_the_same_windows(
 ) -> None:
     monkeypatch.setattr(module, "PROGRESS_SECONDS", 0.0)
     windows = spread_windows(manifest, cache, tiny_spec, 40)
-    predictor = open_model(tiny_onnx)
+    predictor = open_model(tiny_onnx, "onnxruntime_cpu")
     lines: list[str] = []
     scores, labels_B = score_windows({"a": predictor, "b": predictor}, windows, lines.append)
     np.testing.assert_array_equal(scores["a"], scores["b"])
