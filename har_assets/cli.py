@@ -27,7 +27,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pret
 
 ROAD = (
     "raw_archive", "video_clips", "train_manifest", "val_manifest", "test_manifest", "class_index", "frame_cache",
-    "trained_checkpoint", "onnx_model", "trt_engine", "test_predictions", "runtime_benchmark",
+    "pretrained_weights", "trained_checkpoint", "onnx_model", "trt_engine", "test_predictions", "runtime_benchmark",
 )  # fmt: skip
 """Assets in the order in which they are made."""
 

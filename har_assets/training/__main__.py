@@ -1,6 +1,7 @@
 """`python -m har_assets.training request.json`: the process in which a training runs.
 
-Started by the asset trained_checkpoint through Dagster Pipes, or by hand. It ends with the process
+Started by the asset trained_checkpoint through Dagster Pipes, or by hand. Where the request asks for several
+devices or machines it becomes torchrun, which starts this module once a device. It ends with the process
 that started it, stops in order on SIGINT and SIGTERM (the last whole epoch is kept), and says its
 failure in one sentence in `error.txt` of the work folder.
 """
@@ -19,34 +20,100 @@ from har_assets.errors import HarError
 from har_assets.training.lifeline import die_with_parent
 from har_assets.training.request import ERROR_FILE, TrainingRequest
 
+STOPPED = "The training was stopped; the same command goes on after its last whole epoch."
+
 
 def main(request_file: Path) -> int:
     """Train as the request says; exit status 0, 1 with the reason in `error.txt`, 130 when it was stopped."""
-    if parent := os.environ.get("HAR_PARENT_PID"):
+    worker = "TORCHELASTIC_RUN_ID" in os.environ
+    parent = os.environ.get("HAR_PARENT_PID")
+    if worker:
+        die_with_parent()
+    elif parent:
         die_with_parent(int(parent))
     signal.signal(signal.SIGTERM, _interrupt)
     request = TrainingRequest.read(request_file)
     error_file = Path(request.work) / ERROR_FILE
-    error_file.unlink(missing_ok=True)
+    if not worker:
+        error_file.unlink(missing_ok=True)
+    try:
+        if not worker and (request.nodes > 1 or request.devices != 1):
+            from har_assets.training.fit import count_devices  # noqa: PLC0415 seconds of imports, after the lifeline
+
+            devices = count_devices(request)
+            if request.nodes * devices > 1:
+                return _torchrun(request_file, request, devices)
+        return _train(request)
+    except HarError as error:
+        _say(error_file, str(error))
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        _say(error_file, STOPPED)
+        return 130
+    except Exception as error:
+        _say(error_file, f"Training failed with {type(error).__name__}: {error}")
+        raise
+
+
+def _train(request: TrainingRequest) -> int:
     with contextlib.ExitStack() as stack:
         report: Callable[[str], None] = print
-        if DAGSTER_PIPES_CONTEXT_ENV_VAR in os.environ:
+        if DAGSTER_PIPES_CONTEXT_ENV_VAR in os.environ and os.environ.get("RANK", "0") == "0":
             report = stack.enter_context(open_dagster_pipes()).log.info
-        try:
-            from har_assets.training.fit import fit  # noqa: PLC0415 seconds of imports, after the lifeline
+        from har_assets.training.fit import fit  # noqa: PLC0415
 
-            fit(request, report)
-        except HarError as error:
-            error_file.write_text(str(error))
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            error_file.write_text("The training was stopped; the same command goes on after its last whole epoch.")
-            return 130
-        except Exception as error:
-            error_file.write_text(f"Training failed with {type(error).__name__}: {error}")
-            raise
+        fit(request, report)
     return 0
+
+
+def _torchrun(request_file: Path, request: TrainingRequest, devices: int) -> int:
+    """Run this module once a device; the exit status is that of the first process to fail."""
+    from torch.distributed import run  # noqa: PLC0415
+    from torch.distributed.elastic.multiprocessing.api import SignalException  # noqa: PLC0415
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415
+
+    from har_assets.video.workers import available_cores  # noqa: PLC0415
+
+    if request.nodes > 1 and not request.rendezvous:
+        raise HarError(
+            "Several nodes have to find each other: set rendezvous to host:port of one of them, a free port."
+        )
+    where = (
+        ["--nnodes", str(request.nodes), "--rdzv-backend", "c10d", "--rdzv-endpoint", request.rendezvous,
+         "--rdzv-id", Path(request.work).name]
+        if request.nodes > 1
+        else ["--standalone"]
+    )  # fmt: skip
+    # torchrun would give each process one thread, which is right for GPUs and slow for CPU processes.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // devices)))
+    try:
+        run.main([*where, "--nproc-per-node", str(devices), "-m", "har_assets.training", str(request_file)])
+    except SignalException:
+        raise KeyboardInterrupt from None
+    except ChildFailedError as error:
+        error_file = Path(request.work) / ERROR_FILE
+        killed = {
+            rank: f.exitcode for rank, f in error.failures.items() if f.exitcode < 0 and -f.exitcode != signal.SIGTERM
+        }
+        if killed:
+            # The others then fail for want of it, which is not the cause.
+            error_file.unlink(missing_ok=True)
+        _say(
+            error_file,
+            f"The training process of device {next(iter(killed or error.failures))} ended with "
+            f"{next(iter(killed.values()), 1)} and no word of why (killed? out of memory?): look at its output in the "
+            "run's logs; the same command goes on after the last whole epoch.",
+        )
+        print(f"error: {error_file.read_text()}", file=sys.stderr)
+        return 130 if error_file.read_text() == STOPPED else 1
+    return 0
+
+
+def _say(error_file: Path, sentence: str) -> None:
+    """Write why a training ended, unless a process before this one has: the first failure is the cause."""
+    with contextlib.suppress(FileExistsError), error_file.open("x") as file:
+        file.write(sentence)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import pickle
+import resource
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,11 +21,14 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import MLFlowLogger
+from pytorch_lightning.strategies import DDPStrategy
 
 from har_assets.errors import HarError
+from har_assets.model.augment import augment
 from har_assets.model.data import ClipDataModule
 from har_assets.model.lightning import VideoActionModel
 from har_assets.model.networks import check_clip_size, find_network
+from har_assets.model.pretrained import apply_state
 from har_assets.model.spec import ModelSpec, Provenance, to_metadata
 from har_assets.report.plots import plot_curves
 from har_assets.training.lifeline import exclusive
@@ -40,24 +46,39 @@ def fit(request: TrainingRequest, report: Callable[[str], None] = print) -> dict
     The work folder then has `model.ckpt` (weights of the best epoch, without optimiser state),
     `curves.png`, `history.jsonl` (one line an epoch) and `summary.json`. Called again after any
     kind of end it goes on after the last whole epoch; after a complete one it returns at once.
+    Under torchrun it is called in every process; the first one reports and writes.
 
     Raises:
         HarError: another process trains in the folder, or the request cannot be met.
         KeyboardInterrupt: SIGINT or SIGTERM came; the last whole epoch is kept.
     """
     work = Path(request.work)
-    with exclusive(work, "this training"):
-        summary_file = work / SUMMARY_FILE
-        if summary_file.is_file():
-            summary: dict[str, Any] = json.loads(summary_file.read_text())
-            return summary
-        return _fit(request, work, report)
+    summary_file = work / SUMMARY_FILE
+    first = process_rank() == 0
+    with exclusive(work, "this training") if first else contextlib.nullcontext():
+        if not summary_file.is_file():
+            _fit(request, work, report if first else _silent)
+        # Only the first process has written it, and the others leave when it has.
+        summary: dict[str, Any] = json.loads(summary_file.read_text()) if first else {}
+        return summary
 
 
-def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) -> dict[str, Any]:
+def process_rank() -> int:
+    """Number of this process among those that torchrun has started on all nodes; 0 without it."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _silent(line: str) -> None:
+    pass
+
+
+def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) -> None:
+    first = process_rank() == 0
     pl.seed_everything(request.seed, workers=True, verbose=False)
     spec = _spec(request)
-    logger = _open_mlflow(request, work)
+    check_recipe(request.recipe)
+    devices = _devices(request)
+    logger = _open_mlflow(request, work) if first else None
     provenance = dataclasses.replace(
         Provenance.from_json(request.provenance), mlflow_run_id=logger.run_id or "" if logger else ""
     )
@@ -67,66 +88,63 @@ def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) ->
     if not validated:
         report("No validation clips: the last epoch is kept instead of the best, early stopping is off.")
 
+    last = work / "checkpoints" / "last.ckpt"
+    if request.pretrained and not last.exists():
+        _load_weights(Path(request.pretrained), model)
     history = EpochHistory(work / HISTORY_FILE, request, report)
-    folder = work / "checkpoints"
-    every_epoch = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-    callbacks: list[Callback] = [OrderlyStop(), history, every_epoch]
-    if validated:
-        best = ModelCheckpoint(
-            folder, "best", monitor="val_rank", mode="max", save_on_train_epoch_end=True, enable_version_counter=False
-        )
-        callbacks.append(best)
+    every_epoch = ModelCheckpoint(last.parent, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    best = ModelCheckpoint(
+        last.parent, "best", monitor="val_rank", mode="max", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    callbacks: list[Callback] = [OrderlyStop(), history, every_epoch, *([best] if validated else [])]
     if validated and request.early_stopping:
         callbacks.append(EarlyStopping(monitor="val_top1", mode="max", patience=request.early_stopping))
 
     precision, why = choose_precision(request.precision)
-    last = folder / "last.ckpt"
+    compiled, why_compiled = choose_compile(request.compile)
+    where = f"{devices * request.nodes} x {device_name()}" if devices * request.nodes > 1 else device_name()
     report(
-        f"Training {spec.network} on {len(data.clips['train'])} clips of {spec.num_frames}x{spec.frame_height}x"
-        f"{spec.frame_width} in {precision} ({why}), {len(data.clips['val'])} for validation"
+        f"Training {spec.network}{' from ' + provenance.pretrained if provenance.pretrained else ''} on "
+        f"{len(data.clips['train'])} clips of {spec.num_frames}x{spec.frame_height}x{spec.frame_width}, "
+        f"{len(data.clips['val'])} for validation, on {where} in {precision} ({why}), {why_compiled}"
         + (f", going on from {last}." if last.exists() else ".")
     )
     if logger:
         logger.log_hyperparams(
             {**request.recipe, "epochs": request.epochs, "batch_size": request.batch_size, "seed": request.seed,
-             "precision": precision, **{f"spec.{k}": v for k, v in dataclasses.asdict(spec).items() if k != "labels"}}
+             "precision": precision, "devices": devices * request.nodes, "compiled": compiled,
+             **{f"spec.{k}": v for k, v in dataclasses.asdict(spec).items() if k != "labels"}}
         )  # fmt: skip
     started = time.monotonic()
-    try:
-        with warnings.catch_warnings():
-            # Loading in the training process is meant: a batch is one copy out of a memory map.
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message=".*number of training batches.*")
-            trainer = pl.Trainer(
-                max_epochs=request.epochs,
-                precision=precision,  # type: ignore[arg-type]
-                logger=logger or False,
-                callbacks=callbacks,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                num_sanity_val_steps=0,
-                log_every_n_steps=max(1, len(data.train_dataloader())),
-                default_root_dir=work,
-            )
-            model.network.to(memory_format=torch.channels_last_3d)
-            trainer.fit(model, data, ckpt_path=last if last.exists() else None, weights_only=True)
-    except (KeyboardInterrupt, SystemExit):
-        # Lightning turns an interrupt into an orderly stop and then exits, after SIGTERM with status 0.
-        _close_mlflow(logger, "KILLED")
-        raise KeyboardInterrupt from None
-    except BaseException:
-        _close_mlflow(logger, "FAILED")
-        raise
-
+    with _true_ending(logger, request, spec), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*number of training batches.*")
+        # Lightning looks at PyTorch's own loaders for these; ClipLoader has threads and its own order.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        trainer = _trainer(request, precision, devices, logger, callbacks, len(data.clips["train"]))
+        model.network.to(memory_format=torch.channels_last_3d)
+        if compiled:
+            # In place: the parameters keep their names in checkpoints.
+            model.network.compile()
+            model.augment = torch.compile(augment)
+        trainer.fit(model, data, ckpt_path=last if last.exists() else None, weights_only=True)
+    if not first:
+        return
     best_epoch = write_deployable(Path(best.best_model_path) if validated else last, work / CHECKPOINT_FILE)
     epochs = history.epochs()
     synthetic = " (synthetic)" if provenance.synthetic else ""
     plot_curves(epochs, work / CURVES_FILE, title=f"{spec.network} on {provenance.dataset or 'videos'}{synthetic}")
+    if logger:
+        for name in (CHECKPOINT_FILE, CURVES_FILE):
+            logger.experiment.log_artifact(logger.run_id, str(work / name))
+        _close_mlflow(logger, "FINISHED")
     summary = {
         "epochs_run": len(epochs),
         "best_epoch": best_epoch,
         "validated": validated,
         "precision": precision,
+        "device": where,
+        "compiled": compiled,
+        "pretrained": provenance.pretrained,
         "train_clips": len(data.clips["train"]),
         "val_clips": len(data.clips["val"]),
         "seconds": round(time.monotonic() - started, 1),
@@ -134,14 +152,62 @@ def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) ->
         "spec": json.loads(spec.to_json()),
         **{name: value for name, value in epochs[best_epoch].items() if isinstance(value, float)},
     }
-    if logger:
-        for name in (CHECKPOINT_FILE, CURVES_FILE):
-            logger.experiment.log_artifact(logger.run_id, str(work / name))
-        _close_mlflow(logger, "FINISHED")
     partial = work / (SUMMARY_FILE + ".partial")
     partial.write_text(json.dumps(summary, indent=2) + "\n")
     os.replace(partial, work / SUMMARY_FILE)
-    return summary
+
+
+@contextlib.contextmanager
+def _true_ending(logger: MLFlowLogger | None, request: TrainingRequest, spec: ModelSpec) -> Iterator[None]:
+    """Close the MLflow run KILLED or FAILED where the training ends so; say in a sentence when memory ran out."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        # Lightning turns an interrupt into an orderly stop and then exits, after SIGTERM with status 0.
+        _close_mlflow(logger, "KILLED")
+        raise KeyboardInterrupt from None
+    except torch.OutOfMemoryError:
+        _close_mlflow(logger, "FAILED")
+        raise HarError(
+            f"A batch of {request.batch_size} clips of {spec.num_frames}x{spec.frame_height}x{spec.frame_width} does "
+            f"not fit {device_name()} ({torch.cuda.mem_get_info()[1] / 1e9:.0f} GB): choose a smaller batch_size, "
+            f"{max(1, request.batch_size // 2)} for instance, or more devices."
+        ) from None
+    except BaseException:
+        _close_mlflow(logger, "FAILED")
+        raise
+
+
+def _trainer(
+    request: TrainingRequest,
+    precision: str,
+    devices: int,
+    logger: MLFlowLogger | None,
+    callbacks: list[Callback],
+    train_clips: int,
+) -> pl.Trainer:
+    cuda = torch.cuda.is_available()
+    world_size = devices * request.nodes
+    return pl.Trainer(
+        accelerator="cuda" if cuda else "cpu",
+        devices=devices,
+        num_nodes=request.nodes,
+        strategy=DDPStrategy(gradient_as_bucket_view=True) if world_size > 1 else "auto",
+        use_distributed_sampler=False,
+        sync_batchnorm=request.recipe.get("batch_norm") == "sync" and world_size > 1,
+        max_epochs=request.epochs,
+        precision=precision,  # type: ignore[arg-type]
+        gradient_clip_val=request.gradient_clip or None,
+        deterministic="warn" if request.deterministic else None,
+        benchmark=cuda and not request.deterministic,
+        logger=logger or False,
+        callbacks=callbacks,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=max(1, train_clips // (request.batch_size * world_size)),
+        default_root_dir=request.work,
+    )
 
 
 def _spec(request: TrainingRequest) -> ModelSpec:
@@ -152,6 +218,61 @@ def _spec(request: TrainingRequest) -> ModelSpec:
     return dataclasses.replace(spec, mean=row.mean, std=row.std)
 
 
+CHOICES = {
+    "optimizer": ("adam", "adamw"),
+    "schedule": ("one_cycle", "cosine", "constant"),
+    "batch_norm": ("batch", "frozen", "sync"),
+}
+"""Options of the recipe that are names."""
+
+
+def check_recipe(recipe: dict[str, Any]) -> None:
+    """Raise HarError, with what to choose, for options that are unknown or clash."""
+    for name, known in CHOICES.items():
+        if recipe.get(name, known[0]) not in known:
+            raise HarError(f"There is no {name} {recipe[name]!r}: choose {' or '.join(known)}.")
+    if recipe.get("schedule", "one_cycle") == "one_cycle" and recipe.get("warmup"):
+        raise HarError(
+            "one_cycle has a warm-up of its own: set warmup to 0, or choose the schedule cosine or constant."
+        )
+    if recipe.get("optimizer", "adam") == "adam" and recipe.get("weight_decay"):
+        raise HarError("adam would mix weight_decay with its momentum: choose the optimizer adamw, or weight_decay 0.")
+    for name in ("warmup", "zoom", "brightness", "saturation", "dropout", "label_smoothing"):
+        if not 0 <= recipe.get(name, 0) < 1:
+            raise HarError(f"{name} is {recipe[name]}: choose 0 or more and less than 1.")
+
+
+def _devices(request: TrainingRequest) -> int:
+    """Processes of this node, one a device; HarError where there are not so many GPUs."""
+    devices = count_devices(request)
+    if torch.cuda.is_available() and devices > torch.cuda.device_count():
+        raise HarError(
+            f"This machine has {torch.cuda.device_count()} GPUs, not {devices}: choose devices 0 for all of them."
+        )
+    return devices
+
+
+def count_devices(request: TrainingRequest) -> int:
+    """Devices of a node that a request asks for; 0 in it means every GPU, or one CPU process where there is none."""
+    return request.devices or max(1, torch.cuda.device_count())
+
+
+def device_name() -> str:
+    """`NVIDIA H100 80GB HBM3` or `CPU`."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+
+
+def _load_weights(path: Path, model: VideoActionModel) -> None:
+    """Weights that the asset pretrained_weights published, all but the head."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise HarError(
+            f"{path} cannot be read ({type(error).__name__}): materialize pretrained_weights with force: true."
+        ) from error
+    apply_state(model.spec.network, model.network, state)
+
+
 def _data(request: TrainingRequest, spec: ModelSpec) -> ClipDataModule:
     return ClipDataModule(
         {role: Path(path) for role, path in request.manifests.items()},
@@ -159,7 +280,10 @@ def _data(request: TrainingRequest, spec: ModelSpec) -> ClipDataModule:
         spec,
         batch_size=request.batch_size,
         seed=request.seed,
-        workers=request.workers,
+        windows=request.val_windows,
+        max_stride=request.max_stride,
+        balanced=request.balanced,
+        threads=request.threads,
         still_frames=request.still_frames,
     )
 
@@ -178,6 +302,24 @@ def choose_precision(wanted: str) -> tuple[str, str]:
     return "32-true", "this CPU has no AMX"
 
 
+def choose_compile(wanted: str) -> tuple[bool, str]:
+    """Whether to use torch.compile, and why: `auto` does on a GPU, where compiling for a minute pays within epochs.
+
+    Where compiling fails, for want of a C compiler most of the time, training goes on without.
+    """
+    if wanted not in ("auto", "on", "off"):
+        raise HarError(f"There is no compile {wanted!r}: choose auto, on or off.")
+    if wanted == "off" or (wanted == "auto" and not torch.cuda.is_available()):
+        return False, "not compiled"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.compile(lambda x: x * 2 + 1)(torch.ones(64, device=device))
+    except Exception as error:  # noqa: BLE001 whatever the compilers below say, it is reported and done without
+        reason = str(error).strip().splitlines()[0][:160]
+        return False, f"not compiled: torch.compile does not work here ({reason}), install gcc for more speed"
+    return True, "compiled"
+
+
 def write_deployable(checkpoint: Path, target: Path) -> int:
     """Copy a Lightning checkpoint without optimiser and loop state; return its epoch, counted from 0.
 
@@ -192,14 +334,23 @@ def write_deployable(checkpoint: Path, target: Path) -> int:
 
 
 class OrderlyStop(Callback):
-    """SIGINT and SIGTERM end the training between two batches, not in the middle of writing a checkpoint."""
+    """SIGINT and SIGTERM end the training between two batches, not in the middle of writing a checkpoint.
+
+    Several processes agree on it: one that stopped alone would leave the others waiting for its gradients.
+    """
+
+    AGREE_EVERY = 5
+    """Batches between two agreements: a number of one bit each, over CPU memory, so that no GPU is waited for."""
 
     def __init__(self) -> None:
         self.requested = False
         self.previous: dict[signal.Signals, Any] = {}
+        self.group: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take both signals over, from Lightning too; only the main thread may."""
+        if trainer.world_size > 1:
+            self.group = torch.distributed.new_group(backend="gloo")
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self.previous[number] = signal.signal(number, self._request)
@@ -210,36 +361,49 @@ class OrderlyStop(Callback):
             signal.signal(number, handler)
         self.previous.clear()
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Stop here if asked to."""
-        self._stop_if_requested()
+        self._stop_if_requested(batch_idx)
 
-    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
         """Stop here if asked to."""
-        self._stop_if_requested()
+        self._stop_if_requested(batch_idx)
 
     def _request(self, signum: int, frame: FrameType | None) -> None:
         self.requested = True
 
-    def _stop_if_requested(self) -> None:
-        if self.requested:
+    def _stop_if_requested(self, batch_idx: int) -> None:
+        requested = self.requested
+        if self.group is not None:
+            if batch_idx % self.AGREE_EVERY:
+                return
+            vote = torch.tensor([requested], dtype=torch.int32)
+            torch.distributed.all_reduce(vote, op=torch.distributed.ReduceOp.MAX, group=self.group)
+            requested = bool(vote)
+        if requested:
             raise KeyboardInterrupt
 
 
 class EpochHistory(Callback):
-    """One report line and one JSON line an epoch; seeds the augmentation of each epoch."""
+    """One report line and one JSON line an epoch; seeds what is random inside the network (dropout)."""
 
     def __init__(self, path: Path, request: TrainingRequest, report: Callable[[str], None]) -> None:
         self.path = path
         self.request = request
         self.report = report
         self.started = 0.0
+        self.trained_seconds = 0.0
         self.clips = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget epochs that were reported but not checkpointed before a kill."""
-        kept = self.epochs()[: trainer.current_epoch]
-        self.path.write_text("".join(json.dumps(epoch) + "\n" for epoch in kept))
+        if trainer.is_global_zero:
+            kept = self.epochs()[: trainer.current_epoch]
+            self.path.write_text("".join(json.dumps(epoch) + "\n" for epoch in kept))
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -247,27 +411,51 @@ class EpochHistory(Callback):
         """Make the draws of each batch depend on the seed and its number alone, whatever this process did before."""
         # Not in on_train_epoch_start, which Lightning skips in the first epoch after a resume.
         if batch_idx == 0:
-            self.started, self.clips = time.monotonic(), 0
-        torch.manual_seed(1_000_003 * self.request.seed + trainer.global_step)
+            self.started, self.trained_seconds, self.clips = time.monotonic(), 0.0, 0
+        step = trainer.global_step * trainer.world_size + trainer.global_rank
+        torch.manual_seed(1_000_003 * self.request.seed + step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count clips for the throughput."""
-        self.clips += len(batch[1])
+        self.clips += len(batch[1]) * trainer.world_size
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Training of this epoch has ended."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.trained_seconds = time.monotonic() - self.started
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report and record the epoch (Lightning has validated by now)."""
-        seconds = time.monotonic() - self.started
+        # Reading the metrics waits for the GPU, so the time that follows is that of the work.
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        epoch = {"epoch": trainer.current_epoch, "seconds": seconds, **values}
+        seconds = time.monotonic() - self.started
+        training = self.trained_seconds or seconds
+        loader = trainer.datamodule.loaders["train"]  # type: ignore[attr-defined]
+        speed = {
+            "seconds": seconds,
+            "clips_per_second": self.clips / training,
+            "data_seconds": loader.seconds_waited,
+            "memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        }
+        if torch.cuda.is_available():
+            speed["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        if not trainer.is_global_zero:
+            return
+        if trainer.logger:
+            trainer.logger.log_metrics(speed, trainer.global_step - 1)
         with self.path.open("a") as file:
-            file.write(json.dumps(epoch) + "\n")
+            file.write(json.dumps({"epoch": trainer.current_epoch, **speed, **values}) + "\n")
         number, total = trainer.current_epoch + 1, self.request.epochs
         line = f"epoch {number}/{total}: loss {values['train_loss']:.3f}, top-1 {values['train_top1']:.3f}"
         if "val_top1" in values:
             line += f", val loss {values['val_loss']:.3f}, val top-1 {values['val_top1']:.3f}"
-        self.report(f"{line}, {self.clips / seconds:.1f} clips/s, {seconds * (total - number):.0f} s left")
+        line += f", {speed['clips_per_second']:.1f} clips/s, {speed['data_seconds'] / training:.0%} waiting for data"
+        if "gpu_memory_gb" in speed:
+            line += f", {speed['gpu_memory_gb']:.1f} GB of GPU memory"
+        self.report(f"{line}, {seconds * (total - number):.0f} s left")
 
     def epochs(self) -> list[dict[str, Any]]:
         """The epochs recorded so far, a dictionary of epoch, seconds and metrics each."""

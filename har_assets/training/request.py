@@ -43,8 +43,28 @@ class TrainingRequest:
     """Stop after this many epochs without a better validation accuracy; 0 never."""
     seed: int = 0
     """Seed of initialisation, order and augmentation."""
-    workers: int = 0
-    """Loader processes; 0 reads in the training process."""
+    devices: int = 1
+    """Processes a node, one a GPU; 0 takes every GPU. Without a GPU they are CPU processes."""
+    nodes: int = 1
+    """Machines that train together; each of them runs `python -m har_assets.training` on this file."""
+    rendezvous: str = ""
+    """`host:port` at which several machines find each other; any of them may be the host."""
+    pretrained: str = ""
+    """File of weights to start from, the head excepted; empty starts from random ones."""
+    compile: str = "auto"
+    """`auto`: torch.compile on a GPU; `on`, `off`."""
+    gradient_clip: float = 0.0
+    """Largest norm of all gradients together; 0 does not clip."""
+    deterministic: bool = False
+    """Bit-equal repetitions on a GPU too, at some cost of speed; on a CPU they are so anyway."""
+    threads: int = 0
+    """Threads that copy batches out of the frame cache; 0 takes one a core, eight at most."""
+    val_windows: int = 1
+    """Windows of each validation clip whose scores are averaged."""
+    max_stride: int = 1
+    """Training windows take every s-th cached frame, s drawn from 1 to this."""
+    balanced: bool = False
+    """Draw each class as often as any other."""
     still_frames: bool = False
     """Train on one repeated frame a clip: the control experiment for motion."""
     mlflow_tracking_uri: str = ""

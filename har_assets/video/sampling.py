@@ -28,8 +28,8 @@ def window_starts(num_frames: int, window: int, count: int) -> list[int]:
     return [round(last_start * number / (count - 1)) for number in range(count)]
 
 
-def take_window(frames_THWC: Frames, start: int, window: int) -> Frames:
-    """Frames `start` to `start + window` of a clip: uint8 [window, H, W, C].
+def take_window(frames_THWC: Frames, start: int, window: int, stride: int = 1) -> Frames:
+    """Every `stride`-th frame of a clip from `start` on, `window` of them: uint8 [window, H, W, C].
 
     A view where the clip is long enough; else a copy in which the clip's last frame is repeated.
 
@@ -40,9 +40,10 @@ def take_window(frames_THWC: Frames, start: int, window: int) -> Frames:
     num_frames = len(frames_THWC)
     if not 0 <= start < num_frames:
         raise ValueError(f"a window cannot start at frame {start} of {num_frames}")
-    if start + window <= num_frames:
-        return frames_THWC[start : start + window]
-    return frames_THWC[np.minimum(np.arange(start, start + window), num_frames - 1)]
+    end = start + (window - 1) * stride + 1
+    if end <= num_frames:
+        return frames_THWC[start:end:stride]
+    return frames_THWC[np.minimum(np.arange(start, end, stride), num_frames - 1)]
 
 
 def centre_crop(frames_THWC: Frames, size: tuple[int, int]) -> Frames:

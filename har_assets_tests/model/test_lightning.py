@@ -6,8 +6,8 @@ import pytorch_lightning as pl
 import torch
 
 from har_assets.errors import HarError, ModelFileError
-from har_assets.model.data import ClipDataModule, EpochOrder
-from har_assets.model.lightning import DeployedModel, VideoActionModel, load_checkpoint
+from har_assets.model.data import ClipDataModule, EvaluationOrder
+from har_assets.model.lightning import DeployedModel, VideoActionModel, load_checkpoint, may_be_mirrored, rate_share
 from har_assets.model.spec import ModelSpec
 
 
@@ -35,7 +35,8 @@ def test_one_epoch_of_every_stage_runs_and_gives_figures(
 def test_the_network_can_learn_a_batch_by_heart(tiny_cache: Path, tiny_spec: ModelSpec) -> None:
     pl.seed_everything(0, verbose=False)
     model = VideoActionModel.from_spec(tiny_spec, flip=False, brightness=0.0).train()
-    clips_BCTHW, labels_B = data_of(tiny_cache, tiny_spec).clips["val"].__getitems__(range(3))
+    clips = data_of(tiny_cache, tiny_spec).clips["val"]
+    clips_BCTHW, labels_B, _ = clips.batch(next(iter(EvaluationOrder(3, 3))))
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(40):
         loss = torch.nn.functional.cross_entropy(model(clips_BCTHW), labels_B)
@@ -67,30 +68,64 @@ def test_normalisation_is_that_of_the_spec(tiny_spec: ModelSpec) -> None:
     torch.testing.assert_close(model.normalise(clips_BCTHW), (clips_BCTHW / 255 - mean) / std)
 
 
-def test_an_epoch_depends_on_seed_and_number_alone() -> None:
-    one, two, other = EpochOrder(20, seed=1), EpochOrder(20, seed=1), EpochOrder(20, seed=2)
-    list(one)  # drawn from before: must not matter
-    for order in (one, two, other):
-        order.set_epoch(5)
-    assert list(one) == list(two) != list(other)
-    assert sorted(position for position, _ in one) == list(range(20))
+def test_scores_of_a_clip_are_the_mean_over_its_windows_and_padding_does_not_count(
+    tiny_cache: Path, tiny_spec: ModelSpec, tmp_path: Path
+) -> None:
+    model = VideoActionModel.from_spec(tiny_spec)
+    data = data_of(tiny_cache, tiny_spec, windows=3, eval_batch_size=2)
+    trainer = pl.Trainer(
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+    )
+    figures = trainer.test(model, data, verbose=False)[0]
+    clips = data.clips["test"]
+    assert len(clips) == 3  # an odd number: the last batch is filled up
+    clips_BCTHW, labels_B, _ = clips.batch(next(iter(EvaluationOrder(3, 3))))
+    scores_BK = model.eval()(clips_BCTHW).detach().softmax(1).view(3, 3, -1).mean(1)
+    assert figures["test_top1"] == pytest.approx(float((scores_BK.argmax(1) == labels_B).float().mean()))
+    loss = -scores_BK[torch.arange(3), labels_B].log().mean()
+    assert figures["test_loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
-def test_training_windows_lie_anywhere_and_evaluation_takes_the_centre(tiny_cache: Path, tiny_spec: ModelSpec) -> None:
-    clips = data_of(tiny_cache, tiny_spec).clips
-    frames_THWC = torch.from_numpy(clips["train"].cache.frames(clips["train"].clips[0]).copy())
-    starts = set()
-    for place in torch.linspace(0, 0.999, 25).tolist():
-        window_CTHW = clips["train"][(0, place)][0][0]
-        matches = [s for s in range(5) if torch.equal(window_CTHW, frames_THWC[s : s + 4].permute(3, 0, 1, 2))]
-        starts.update(matches)
-    assert starts == set(range(5))  # 8 frames hold five windows of 4
-    assert clips["val"][0][0].shape == (1, 3, 4, 16, 16)
+def test_a_frozen_backbone_and_frozen_batch_norm_stay_as_they_were(tiny_cache: Path, tiny_spec: ModelSpec) -> None:
+    for recipe, moved in (({"backbone_rate": 0.0}, {"head."}), ({"batch_norm": "frozen"}, {"head.", "features."})):
+        pl.seed_everything(0, verbose=False)
+        model = VideoActionModel.from_spec(tiny_spec, **recipe)
+        before = {name: value.clone() for name, value in model.network.state_dict().items()}
+        trainer = pl.Trainer(
+            max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu",
+            enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(model, data_of(tiny_cache, tiny_spec))
+        changed = {name for name, value in model.network.state_dict().items() if not torch.equal(value, before[name])}
+        assert {name.split(".")[0] + "." for name in changed} == moved
+        assert not {name for name in changed if "running" in name or "num_batches" in name}
 
 
-def test_still_frames_repeat_one_frame(tiny_cache: Path, tiny_spec: ModelSpec) -> None:
-    clip_CTHW = data_of(tiny_cache, tiny_spec, still_frames=True).clips["train"][(0, 0.5)][0][0]
-    assert torch.equal(clip_CTHW, clip_CTHW[:, :1].expand_as(clip_CTHW))
+def test_backbone_and_head_have_rates_of_their_own_and_biases_do_not_decay(tiny_spec: ModelSpec) -> None:
+    model = VideoActionModel.from_spec(tiny_spec, learning_rate=0.1, backbone_rate=0.5, weight_decay=0.2)
+    groups = {(group["lr"], group["weight_decay"]): len(group["params"]) for group in model._parameter_groups()}
+    # Three convolutions decay, the scales and shifts of three BatchNorms do not; head: weight and bias.
+    assert groups == {(0.05, 0.2): 3, (0.05, 0.0): 6, (0.1, 0.2): 1, (0.1, 0.0): 1}
+
+
+def test_rates_rise_linearly_and_fall_along_a_cosine() -> None:
+    shares = [rate_share(step, steps=100, warmup=0.1, schedule="cosine") for step in range(101)]
+    assert shares[:10] == pytest.approx([(step + 1) / 11 for step in range(10)])
+    assert shares[10] == 1.0
+    assert shares[55] == pytest.approx(0.5)
+    assert shares[100] == pytest.approx(0.0)
+    assert shares[10:] == sorted(shares[10:], reverse=True)
+    assert [rate_share(step, steps=9, warmup=0.0, schedule="constant") for step in (0, 8)] == [1.0, 1.0]
+
+
+def test_classes_of_a_side_are_not_mirrored() -> None:
+    assert [may_be_mirrored(label) for label in ("turn_left", "Right hand", "bright", "kick_ball")] == [
+        False, False, True, True,
+    ]  # fmt: skip
 
 
 def test_an_unknown_network_names_the_known_ones(tiny_spec: ModelSpec) -> None:

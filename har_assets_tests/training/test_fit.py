@@ -25,10 +25,10 @@ def request_for(work: Path, cache: Path, spec: ModelSpec, **fields: object) -> T
         spec=spec.to_json(),
         provenance=Provenance(dataset="tiny", data_version="v1", split=1).to_json(),
         frame_cache=str(cache / "cache"),
-        batch_size=4,
         **{  # type: ignore[arg-type]
             "manifests": {role: str(cache / f"{role}.csv") for role in ("train", "val")},
             "epochs": 3,
+            "batch_size": 4,
             **fields,
         },
     )

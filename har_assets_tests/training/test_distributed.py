@@ -1,0 +1,124 @@
+"""Training in several processes by torchrun: real processes, gloo over loopback, real kills."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from har_assets.model.lightning import load_checkpoint
+from har_assets.model.spec import ModelSpec
+from har_assets.training.request import ERROR_FILE, SUMMARY_FILE
+from har_assets_tests.training.test_fit import request_for, run_to_end, start, wait_for_epochs
+
+
+def trainings_in(folder: Path) -> list[int]:
+    """Processes at work on a request in that folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if "har_assets.training" in command and str(folder) in command:
+            found.append(int(process.name))
+    return found
+
+
+def wait_until_gone(folder: Path, seconds: float = 40) -> None:
+    deadline = time.monotonic() + seconds
+    while trainings_in(folder) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert trainings_in(folder) == []
+
+
+def test_two_processes_learn_what_one_learns_with_the_double_batch(
+    tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec
+) -> None:
+    # BatchNorm takes its statistics from the batch of one process, so it is frozen here: all else must agree.
+    recipe = {"batch_norm": "frozen", "schedule": "constant"}
+    for name, fields in {"one": {"batch_size": 6}, "two": {"batch_size": 3, "devices": 2}}.items():
+        run_to_end(request_for(tmp_path / name, tiny_cache, tiny_spec, recipe=recipe, **fields), tmp_path / name)
+    one, two = (
+        [json.loads(line) for line in (tmp_path / name / "history.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    assert len(one) == len(two) == 3
+    for first, second in zip(one, two, strict=True):
+        for figure in ("train_loss", "train_top1", "val_loss", "val_top1"):
+            assert second[figure] == pytest.approx(first[figure], rel=1e-4), figure
+    weights = [load_checkpoint(tmp_path / name / "model.ckpt").state_dict() for name in ("one", "two")]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-5)
+    summary = json.loads((tmp_path / "two" / SUMMARY_FILE).read_text())
+    assert summary["device"] == "2 x CPU"
+
+
+def test_a_signal_stops_all_processes_between_two_batches_and_the_next_call_goes_on(
+    tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec
+) -> None:
+    request = request_for(tmp_path, tiny_cache, tiny_spec, epochs=5000, batch_size=2, devices=2)
+    child = start(request, tmp_path)
+    wait_for_epochs(tmp_path, 2, child)
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=40)
+    assert child.returncode == 130, errors
+    assert "was stopped" in (tmp_path / ERROR_FILE).read_text()
+    wait_until_gone(tmp_path)
+    done = len((tmp_path / "history.jsonl").read_text().splitlines())
+    short = request_for(tmp_path, tiny_cache, tiny_spec, epochs=done + 2, batch_size=2, devices=2)
+    lines = run_to_end(short, tmp_path)
+    assert "going on from" in lines[0]
+    epochs = [json.loads(line)["epoch"] for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert epochs == list(range(done + 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["torchrun", "first worker", "last worker"])
+def test_after_kill_nine_of_any_of_them_nothing_trains_on_and_it_is_said(
+    tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec, victim: str
+) -> None:
+    request = request_for(tmp_path, tiny_cache, tiny_spec, epochs=5000, batch_size=2, devices=2)
+    child = start(request, tmp_path)
+    wait_for_epochs(tmp_path, 2, child)
+    workers = sorted(set(trainings_in(tmp_path)) - {child.pid})
+    assert len(workers) == 2
+    os.kill({"torchrun": child.pid, "first worker": workers[0], "last worker": workers[1]}[victim], signal.SIGKILL)
+    child.communicate(timeout=60)
+    assert child.returncode not in (0, None)
+    wait_until_gone(tmp_path)
+    assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
+    if victim != "torchrun":
+        assert "ended with -9 and no word of why" in (tmp_path / ERROR_FILE).read_text()
+
+
+@pytest.mark.slow
+def test_two_machines_find_each_other_at_the_rendezvous(tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    request = request_for(
+        tmp_path, tiny_cache, tiny_spec, batch_size=3, nodes=2, devices=1, rendezvous=f"127.0.0.1:{port}"
+    )
+    machines = [start(request, tmp_path) for _ in range(2)]
+    outputs = [machine.communicate(timeout=200) for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], outputs
+    assert json.loads((tmp_path / SUMMARY_FILE).read_text())["device"] == "2 x CPU"
+
+
+def test_several_machines_without_a_meeting_place_are_told(
+    tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec
+) -> None:
+    path = request_for(tmp_path, tiny_cache, tiny_spec, nodes=2).write(tmp_path / "request.json")
+    done = subprocess.run(
+        [sys.executable, "-m", "har_assets.training", str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "set rendezvous to host:port" in done.stderr
+    assert "Traceback" not in done.stderr
