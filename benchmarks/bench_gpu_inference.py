@@ -3,8 +3,8 @@
     python benchmarks/bench_gpu_inference.py [--batch 1 8 64] [--rounds N] [--only NAME...]
     python benchmarks/bench_gpu_inference.py --smoke      tiny sizes on the CPU: does every variant run and agree?
 
-Needs torch and numpy; onnx, onnxscript and onnxruntime-gpu for the ONNX rows; pytorch-lightning and torchmetrics for
-the rows of the predictors. What is missing is named and left out. uint8 clips lie on the GPU before the clock starts
+Needs torch and numpy; onnx, onnxscript and onnxruntime-gpu for the ONNX rows; pytorch-lightning, torchmetrics and
+whatever else the model's modules import for the rows of the predictors. What is missing is named and left out. uint8 clips lie on the GPU before the clock starts
 and scores stay there, except in the predictors' rows, which go from NumPy to NumPy. Variants are asked in turn,
 round by round; medians are printed. Every variant is compared with eager float32 first.
 
@@ -421,15 +421,14 @@ def predictors(
     network: nn.Module, clip_CTHW: tuple[int, ...], batches: list[int], rounds: int, scratch: Path, *, smoke: bool
 ) -> None:
     """The predictors of `open_model`, from uint8 clips in NumPy to scores in NumPy."""
-    missing = [name for name in ("pytorch_lightning", "torchmetrics") if importlib.util.find_spec(name) is None]
-    if missing:
-        print(f"\nleft out: the predictors of open_model, as {', '.join(missing)} is not installed")
+    try:
+        from har_assets.errors import HarError
+        from har_assets.model.lightning import VideoActionModel
+        from har_assets.model.spec import ModelSpec
+        from har_assets.runtime.checkpoint import CheckpointPredictor, CompiledPredictor
+    except ImportError as error:
+        print(f"\nleft out: the predictors of open_model, as {error.name} is not installed")
         return
-    from har_assets.errors import HarError
-    from har_assets.model.lightning import VideoActionModel
-    from har_assets.model.spec import ModelSpec
-    from har_assets.runtime.checkpoint import CheckpointPredictor, CompiledPredictor
-
     _, frames, height, width = clip_CTHW
     spec = ModelSpec(
         labels=tuple(f"class {number}" for number in range(NUM_CLASSES)), num_frames=frames,

@@ -88,13 +88,17 @@ def plot_runtimes(rows: Sequence[dict[str, Any]], target: Path, *, title: str) -
         ]
         shown = [found[name] for name in names if name in found]
         shade = 0.35 + 0.6 * (number + 1) / len(batches)
-        for axes, metric, form in ((left, "clips_per_s", "{:,.0f}"), (right, "p50_ms", "{:,.1f}")):
-            values = [row[metric] for row in shown]
-            bars = axes.barh(places, values, height * 0.92, color=VAL_COLOUR, alpha=shade, label=f"batch {batch}")
-            axes.bar_label(bars, [form.format(value) for value in values], padding=3, fontsize=7)
+        bars = left.barh(places, [row["clips_per_s"] for row in shown], height * 0.92, color=VAL_COLOUR, alpha=shade,
+                         label=f"batch {batch}")  # fmt: skip
+        left.bar_label(bars, [f"{row['clips_per_s']:,.0f}" for row in shown], padding=3, fontsize=7)
+        medians = [row["p50_ms"] for row in shown]
+        right.barh(places, medians, height * 0.92, color=VAL_COLOUR, alpha=shade)
         tails = [max(row["p99_ms"] - row["p50_ms"], 0.0) for row in shown]
-        right.errorbar([row["p50_ms"] for row in shown], places, xerr=[[0.0] * len(tails), tails], fmt="none",
-                       ecolor=TRAIN_COLOUR, elinewidth=1, capsize=2)  # fmt: skip
+        right.errorbar(medians, places, xerr=[[0.0] * len(tails), tails], fmt="none", ecolor=TRAIN_COLOUR,
+                       elinewidth=1, capsize=2)  # fmt: skip
+        for place, median, tail in zip(places, medians, tails, strict=True):
+            right.annotate(f"{median:,.1f}", (median + tail, place), (4, 0), textcoords="offset points", va="center",
+                           fontsize=7)  # fmt: skip
     left.set_yticks(range(len(names)), names)
     left.invert_yaxis()
     left.set_xlabel("clips a second")
