@@ -4,9 +4,10 @@
     python benchmarks/bench_gpu_inference.py --smoke      tiny sizes on the CPU: does every variant run and agree?
 
 Needs torch and numpy; onnx, onnxscript and onnxruntime-gpu for the ONNX rows; pytorch-lightning, torchmetrics and
-whatever else the model's modules import for the rows of the predictors. What is missing is named and left out. uint8 clips lie on the GPU before the clock starts
-and scores stay there, except in the predictors' rows, which go from NumPy to NumPy. Variants are asked in turn,
-round by round; medians are printed. Every variant is compared with eager float32 first.
+whatever else the model's modules import for the rows of the predictors. What is missing is named and left out.
+uint8 clips lie on the GPU before the clock starts and scores stay there, except in the predictors' rows, which go
+from NumPy to NumPy. Variants are asked in turn, round by round; medians are printed. Every variant is compared with
+eager float32 first.
 
 B batch, C channels, T frames, H height, W width, K classes.
 
