@@ -186,10 +186,11 @@ def open_model(path: Path | str, runtime: str = "auto", *, threads: int = 0) -> 
         HarError: there is no runtime of that name.
     """
     path = _known(path)
-    if runtime == "onnxruntime" and path.suffix == ".onnx":
-        runtime = "onnxruntime_cpu" if _why_not_cuda(path) else "onnxruntime_cuda"
     if runtime == "auto":
         return _fastest(path, threads)
+    if runtime == "onnxruntime" and path.suffix == ".onnx":
+        return _cuda_or_cpu(path, threads)
+    runtime = "onnxruntime_cpu" if runtime == "onnxruntime" else runtime
     if runtime not in _RUNTIMES:
         raise HarError(f"There is no runtime {runtime!r}: choose auto, onnxruntime, {', '.join(RUNTIMES)}.")
     chosen = _RUNTIMES[runtime]
@@ -235,6 +236,16 @@ def _known(path: Path | str) -> Path:
                        ".engine": ("engine", "trt_engine")}[path.suffix]  # fmt: skip
         raise ModelFileError(f"There is no {kind} {path}: materialize {asset} or name another file.")
     return path
+
+
+def _cuda_or_cpu(path: Path, threads: int) -> Predictor:
+    from har_assets.runtime.onnx import OnnxPredictor, why_not_cuda  # noqa: PLC0415
+
+    reason = why_not_cuda()
+    predictor = OnnxPredictor(path, provider="CPU" if reason else None, threads=threads)
+    if predictor.name == "onnxruntime_cpu":
+        predictor.why = reason or "its CUDA libraries could not be loaded"
+    return predictor
 
 
 def _fastest(path: Path, threads: int) -> Predictor:

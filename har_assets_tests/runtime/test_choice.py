@@ -81,7 +81,10 @@ def test_a_runtime_that_cannot_run_is_refused_in_a_sentence(tiny_checkpoint: Pat
         for model, runtime in ((tiny_onnx, "onnxruntime_cuda"), (tiny_checkpoint, "pytorch_compiled")):
             with pytest.raises(ModelFileError, match=f"cannot run in {runtime}, as there is no CUDA GPU"):
                 open_model(model, runtime)
-        assert open_model(tiny_onnx, "onnxruntime").name == "onnxruntime_cpu"
+        found = open_model(tiny_onnx, "onnxruntime")
+        assert (found.name, found.why) == ("onnxruntime_cpu", "there is no CUDA GPU on this machine")
+    with pytest.raises(ModelFileError, match=r"onnxruntime_cpu runs \.onnx files"):
+        open_model(tiny_checkpoint, "onnxruntime")
 
 
 def test_wrong_files_are_refused(tiny_onnx: Path, tmp_path: Path) -> None:
