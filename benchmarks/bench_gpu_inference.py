@@ -1,7 +1,7 @@
 """GPU inference of the three-layer net: compiled float16 against eager float32 and ONNX Runtime CUDA, and the roofline.
 
-    python benchmarks/bench_gpu_inference.py [--batch 1 8 64] [--rounds N] [--only NAME...]
-    python benchmarks/bench_gpu_inference.py --smoke      tiny sizes on the CPU: does every variant run and agree?
+    python -m benchmarks.bench_gpu_inference [--batch 1 8 64] [--rounds N] [--only NAME...]
+    python -m benchmarks.bench_gpu_inference --smoke      tiny sizes on the CPU: does every variant run and agree?
 
 Needs torch and numpy; onnx, onnxscript and onnxruntime-gpu for the ONNX rows; pytorch-lightning, torchmetrics and
 whatever else the model's modules import for the rows of the predictors. What is missing is named and left out.

@@ -1,6 +1,6 @@
 """From video files to predictions on the CPU: the pipeline against what its parts cost, and against a plain loop.
 
-    python benchmarks/bench_predict.py [--model FILE.onnx --checkpoint FILE.ckpt] [--videos FOLDER] [--repeats N]
+    python -m benchmarks.bench_predict [--model FILE.onnx --checkpoint FILE.ckpt] [--videos FOLDER] [--repeats N]
 
 Without a model, the three-layer net at 16 x 112 x 112 with fresh weights is exported; without videos, copies of the
 nine real clips are used (or of made ones). Three things are measured in turn, the medians of the rounds printed:
@@ -24,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench_frame_cache import find_clips
 
+from benchmarks.bench_frame_cache import find_clips
 from har_assets.model.lightning import DeployedModel, load_checkpoint
 from har_assets.runtime import Predictor, open_model
 from har_assets.runtime.video import VideoPrediction, predict_video, predict_videos, read_windows, video_clips
