@@ -49,8 +49,8 @@ class ConversionConfig(AssetConfig):
     """Precision to the smallest share of windows with the same top-1 that is published."""
     calibration: str = "percentile"
     """How int8 finds the range of each activation: `percentile` or `entropy`."""
-    calibration_percentile: float = 99.999
-    """Share of activations, in per cent, that the range holds."""
+    calibration_percentile: float = 99.99
+    """Share of activations, in per cent, that the range holds (`percentile`)."""
     calibration_windows: int = 128
     """Windows of the validation videos that int8 is calibrated on; 0 takes every one."""
 

@@ -41,7 +41,7 @@ class Calibration:
 
     method: str = "percentile"
     """`percentile` or `entropy`."""
-    percentile: float = 99.999
+    percentile: float = 99.99
     """Share of activations, in per cent, that the range holds (percentile method)."""
 
     def __post_init__(self) -> None:
