@@ -1,11 +1,12 @@
 """`har`: predictions, the state of the store, and set-up, without starting Dagster."""
 
 import csv
+import glob
 import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,13 +16,23 @@ from rich.text import Text
 from har_assets.artifacts import Artifact, ArtifactFolder
 from har_assets.errors import HarError, VideoError
 
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from har_assets.model.spec import ModelSpec
+    from har_assets.runtime.benchmark import Benchmark
+    from har_assets.runtime.predictor import Clips
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
 ROAD = (
     "raw_archive", "video_clips", "train_manifest", "val_manifest", "test_manifest", "class_index", "frame_cache",
-    "pretrained_weights", "trained_checkpoint", "onnx_model", "trt_engine", "test_predictions",
+    "pretrained_weights", "trained_checkpoint", "onnx_model", "trt_engine", "test_predictions", "runtime_benchmark",
 )  # fmt: skip
 """Assets in the order in which they are made."""
+
+BENCH_CLIPS = 32
+"""Videos whose centre windows `har bench` scores."""
 
 Store = Annotated[Path, typer.Option("--store", help="Folder of published artifacts.")]
 
@@ -37,53 +48,213 @@ def main() -> None:
 
 @app.command()
 def predict(
-    videos: Annotated[list[Path], typer.Argument(help="Video files, or folders of them.")],
+    videos: Annotated[list[str], typer.Argument(help="Video files, folders of them, or patterns such as 'a/*.avi'.")],
     model: Annotated[
-        Path | None, typer.Option(help="A .ckpt or .onnx file; the latest onnx_model if left out.")
+        Path | None, typer.Option(help="A .ckpt, .onnx or .engine file; the latest onnx_model if left out.")
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
+    runtime: Annotated[str, typer.Option(help="What runs the model; auto takes the fastest that works here.")] = "auto",
     windows: Annotated[int, typer.Option(min=1, help="Temporal clips a video; their scores are averaged.")] = 4,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV: video, rank, label, score.")] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Clips that are scored at once.")] = 16,
+    workers: Annotated[int, typer.Option(min=0, help="Decoding processes; 0 takes one a core.")] = 0,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that decoding one video may take.")] = 120.0,
     store: Store = Path("artifacts"),
 ) -> None:
     """Say what action each video shows. A file that cannot be read gets its line and makes the exit status 1."""
     from har_assets.runtime import open_model  # noqa: PLC0415
-    from har_assets.runtime.video import predict_video  # noqa: PLC0415
-    from har_assets.video.check import find_videos  # noqa: PLC0415
+    from har_assets.runtime.video import VideoFailure, predict_videos  # noqa: PLC0415
 
-    model = model or ArtifactFolder(store).latest("onnx_model").file("video_action_model.onnx")
-    predictor = open_model(model)
+    if as_json and as_csv:
+        raise HarError("--json and --csv exclude each other: choose one.")
+    files = [file for video in videos for file in _files_of(video)]
+    if not files:
+        raise HarError(f"No videos in {', '.join(videos)}: name video files or folders that hold some.")
+    predictor = open_model(model or ArtifactFolder(store).latest("onnx_model").file("video_action_model.onnx"), runtime)
     if predictor.provenance.synthetic:
         print("note: this model was trained on the built-in synthetic sample, not on real videos", file=sys.stderr)
-    console = Console(highlight=False)
-    table = csv.writer(sys.stdout)
+    table = csv.writer(sys.stdout, lineterminator="\n")
     if as_csv:
         table.writerow(["video", "rank", "label", "score"])
     failed = 0
-    files = [file for video in videos for file in (find_videos(video) if video.is_dir() else [video])]
-    for file in files:
-        try:
-            found = predict_video(predictor, file, windows=windows, top=top)
-        except VideoError as error:
-            failed += 1
-            print(f"{file}: {error}", file=sys.stderr)
-            continue
-        ranking = list(zip(found.labels, found.scores, strict=True))
-        if as_json:
-            scores = [{"label": label, "score": round(score, 6)} for label, score in ranking]
-            print(json.dumps({"video": str(file), "top": scores, "runtime": predictor.runtime, "note": found.note}))
-        elif as_csv:
-            table.writerows([file, rank, label, f"{score:.6f}"] for rank, (label, score) in enumerate(ranking, 1))
-        else:
-            note = f"  ({found.note})" if found.note else ""
-            console.print(f"{file}{note}", markup=False)
-            for label, score in ranking:
-                console.print(f"  {score:6.1%}  {label}", markup=False)
-    if not files:
-        raise HarError(f"No videos in {', '.join(map(str, videos))}: name video files or folders that hold some.")
+    with _progress() as bar:
+        if not bar.disable:
+            bar.console.print(f"{predictor.runtime}: {predictor.why}", style="dim", markup=False)
+        task = bar.add_task("predicting", total=len(files))
+        for found in predict_videos(
+            predictor, files, windows=windows, top=top, batch=batch, workers=workers or None, timeout_s=timeout,
+            done=lambda: bar.advance(task),
+        ):  # fmt: skip
+            if isinstance(found, VideoFailure):
+                failed += 1
+                print(_printable(f"{found.video}: {found.reason}"), file=sys.stderr)
+                continue
+            ranking = list(zip(found.labels, found.scores, strict=True))
+            if as_json:
+                scores = [{"label": label, "score": round(score, 6)} for label, score in ranking]
+                print(
+                    json.dumps({"video": found.video, "top": scores, "runtime": predictor.runtime, "note": found.note}),
+                    flush=True,
+                )
+            elif as_csv:
+                table.writerows(
+                    [found.video, rank, label, f"{score:.6f}"] for rank, (label, score) in enumerate(ranking, 1)
+                )
+            else:
+                note = f"  ({found.note})" if found.note else ""
+                print(_printable(f"{found.video}{note}"))
+                for label, score in ranking:
+                    print(_printable(f"  {score:6.1%}  {label}"))
     if failed:
         raise typer.Exit(1)
+
+
+def _files_of(argument: str) -> list[Path]:
+    """The videos that an argument of `har predict` means; a file that is not there is found missing later."""
+    from har_assets.video.check import find_videos  # noqa: PLC0415
+
+    path = Path(argument)
+    if path.is_dir():
+        return find_videos(path)
+    # Names of real clips hold [ ] and *: a pattern is what is no file.
+    if path.exists() or not glob.has_magic(argument):
+        return [path]
+    matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]
+    return [match for match in matches if match.is_file()]
+
+
+def _progress() -> "Progress":
+    """A bar on stderr, and in a terminal only: what is piped or redirected holds results and nothing else."""
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn  # noqa: PLC0415
+
+    return Progress(
+        *Progress.get_default_columns()[:2],
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True, highlight=False),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+        # In a terminal results are written above the bar; in a pipe they stay what they are.
+        redirect_stdout=sys.stdout.isatty(),
+    )
+
+
+@app.command()
+def bench(
+    model: Annotated[
+        list[Path] | None, typer.Option(help="A model file, several times for several; the latest ones if left out.")
+    ] = None,
+    video: Annotated[
+        list[str] | None, typer.Option(help="Videos, folders or patterns, to measure from files and on their clips.")
+    ] = None,
+    runtime: Annotated[list[str] | None, typer.Option(help="Runtimes to measure; every one if left out.")] = None,
+    batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1,8,32",
+    rounds: Annotated[int, typer.Option(min=1, help="Calls of each runtime and batch size.")] = 20,
+    windows: Annotated[int, typer.Option(min=1, help="Temporal clips a video.")] = 4,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV, the machine in each line.")] = False,
+    chart: Annotated[Path | None, typer.Option(help="PNG file for a chart.")] = None,
+    store: Store = Path("artifacts"),
+) -> None:
+    """Measure every runtime that can run the model here: latency, clips a second, memory, start-up.
+
+    On clips of the videos, or on noise without any. Exit status 1 when none could be measured.
+    """
+    import dataclasses  # noqa: PLC0415
+
+    from har_assets.runtime import RUNTIMES, read_spec  # noqa: PLC0415
+    from har_assets.runtime.benchmark import BenchmarkOptions, run_benchmark  # noqa: PLC0415
+
+    unknown = sorted(set(runtime or ()) - set(RUNTIMES))
+    if unknown:
+        raise HarError(f"There is no runtime {', '.join(unknown)}: choose from {', '.join(RUNTIMES)}.")
+    try:
+        options = BenchmarkOptions(tuple(int(size) for size in batch.split(",")), rounds, windows=windows)
+    except ValueError:
+        raise HarError(f"{batch!r} are no batch sizes: write numbers with commas between them, 1,8,32.") from None
+    models = model or _latest_models(store)
+    spec = read_spec(models[0])
+    videos = [file for argument in video or () for file in _files_of(argument)]
+    if video and not videos:
+        raise HarError(f"No videos in {', '.join(video)}: name video files or folders that hold some.")
+    clips_BCTHW = _bench_clips(videos, spec)
+    with _progress() as bar:
+        task = bar.add_task("starting", total=None)
+        found = run_benchmark(
+            models, clips_BCTHW, videos=videos, options=options, runtimes=runtime or (),
+            log=lambda line: bar.update(task, description=line),
+        )  # fmt: skip
+    if chart:
+        from har_assets.report.plots import plot_runtimes  # noqa: PLC0415
+
+        machine = found.machine
+        plot_runtimes(
+            [dataclasses.asdict(row) for row in found.rows],
+            chart,
+            title=f"{machine['cpu']}, {machine['cores']} cores, GPU: {machine['gpu']}",
+        )
+    if as_json:
+        for row in found.rows:
+            print(json.dumps({**dataclasses.asdict(row), "machine": found.machine}))
+    elif as_csv:
+        found.write_csv(sys.stdout)
+    else:
+        _print_benchmark(found)
+    if found.fastest() is None:
+        raise typer.Exit(1)
+
+
+def _bench_clips(videos: list[Path], spec: "ModelSpec") -> "Clips":
+    """Centre windows of the first videos that can be decoded, or noise without any video."""
+    import numpy as np  # noqa: PLC0415
+
+    from har_assets.runtime.video import read_windows  # noqa: PLC0415
+
+    if not videos:
+        return np.random.default_rng(0).integers(0, 256, (8, *spec.clip_shape_CTHW), np.uint8)
+    read = []
+    for file in videos[:BENCH_CLIPS]:
+        try:
+            read.append(read_windows(file, spec, 1).clips_BCTHW)
+        except VideoError as error:
+            print(_printable(f"{file} is left out: {error}"), file=sys.stderr)
+    if not read:
+        raise HarError("None of the videos could be decoded: name others, or leave --video out.")
+    return np.concatenate(read)
+
+
+def _latest_models(store: Path) -> list[Path]:
+    """The latest published ONNX file and, where there are such, checkpoint and engine."""
+    folder = ArtifactFolder(store)
+    models = [folder.latest("onnx_model").file("video_action_model.onnx")]
+    for asset, name in (("trained_checkpoint", "model.ckpt"), ("trt_engine", "video_action_model.engine")):
+        artifact = folder.find_latest(asset)
+        if artifact is not None:
+            models.append(artifact.file(name))
+    return models
+
+
+def _print_benchmark(found: "Benchmark") -> None:
+    """The measured rows as a table, the reasons of the others, and the machine."""
+    columns = {"runtime": "runtime", "batch": "batch", "p50_ms": "p50 ms", "p95_ms": "p95", "p99_ms": "p99",
+               "clips_per_s": "clips/s", "videos_per_s": "videos/s", "start_up_s": "start s", "memory_mb": "MB",
+               "gpu_memory_mb": "GPU MB", "max_difference": "max |diff|"}  # fmt: skip
+    rows = found.table()
+    shown = {name: title for name, title in columns.items() if name in rows[0]} if rows else {}
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name, title in shown.items():
+        table.add_column(title, justify="left" if name == "runtime" else "right", no_wrap=True)
+    for row in rows:
+        if row.get("batch"):
+            table.add_row(*(str(row[name]) for name in shown))
+    console = Console(highlight=False)
+    console.width = max(console.width, 110)
+    console.print(table)
+    for failed in found.rows:
+        if failed.reason:
+            console.print(f"{failed.runtime} ({failed.model}): {failed.reason}", markup=False, soft_wrap=True)
+    console.print(", ".join(f"{name} {value}" for name, value in found.machine.items()), markup=False, style="dim")
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from har_assets.assets.benchmark import runtime_benchmark
 from har_assets.assets.data_dvc import data_dvc
 from har_assets.assets.dataset import class_index, data_unspoiled, frame_cache, manifests, raw_archive, video_clips
 from har_assets.assets.deployment import onnx_model, trt_engine
@@ -27,6 +28,7 @@ ASSETS: list[dg.AssetsDefinition | dg.SourceAsset] = [
     onnx_model,
     trt_engine,
     test_predictions,
+    runtime_benchmark,
 ]
 
 defs = dg.Definitions(

@@ -36,12 +36,14 @@ JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     dg.define_asset_job(
         "export_onnx",
         AssetSelection.assets("onnx_model"),
-        description="export-onnx: the latest checkpoint to ONNX, compared with it.",
+        description="export-onnx: the latest checkpoint to ONNX, compared with it. `precision: fp16` (or int8) on "
+        "onnx_model chooses what is deployed, `also` what lies beside it.",
     ),
     dg.define_asset_job(
         "convert_trt",
         AssetSelection.assets("trt_engine"),
-        description="convert-trt: the latest ONNX model to a TensorRT engine.",
+        description="convert-trt: the latest ONNX model to a TensorRT engine. `precision`, `targets` and the batch "
+        "sizes are configuration of trt_engine.",
     ),
     dg.define_asset_job(
         "index_to_class",

@@ -83,10 +83,11 @@ def _predictor(runtime: str, onnx: Artifact, store: ArtifactStore) -> "Predictor
 
     if runtime == "onnx":
         refuse_failed_parity(onnx)
-        return open_model(onnx.file(ONNX))
+        # Not the fastest one: figures must not depend on which one that was.
+        return open_model(onnx.file(ONNX), "onnxruntime")
     if runtime == "checkpoint":
         checkpoint = store.latest("trained_checkpoint")
         if checkpoint.record.data_version != onnx.record.inputs["trained_checkpoint"]:
             raise HarError("onnx_model was exported from another checkpoint than the latest: materialize onnx_model.")
-        return open_model(checkpoint.file(CHECKPOINT))
+        return open_model(checkpoint.file(CHECKPOINT), "pytorch")
     raise HarError(f"There is no runtime {runtime!r}: choose onnx or checkpoint.")

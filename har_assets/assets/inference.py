@@ -5,7 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from har_assets.assets.deployment import ONNX
+from har_assets.assets.deployment import published_onnx
 from har_assets.assets.publishing import failures_in_words
 from har_assets.assets.training import CHECKPOINT
 from har_assets.errors import HarError
@@ -26,6 +26,13 @@ class InferenceConfig(dg.Config):
     """Classes to return."""
 
 
+class OnnxInferenceConfig(InferenceConfig):
+    """As above, the model an ONNX file."""
+
+    precision: str = ""
+    """fp32, fp16 or int8 of those that onnx_model has published; empty takes the deployed one. Not with `model`."""
+
+
 class MlflowInferenceConfig(InferenceConfig):
     """As above, the model taken from an MLflow run."""
 
@@ -34,15 +41,15 @@ class MlflowInferenceConfig(InferenceConfig):
 
 
 @dg.op
-def predict_from_onnx(context: dg.OpExecutionContext, config: InferenceConfig, store: ArtifactStore) -> None:
+def predict_from_onnx(context: dg.OpExecutionContext, config: OnnxInferenceConfig, store: ArtifactStore) -> None:
     """Predict the action in a video file with the published ONNX model in ONNX Runtime."""
     with failures_in_words():
-        _predict(
-            context,
-            config,
-            store,
-            Path(config.model) if config.model else store.latest("onnx_model").file(ONNX),
-        )
+        if config.model and config.precision:
+            raise HarError("Both model and precision were named: choose one, a file has the precision that it has.")
+        if config.model and Path(config.model).suffix != ".onnx":
+            raise HarError(f"{config.model} is no ONNX file: name one, or use the job infer for a checkpoint.")
+        model = Path(config.model) if config.model else published_onnx(store.latest("onnx_model"), config.precision)
+        _predict(context, config, store, model)
 
 
 @dg.op
@@ -82,6 +89,8 @@ def _predict(context: dg.OpExecutionContext, config: InferenceConfig, store: Art
 
     if not config.video:
         raise HarError("No video was named: set `video` in the configuration of the op to the path of a video file.")
+    if config.windows < 1 or config.top < 1:
+        raise HarError(f"windows is {config.windows} and top {config.top}: choose 1 or more of each.")
     video = store.project_folder / config.video
     predictor = open_model(store.project_folder / model)
     prediction = predict_video(predictor, video, windows=config.windows, top=config.top)

@@ -5,8 +5,13 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from har_assets.model.spec import to_metadata
+from har_assets.model.integrity import seal, verify
+from har_assets.model.spec import ModelSpec, Provenance, from_metadata, to_metadata
+
+if TYPE_CHECKING:
+    import onnx
 
 INPUT_NAME = "clips"
 OUTPUT_NAME = "scores"
@@ -18,13 +23,12 @@ def export_onnx(checkpoint: Path, target: Path) -> Path:
     """Write the ONNX form of a checkpoint and return its path.
 
     Input `clips`: uint8 [batch, 3, T, H, W], batch dynamic. Output `scores`: float32 [batch, K].
-    `metadata_props` carries the model spec and its provenance. The bytes depend on the checkpoint
-    and the installed versions alone, not on the folder they are made in.
+    `metadata_props` carries the model spec and its provenance; BatchNorm is folded into the convolutions.
+    The bytes depend on the checkpoint and the installed versions alone, not on the folder they are made in.
 
     Raises:
         ModelFileError: the checkpoint is missing, damaged or foreign.
     """
-    import onnx  # noqa: PLC0415
     import torch  # noqa: PLC0415
 
     from har_assets.model.lightning import DeployedModel, load_checkpoint  # noqa: PLC0415
@@ -48,7 +52,17 @@ def export_onnx(checkpoint: Path, target: Path) -> Path:
             verbose=False,
         )
     assert program is not None
-    proto = program.model_proto
+    return write_onnx(program.model_proto, model.spec, model.provenance, target)
+
+
+def write_onnx(proto: onnx.ModelProto, spec: ModelSpec, provenance: Provenance, target: Path) -> Path:
+    """Write a model with its spec and provenance as metadata, whatever its precision; returns `target`.
+
+    Every ONNX file of har_assets is written here. The same `proto` gives the same bytes in any folder.
+    `proto` is changed.
+    """
+    import onnx  # noqa: PLC0415
+
     for item in [proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output,
                  *proto.graph.value_info, *proto.graph.initializer]:  # fmt: skip
         # Stack traces of the export, with the paths of this machine.
@@ -56,7 +70,19 @@ def export_onnx(checkpoint: Path, target: Path) -> Path:
     for function in proto.functions:
         for node in function.node:
             del node.metadata_props[:]
-    onnx.helper.set_model_props(proto, to_metadata(model.spec, model.provenance))
+    onnx.helper.set_model_props(proto, to_metadata(spec, provenance))
     onnx.checker.check_model(proto, full_check=True)
+    seal(proto)
     target.write_bytes(proto.SerializeToString(deterministic=True))
     return target
+
+
+def read_onnx(path: Path) -> tuple[onnx.ModelProto, ModelSpec, Provenance]:
+    """Read an ONNX file that `write_onnx` wrote: the graph, its spec and its provenance.
+
+    Raises:
+        ModelFileError: the file is missing, damaged or foreign.
+    """
+    proto = verify(path)
+    spec, provenance = from_metadata({p.key: p.value for p in proto.metadata_props}, str(path))
+    return proto, spec, provenance

@@ -1,62 +1,113 @@
-"""ONNX to a TensorRT engine, by full TensorRT or by TensorRT-RTX, which needs no GPU to build.
+"""ONNX to a TensorRT engine, by full TensorRT 10 or 11, or by TensorRT-RTX, which needs no GPU to build.
 
-Both share one API. Networks are strongly typed: the precision is that of the ONNX file. Beside the
-engine lies `<engine>.json`, which says what it was made from and what it runs on; nothing is embedded
-in the engine itself, so that `trtexec` and Triton read it.
+All share one API. Networks are strongly typed: the precision is that of the ONNX file, and no builder flag
+changes it (TensorRT 11 has none of these flags any more). Beside the engine lies `<engine>.json`, which says
+what it was made from and what it runs on; nothing is embedded in the engine itself, so that `trtexec` and
+Triton read it.
+
+References:
+    TensorRT 10 to 11: https://docs.nvidia.com/deeplearning/tensorrt/latest/api/migration/tensorrt-10x-to-11x.html
+    What TensorRT-RTX leaves out: https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib
 import importlib.util
 import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from har_assets.artifacts import sha256_of
 from har_assets.errors import HarError, ModelFileError
-from har_assets.export.onnx import INPUT_NAME
+from har_assets.export.onnx import INPUT_NAME, read_onnx
+from har_assets.export.precision import precision_of
 from har_assets.gpu import gpu_compute_capability
-from har_assets.model.spec import ModelSpec, from_metadata
+from har_assets.model.integrity import seal_sidecar
+from har_assets.model.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 BUILDERS = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt_rtx"}
 """Name in the configuration -> Python module."""
 
-RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0")
+RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """Compute capabilities that TensorRT-RTX knows: Turing, Ampere, Ada, Blackwell. Not Hopper (9.0)."""
 
 DEFAULT_TARGETS = ("8.0", "8.6", "8.9", "12.0")
 """All but Turing, for which TensorRT-RTX has no float32 3D convolution."""
 
+HARDWARE_LEVELS = ("", "ampere_plus", "same_compute_capability")
+"""Name in the configuration -> the same name in capitals in HardwareCompatibilityLevel; empty is this GPU."""
+
+LOG_LINES = 400
+"""Lines of the build log that are kept: the first ones, and every warning and error."""
+
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How an engine is built."""
+    """How an engine is built. Fields that a builder has nothing for are refused, not ignored."""
 
     builder: str = "auto"
     """`auto`, `tensorrt` or `tensorrt_rtx`."""
     targets: tuple[str, ...] = DEFAULT_TARGETS
     """Compute capabilities of a TensorRT-RTX engine; TensorRT builds for the GPU of this machine."""
+    min_batch: int = 1
+    """Smallest batch size that the engine takes."""
     opt_batch: int = 8
     """Batch size that kernels are chosen for."""
     max_batch: int = 64
     """Largest batch size that the engine takes."""
+    workspace_mib: int = 0
+    """GPU memory in MiB that a layer may use for itself; 0 leaves it to the builder."""
+    hardware_compatibility: str = ""
+    """TensorRT: `ampere_plus` runs on every GPU from Ampere on, `same_compute_capability` on GPUs of this one's
+    compute capability; empty on this GPU's kind alone, the fastest."""
+    version_compatible: bool = False
+    """TensorRT: the engine runs in later versions of the same major version too."""
+    tf32: bool = False
+    """Multiply float32 by tensor cores with 10 bits of mantissa: faster, and it may not hold the gate of fp32."""
 
     def __post_init__(self) -> None:
         if self.builder not in ("auto", *BUILDERS):
             raise HarError(f"There is no builder {self.builder!r}: choose auto, {' or '.join(BUILDERS)}.")
-        if not 1 <= self.opt_batch <= self.max_batch:
+        if not 1 <= self.min_batch <= self.opt_batch <= self.max_batch:
             raise HarError(
-                f"opt_batch is {self.opt_batch} and max_batch {self.max_batch}: choose 1 <= opt_batch <= max_batch."
+                f"min_batch is {self.min_batch}, opt_batch {self.opt_batch} and max_batch {self.max_batch}: choose "
+                "1 <= min_batch <= opt_batch <= max_batch."
             )
         unknown = sorted(set(self.targets) - set(RTX_CAPABILITIES))
         if unknown or not self.targets:
             raise HarError(
                 f"TensorRT-RTX does not build for compute capability {', '.join(unknown) or '(none given)'}: "
                 f"choose from {', '.join(RTX_CAPABILITIES)}."
+            )
+        if self.workspace_mib < 0:
+            raise HarError(f"workspace_mib is {self.workspace_mib}: choose 1 or more, or 0 for the builder's default.")
+        if self.hardware_compatibility not in HARDWARE_LEVELS:
+            raise HarError(
+                f"There is no hardware_compatibility {self.hardware_compatibility!r}: choose "
+                f"{' or '.join(filter(None, HARDWARE_LEVELS))}, or leave it empty."
+            )
+
+    def check_for(self, builder: str) -> None:
+        """HarError when the builder has nothing for an option."""
+        if builder != "tensorrt_rtx":
+            return
+        if self.hardware_compatibility:
+            raise HarError(
+                "TensorRT-RTX has no hardware_compatibility: leave it empty and name the compute capabilities in "
+                "targets, or build with TensorRT."
+            )
+        if self.version_compatible:
+            raise HarError(
+                "TensorRT-RTX engines run in the version that built them only: set version_compatible: false and build "
+                "again after an upgrade, or build with TensorRT."
             )
 
 
@@ -77,37 +128,50 @@ def choose_builder(wanted: str) -> tuple[str, str]:
     return "tensorrt_rtx", "it builds without a GPU" if not has_gpu else "TensorRT is not installed"
 
 
-def build_engine(onnx_file: Path, target: Path, options: EngineOptions) -> dict[str, Any]:
-    """Build an engine from an ONNX file that `export_onnx` made; returns what the sidecar `<target>.json` holds.
+def builder_identity(wanted: str) -> dict[str, str]:
+    """What an engine depends on besides its ONNX file and options: builder, its version, the GPU that it times on.
 
-    Input `clips` uint8 [1..max_batch, 3, T, H, W], output `scores` float32 [batch, K].
+    HarError when the wanted builder cannot run here.
+    """
+    name, _ = choose_builder(wanted)
+    capability = ".".join(map(str, gpu_compute_capability() or ())) if name == "tensorrt" else ""
+    return {"builder": name, "version": importlib.import_module(BUILDERS[name]).__version__, "gpu": capability}
+
+
+def build_engine(
+    onnx_file: Path, target: Path, options: EngineOptions, *, timing_caches: Path | None = None
+) -> dict[str, Any]:
+    """Build an engine from an ONNX file of har_assets; returns what the sidecar `<target>.json` holds.
+
+    Input `clips` uint8 [min_batch..max_batch, 3, T, H, W], output `scores` float32 [batch, K].
+
+    Args:
+        onnx_file: of any precision; the engine has the same.
+        target: the engine file.
+        options: checked against the builder.
+        timing_caches: folder in which TensorRT keeps the kernel timings of this GPU and version between builds;
+            None measures all of them again. TensorRT-RTX times no kernels.
 
     Raises:
         ModelFileError: the ONNX file is missing, foreign, or the builder refuses it (with its first error).
-        HarError: the builder cannot run on this machine.
+        HarError: the builder cannot run on this machine, or has nothing for an option.
     """
-    import onnx  # noqa: PLC0415
-
-    if not onnx_file.is_file():
-        raise ModelFileError(f"There is no ONNX file {onnx_file}: materialize onnx_model first.")
-    try:
-        proto = onnx.load(onnx_file, load_external_data=False)
-    except Exception as error:
-        raise ModelFileError(f"{onnx_file.name} is not a readable ONNX file: export it again.") from error
-    spec, provenance = from_metadata({p.key: p.value for p in proto.metadata_props}, str(onnx_file))
-
+    proto, spec, provenance = read_onnx(onnx_file)
     builder_name, why = choose_builder(options.builder)
+    options.check_for(builder_name)
     trt = importlib.import_module(BUILDERS[builder_name])
     started = time.monotonic()
     log = _BuildLog(trt)
     builder = trt.Builder(log.logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, log.logger)
     if not parser.parse_from_file(str(onnx_file)):
         reason = parser.get_error(0).desc() if parser.num_errors else "no reason given"
         raise ModelFileError(f"{builder_name} cannot read {onnx_file.name} ({reason}): export the model again.")
     config = builder.create_builder_config()
     config.add_optimization_profile(_profile(builder, spec, options))
+    _set_options(trt, config, options)
+    cache = _TimingCache(config, None)
     if builder_name == "tensorrt_rtx":
         config.num_compute_capabilities = len(options.targets)
         for index, capability in enumerate(options.targets):
@@ -115,32 +179,38 @@ def build_engine(onnx_file: Path, target: Path, options: EngineOptions) -> dict[
         runs_on = list(options.targets)
     else:
         runs_on = [".".join(map(str, gpu_compute_capability() or ()))]
+        if timing_caches is not None:
+            cache = _TimingCache(config, timing_caches / f"{trt.__version__}-sm{runs_on[0]}.cache")
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         raise ModelFileError(
             f"{builder_name} could not build an engine from {onnx_file.name} "
-            f"({log.first_error or 'no reason given'}): look at the build log in the metadata."
+            f"({log.first_error or 'no reason given'}): choose another precision, other targets or a larger workspace."
         )
-    engine = bytes(serialized)
-    target.write_bytes(engine)
+    cache.save()
+    target.write_bytes(serialized)
     sidecar = {
         "builder": builder_name,
         "builder_chosen_because": why,
         "builder_version": trt.__version__,
         "compute_capabilities": runs_on,
-        "precision": _precision(proto),
+        "hardware_compatibility": options.hardware_compatibility,
+        "version_compatible": options.version_compatible,
+        "precision": precision_of(proto),
+        "tf32": options.tf32,
         "input": INPUT_NAME,
-        "batch": {"min": 1, "opt": options.opt_batch, "max": options.max_batch},
-        "onnx_sha256": hashlib.sha256(onnx_file.read_bytes()).hexdigest(),
-        "engine_sha256": hashlib.sha256(engine).hexdigest(),
-        "engine_bytes": len(engine),
+        "batch": {"min": options.min_batch, "opt": options.opt_batch, "max": options.max_batch},
+        "workspace_mib": options.workspace_mib,
+        "timing_cache": cache.words if builder_name == "tensorrt" else "none: TensorRT-RTX times no kernels",
+        "onnx_sha256": sha256_of(onnx_file),
+        "engine_sha256": sha256_of(target),
+        "engine_bytes": target.stat().st_size,
         "build_seconds": round(time.monotonic() - started, 2),
         "spec": json.loads(spec.to_json()),
         "provenance": dataclasses.asdict(provenance),
         "log": log.lines,
     }
-    sidecar_path(target).write_text(json.dumps(sidecar, indent=2) + "\n")
-    return sidecar
+    return _write_sidecar(target, sidecar)
 
 
 def sidecar_path(engine: Path) -> Path:
@@ -148,25 +218,108 @@ def sidecar_path(engine: Path) -> Path:
     return engine.with_name(engine.name + ".json")
 
 
+def reference_path(engine: Path) -> Path:
+    """`x.engine` -> `x.engine.reference.npz`."""
+    return engine.with_name(engine.name + ".reference.npz")
+
+
+def write_reference(engine: Path, clips_BCTHW: NDArray[np.uint8], scores_BK: NDArray[np.float32]) -> Path:
+    """Put a few clips and its parent's scores of them beside an engine; whoever loads it first compares."""
+    import numpy as np  # noqa: PLC0415
+
+    path = reference_path(engine)
+    np.savez_compressed(path, clips_BCTHW=clips_BCTHW, scores_BK=scores_BK)
+    return path
+
+
+def record_parity(engine: Path, parity: dict[str, Any]) -> None:
+    """Write into the sidecar of an engine how it compares with its parent, under the key `parity`."""
+    sidecar = json.loads(sidecar_path(engine).read_text())
+    _write_sidecar(engine, {**sidecar, "parity": parity})
+
+
+def why_not_here(sidecar: dict[str, Any]) -> str:
+    """Why an engine cannot be executed on this machine, a clause; empty where it can."""
+    capability = gpu_compute_capability()
+    if capability is None:
+        return "this machine has no GPU"
+    here = ".".join(map(str, capability))
+    if here not in sidecar["compute_capabilities"]:
+        return (
+            f"the engine is for SM {', '.join(sidecar['compute_capabilities'])}, the GPU of this machine is SM {here}"
+        )
+    return ""
+
+
+def _write_sidecar(engine: Path, sidecar: dict[str, Any]) -> dict[str, Any]:
+    """Write the JSON beside an engine, here and nowhere else, with its checksum; returns what was written."""
+    sidecar = seal_sidecar(sidecar)
+    sidecar_path(engine).write_text(json.dumps(sidecar, indent=2) + "\n")
+    return sidecar
+
+
+def _strongly_typed(trt: Any) -> int:
+    """Flags of a strongly typed network: asked for in TensorRT 10 and RTX, the only kind in 11."""
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
 def _profile(builder: Any, spec: ModelSpec, options: EngineOptions) -> Any:
     profile = builder.create_optimization_profile()
-    batches = (1, options.opt_batch, options.max_batch)
+    batches = (options.min_batch, options.opt_batch, options.max_batch)
     profile.set_shape(INPUT_NAME, *[(batch, *spec.clip_shape_CTHW) for batch in batches])
     return profile
 
 
-def _precision(proto: Any) -> str:
-    """Type that the convolutions compute in, read from their weights: fp32, fp16 or int8."""
-    import onnx  # noqa: PLC0415
+def _set_options(trt: Any, config: Any, options: EngineOptions) -> None:
+    if options.workspace_mib:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+    if options.hardware_compatibility:
+        level = getattr(trt.HardwareCompatibilityLevel, options.hardware_compatibility.upper(), None)
+        if level is None:
+            raise HarError(
+                f"TensorRT {trt.__version__} has no hardware_compatibility {options.hardware_compatibility}: choose "
+                "ampere_plus, or leave it empty."
+            )
+        config.hardware_compatibility_level = level
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    # On by default in every builder, which is why float32 engines are often off by 1e-3.
+    (config.set_flag if options.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
 
-    if any(node.op_type == "QuantizeLinear" for node in proto.graph.node):
-        return "int8"
-    types = {initializer.data_type for initializer in proto.graph.initializer if len(initializer.dims) > 1}
-    return "fp16" if onnx.TensorProto.FLOAT16 in types else "fp32"
+
+class _TimingCache:
+    """Kernel timings of TensorRT in a file, for one version and GPU: with them a build measures nothing again."""
+
+    def __init__(self, config: Any, path: Path | None) -> None:
+        self.config = config
+        self.path = path
+        self.cache: Any = None
+        self.words = "none"
+        if path is None:
+            return
+        known = path.read_bytes() if path.is_file() else b""
+        self.words = f"{len(known)} bytes from earlier builds"
+        # Held here: the configuration only points to it.
+        self.cache = config.create_timing_cache(known)
+        # False when the file is damaged or of another version: then it is measured and written anew.
+        if not config.set_timing_cache(self.cache, False):
+            self.words = "the earlier one did not fit and was replaced"
+            self.cache = config.create_timing_cache(b"")
+            config.set_timing_cache(self.cache, False)
+
+    def save(self) -> None:
+        """Write what is known now."""
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(".new")
+        temporary.write_bytes(self.config.get_timing_cache().serialize())
+        temporary.replace(self.path)
 
 
 class _BuildLog:
-    """Keeps the builder's warnings and errors instead of printing them."""
+    """Keeps the builder's messages instead of printing them."""
 
     def __init__(self, trt: Any) -> None:
         self.lines: list[str] = []
@@ -183,8 +336,9 @@ class _BuildLog:
                 """Called by the builder with each message."""
                 if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
                     outer.first_error = outer.first_error or message
-                if severity in (trt.ILogger.Severity.INFO, trt.ILogger.Severity.VERBOSE):
+                if severity == trt.ILogger.Severity.VERBOSE:
                     return
-                outer.lines.append(f"{severity.name}: {message}")
+                if severity != trt.ILogger.Severity.INFO or len(outer.lines) < LOG_LINES:
+                    outer.lines.append(f"{severity.name}: {message}")
 
         self.logger = Logger()

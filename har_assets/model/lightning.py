@@ -23,6 +23,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from har_assets.errors import ModelFileError
 from har_assets.model.augment import augment
 from har_assets.model.data import PADDING, Batch
+from har_assets.model.integrity import verify_checkpoint
 from har_assets.model.networks import Normalise, backbone_parameters, build_network, head_parameters
 from har_assets.model.spec import ModelSpec, Provenance, from_metadata, to_metadata
 
@@ -257,10 +258,9 @@ def load_checkpoint(path: Path, *, device: str = "cpu") -> VideoActionModel:
     """The model of a checkpoint file, in evaluation mode.
 
     The file is read with `weights_only=True`: a pickle that runs code is refused. ModelFileError
-    names a missing, damaged or foreign file.
+    names a missing, damaged or foreign file; damage shows in the checksums of its records.
     """
-    if not path.is_file():
-        raise ModelFileError(f"There is no checkpoint {path}: materialize trained_checkpoint or name another file.")
+    verify_checkpoint(path)
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:

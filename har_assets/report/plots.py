@@ -66,3 +66,49 @@ def plot_confusion(confusion_KK: NDArray[np.int64], labels: Sequence[str], targe
                   color="white" if share[row, column] > 0.5 else "black")  # fmt: skip
     figure.savefig(target, dpi=110)
     return target
+
+
+def plot_runtimes(rows: Sequence[dict[str, Any]], target: Path, *, title: str) -> Path:
+    """Clips a second of each runtime by batch size, and the median time of a call, as one PNG.
+
+    `rows` are dictionaries with `runtime`, `batch`, `clips_per_s`, `p50_ms`, `p99_ms`; those without a batch are left
+    out.
+    """
+    measured = [row for row in rows if row["batch"] is not None]
+    names = list(dict.fromkeys(row["runtime"] for row in measured))
+    batches = sorted({row["batch"] for row in measured})
+    figure = Figure(figsize=(10, 1.2 + 0.45 * max(len(names), 1) * max(len(batches), 1) * 0.6), layout="constrained")
+    figure.suptitle(title, fontsize="medium")
+    left, right = figure.subplots(1, 2, sharey=True)
+    height = 0.8 / max(len(batches), 1)
+    for number, batch in enumerate(batches):
+        found = {row["runtime"]: row for row in measured if row["batch"] == batch}
+        places = [
+            index + (number - (len(batches) - 1) / 2) * height for index, name in enumerate(names) if name in found
+        ]
+        shown = [found[name] for name in names if name in found]
+        shade = 0.35 + 0.6 * (number + 1) / len(batches)
+        bars = left.barh(places, [row["clips_per_s"] for row in shown], height * 0.92, color=VAL_COLOUR, alpha=shade,
+                         label=f"batch {batch}")  # fmt: skip
+        left.bar_label(bars, [f"{row['clips_per_s']:,.0f}" for row in shown], padding=3, fontsize=7)
+        medians = [row["p50_ms"] for row in shown]
+        right.barh(places, medians, height * 0.92, color=VAL_COLOUR, alpha=shade)
+        tails = [max(row["p99_ms"] - row["p50_ms"], 0.0) for row in shown]
+        right.errorbar(medians, places, xerr=[[0.0] * len(tails), tails], fmt="none", ecolor=TRAIN_COLOUR,
+                       elinewidth=1, capsize=2)  # fmt: skip
+        for place, median, tail in zip(places, medians, tails, strict=True):
+            right.annotate(f"{median:,.1f}", (median + tail, place), (4, 0), textcoords="offset points", va="center",
+                           fontsize=7)  # fmt: skip
+    left.set_yticks(range(len(names)), names)
+    left.invert_yaxis()
+    left.set_xlabel("clips a second")
+    right.set_xlabel("ms a call: median, line to the 99th percentile")
+    right.set_xscale("log")
+    for axes in (left, right):
+        axes.margins(x=0.15)
+        axes.grid(alpha=0.25, axis="x")
+        axes.spines[["top", "right"]].set_visible(False)
+    if measured:
+        left.legend(frameon=False, fontsize=8)
+    figure.savefig(target, dpi=110)
+    return target

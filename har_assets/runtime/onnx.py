@@ -7,8 +7,10 @@ from typing import Any
 
 from har_assets.errors import ModelFileError
 from har_assets.gpu import gpu_compute_capability
+from har_assets.model.integrity import verify
 from har_assets.model.spec import from_metadata
 from har_assets.runtime.predictor import Clips, Predictor, Scores
+from har_assets.video.workers import available_cores
 
 
 class OnnxPredictor(Predictor):
@@ -18,19 +20,29 @@ class OnnxPredictor(Predictor):
         """`provider` is `CUDA` or `CPU`, None takes the better one; `threads` 0 takes every core."""
         import onnxruntime as ort  # noqa: PLC0415
 
-        if not path.is_file():
-            raise ModelFileError(f"There is no ONNX file {path}: materialize onnx_model or name another file.")
+        proto = verify(path)
+        spec, provenance = from_metadata({entry.key: entry.value for entry in proto.metadata_props}, str(path))
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or available_cores()
+        # Threads that wait in a loop for work take the cores from those that decode the next videos.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self.session = ort.InferenceSession(path, options, providers=_providers(provider))
+            self.session = ort.InferenceSession(
+                proto.SerializeToString(), options, providers=_providers(provider, str(path))
+            )
         except Exception as error:
             raise ModelFileError(
-                f"{path} is not a readable ONNX model ({str(error).splitlines()[0][:160]}): export it again."
+                f"ONNX Runtime {ort.__version__} cannot run {path} ({str(error).splitlines()[0][:160]}): "
+                "export it again with the installed versions."
             ) from error
-        spec, provenance = from_metadata(self.session.get_modelmeta().custom_metadata_map, str(path))
         device = self.session.get_providers()[0].removesuffix("ExecutionProvider")
+        if provider == "CUDA" and device != "CUDA":
+            raise ModelFileError(
+                "ONNX Runtime could not load its CUDA libraries (CUDA and cuDNN of the version it was built for): "
+                "install them, or choose the runtime onnxruntime_cpu."
+            )
+        self.name = f"onnxruntime_{device.lower()}"
         self.runtime = f"ONNX Runtime {ort.__version__} {device}"
         self.input_name = self.session.get_inputs()[0].name
         super().__init__(spec, provenance)
@@ -40,11 +52,29 @@ class OnnxPredictor(Predictor):
         return scores_BK
 
 
-def _providers(wanted: str | None) -> list[Any]:
-    """Providers in order; CUDA is asked for only where the driver has a GPU, so that its absence is no log noise."""
+def why_not_cuda() -> str:
+    """Why ONNX Runtime cannot use a GPU here, a clause; empty where nothing is known against it."""
+    if gpu_compute_capability() is None:
+        return "there is no CUDA GPU on this machine"
+    import onnxruntime as ort  # noqa: PLC0415
+
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        return "the installed ONNX Runtime was built without CUDA: install onnxruntime-gpu"
+    return ""
+
+
+def _providers(wanted: str | None, path: str) -> list[Any]:
+    """Providers in order; CUDA is asked for only where it can be there, so that its absence is no log noise."""
     cpu: list[Any] = ["CPUExecutionProvider"]
-    if wanted == "CPU" or (wanted is None and gpu_compute_capability() is None):
+    if wanted == "CPU":
         return cpu
-    if wanted == "CUDA" and gpu_compute_capability() is None:
-        raise ModelFileError("There is no CUDA GPU on this machine: choose provider CPU.")
+    reason = why_not_cuda()
+    if reason and wanted == "CUDA":
+        raise ModelFileError(f"{path} cannot run by CUDA, as {reason}, or choose the runtime onnxruntime_cpu.")
+    if reason:
+        return cpu
+    import onnxruntime as ort  # noqa: PLC0415
+
+    # CUDA and cuDNN as PyTorch's wheels bring them, which are not on the library path.
+    ort.preload_dlls()
     return ["CUDAExecutionProvider", *cpu]

@@ -18,10 +18,14 @@ Scores = NDArray[np.float32]
 
 
 class Predictor(ABC):
-    """A loaded model."""
+    """A loaded model. One thread at a time may call `predict`."""
 
+    name: str
+    """Name of the runtime as `open_model` takes it: `onnxruntime_cpu`."""
     runtime: str
     """What executes it, for people and tables: `ONNX Runtime 1.31 CPU`."""
+    why: str = "as asked"
+    """Why this runtime: one clause."""
     max_batch: int = 32
     """Clips handed to the engine at once; larger batches are split."""
 

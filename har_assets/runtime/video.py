@@ -1,16 +1,36 @@
-"""From a video file to labelled scores."""
+"""From video files to labelled scores: one file, or any number with decoding and inference at the same time.
+
+    decoding processes ──windows, in shared memory──► batches over several videos ──► predictor, in a thread
+                                                                                         │
+                              predictions in the order of the paths ◄────────────────────┘
+
+T frames, H height, W width, C channels, B windows, K classes.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import shared_memory
 from pathlib import Path
 
 import numpy as np
 
+from har_assets.errors import HarError, VideoError
 from har_assets.model.spec import ModelSpec
 from har_assets.runtime.predictor import Clips, Predictor, Scores
-from har_assets.video.decode import decode_video
-from har_assets.video.sampling import Frames, clip_windows
+from har_assets.video.decode import VideoReader
+from har_assets.video.sampling import Frames, centre_crop, clip_windows, window_starts
+from har_assets.video.workers import available_cores, decode_many
+
+MAX_HELD_BYTES = 256 << 20
+"""Frames of one video that are held while its length is not known. A longer one is read twice: once to count."""
+
+AHEAD = 16
+"""Videos a worker that may be decoded or scored ahead of the oldest unfinished one."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +42,28 @@ class VideoPrediction:
     scores: tuple[float, ...]
     windows: int
     frames: int
+    """Frames of the file that were decoded."""
     note: str = ""
+    """What is odd about the file; empty where nothing is."""
+
+
+@dataclass(frozen=True)
+class VideoFailure:
+    """A video without a prediction."""
+
+    video: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What a decoder makes of one video."""
+
+    clips_BCTHW: Clips
+    """uint8 [windows, 3, T, H, W]."""
+    num_source_frames: int
+    """Frames of the file that were decoded."""
+    note: str
 
 
 def video_clips(frames_THWC: Frames, spec: ModelSpec, windows: int) -> Clips:
@@ -30,17 +71,275 @@ def video_clips(frames_THWC: Frames, spec: ModelSpec, windows: int) -> Clips:
     return clip_windows(frames_THWC, window=spec.num_frames, count=windows, crop=(spec.frame_height, spec.frame_width))
 
 
+def read_windows(path: Path, spec: ModelSpec, windows: int) -> Windows:
+    """Decode a video and cut `windows` clips out of it, spread evenly from its first frame to its last.
+
+    The same clips as those of `video_clips`, in bounded memory: of a video too long to be held, which is as
+    long as it takes to be known, only the frames of the windows are kept when it is read a second time.
+
+    Raises:
+        VideoError: the file yields no frame; the message is the reason.
+    """
+    most = max(MAX_HELD_BYTES // (3 * spec.frame_height * spec.frame_width), spec.num_frames)
+    reader = _reader(path, spec)
+    held: list[Frames] = []
+    num_frames = 0
+    for frame_HWC in reader:
+        num_frames += 1
+        if num_frames <= most:
+            held.append(_cropped_CHW(frame_HWC, spec))
+        else:
+            held.clear()
+    starts = window_starts(num_frames, spec.num_frames, windows)
+    # Past the last frame that one is repeated.
+    numbers = [[min(start + n, num_frames - 1) for n in range(spec.num_frames)] for start in starts]
+    frames: Sequence[Frames] | dict[int, Frames] = held
+    if num_frames > most:
+        wanted = {number for window in numbers for number in window}
+        again = enumerate(_reader(path, spec))
+        frames = {number: _cropped_CHW(frame_HWC, spec) for number, frame_HWC in again if number in wanted}
+        if len(frames) < len(wanted):
+            raise VideoError("the file gives other frames each time it is read: it may still be written to")
+    clips_BCTHW = np.stack([np.stack([frames[number] for number in window], axis=1) for window in numbers])
+    return Windows(clips_BCTHW, reader.num_source_frames, reader.note)
+
+
+def _reader(path: Path, spec: ModelSpec) -> VideoReader:
+    return VideoReader(path, size=(spec.decode_height, spec.decode_width), stride=spec.frame_stride)
+
+
+def _cropped_CHW(frame_HWC: Frames, spec: ModelSpec) -> Frames:
+    cropped_1HWC = centre_crop(frame_HWC[None], (spec.frame_height, spec.frame_width))
+    return np.ascontiguousarray(cropped_1HWC[0].transpose(2, 0, 1))
+
+
 def predict_video(predictor: Predictor, path: Path, *, windows: int = 4, top: int = 5) -> VideoPrediction:
-    """The `top` most likely classes of a video file.
+    """The `top` most likely classes of a video file, decoded in this process.
 
     `windows` clips, spread evenly over the video, are scored and averaged. Raises VideoError with the
     reason for a file that yields no frames.
     """
-    spec = predictor.spec
-    video = decode_video(path, size=(spec.decode_height, spec.decode_width), stride=spec.frame_stride)
-    scores_K = predictor.predict(video_clips(video.frames_THWC, spec, windows)).mean(axis=0)
+    read = read_windows(path, predictor.spec, windows)
+    scores_K = predictor.predict(read.clips_BCTHW).mean(axis=0)
+    return _prediction(path, scores_K, predictor.spec, read.num_source_frames, read.note, windows, top)
+
+
+def predict_videos(
+    predictor: Predictor,
+    paths: Iterable[Path],
+    *,
+    windows: int = 4,
+    top: int = 5,
+    batch: int = 16,
+    workers: int | None = None,
+    timeout_s: float = 120,
+    done: Callable[[], None] = lambda: None,
+) -> Iterator[VideoPrediction | VideoFailure]:
+    """Predict any number of videos; yield one result each, in the order of the paths.
+
+    Decoding of the next videos in processes of their own overlaps inference of these; windows of several
+    videos are scored as one batch. A file that breaks its decoder, hangs it or takes it down costs that file
+    only. Memory is bounded for any number and length of files: some windows of
+    `2 workers + 3 batches` videos in shared memory, and MAX_HELD_BYTES a worker.
+
+    Args:
+        predictor: called from one thread of its own.
+        paths: video files, taken lazily.
+        windows: clips a video, spread evenly over it; their scores are averaged.
+        top: classes to return.
+        batch: windows that are scored at once, rounded down to whole videos (one at least).
+        workers: decoding processes; None takes one a core.
+        timeout_s: seconds that one video may take to be decoded.
+        done: called after each video that is done, which may be ahead of the results.
+
+    Raises:
+        HarError: something that concerns all videos: no memory for the windows, workers that do not run.
+    """
+    workers = workers or available_cores()
+    videos_a_batch = max(1, batch // windows)
+    # Running or waiting for a worker; gathered for the next batch; waiting for or under inference.
+    num_slots = 2 * workers + 3 * videos_a_batch
+    with contextlib.ExitStack() as stack:
+        slots = stack.enter_context(_Slots.create(predictor.spec, windows, num_slots))
+        thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="inference"))
+        jobs: dict[int, _Job] = {}
+
+        def tasks() -> Iterator[_Task]:
+            for position, path in enumerate(paths):
+                jobs[position] = _Job(Path(path), slots.take())
+                yield _Task(jobs[position].path, jobs[position].slot)
+
+        function = functools.partial(_decode_into_slot, slots.layout, predictor.spec)
+        decoded = stack.enter_context(
+            contextlib.closing(
+                decode_many(tasks(), function, workers=workers, timeout_s=timeout_s, in_flight=AHEAD * workers)
+            )
+        )
+        flow = _Flow(predictor, slots, jobs, thread, videos_a_batch, windows, top, done)
+        for position, facts in decoded:
+            flow.take(position, facts)
+            yield from flow.ready()
+        flow.finish()
+        yield from flow.ready()
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What travels to a decoding process."""
+
+    path: Path
+    slot: int
+
+
+@dataclass
+class _Job:
+    """A video on its way."""
+
+    path: Path
+    slot: int
+    facts: tuple[int, str] = (0, "")
+    result: VideoPrediction | VideoFailure | None = None
+
+
+@dataclass
+class _Flow:
+    """From decoded windows to results in order. Only the predictor runs in another thread."""
+
+    predictor: Predictor
+    slots: _Slots
+    jobs: dict[int, _Job]
+    thread: ThreadPoolExecutor
+    videos_a_batch: int
+    windows: int
+    top: int
+    done: Callable[[], None]
+    gathered: list[int] = field(default_factory=list)
+    """Positions decoded and not yet on their way to the predictor."""
+    running: list[tuple[list[int], Future[Scores]]] = field(default_factory=list)
+    """Batches under inference or waiting for it, oldest first; two at most."""
+    next: int = 0
+    """Position of the next result."""
+
+    def take(self, position: int, facts: tuple[int, str] | VideoError) -> None:
+        """One more video is decoded, or will not be."""
+        job = self.jobs[position]
+        if isinstance(facts, VideoError):
+            job.result = VideoFailure(str(job.path), str(facts))
+            self.slots.give_back(job.slot)
+            self.done()
+            return
+        job.facts = facts
+        self.gathered.append(position)
+        if len(self.gathered) == self.videos_a_batch:
+            self._submit()
+
+    def finish(self) -> None:
+        """No more videos come."""
+        if self.gathered:
+            self._submit()
+        while self.running:
+            self._collect()
+
+    def ready(self) -> Iterator[VideoPrediction | VideoFailure]:
+        """Results whose turn it is."""
+        while self.running and self.running[0][1].done():
+            self._collect()
+        while self.next in self.jobs and (result := self.jobs[self.next].result) is not None:
+            del self.jobs[self.next]
+            self.next += 1
+            yield result
+
+    def _submit(self) -> None:
+        while len(self.running) == 2:
+            self._collect()
+        positions, self.gathered = self.gathered, []
+        chosen = [self.jobs[position].slot for position in positions]
+        self.running.append((positions, self.thread.submit(self._score, chosen)))
+
+    def _score(self, chosen: list[int]) -> Scores:
+        clips = self.slots.windows_NBCTHW[chosen]
+        scores_BK = self.predictor.predict(clips.reshape(-1, *clips.shape[2:]))
+        mean_NK: Scores = scores_BK.reshape(len(chosen), self.windows, -1).mean(axis=1)
+        return mean_NK
+
+    def _collect(self) -> None:
+        positions, future = self.running.pop(0)
+        for position, scores_K in zip(positions, future.result(), strict=True):
+            job = self.jobs[position]
+            job.result = _prediction(job.path, scores_K, self.predictor.spec, *job.facts, self.windows, self.top)
+            self.slots.give_back(job.slot)
+            self.done()
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the slots lie."""
+
+    name: str
+    """Of the shared memory."""
+    shape: tuple[int, ...]
+    """[slots, windows, 3, T, H, W], uint8."""
+
+    def view(self, memory: shared_memory.SharedMemory) -> Clips:
+        return np.ndarray(self.shape, np.uint8, memory.buf)
+
+
+class _Slots:
+    """Windows of some videos in shared memory: through a pipe they would be copied four times more."""
+
+    def __init__(self, memory: shared_memory.SharedMemory, shape: tuple[int, ...]) -> None:
+        self.layout = _Layout(memory.name, shape)
+        self.windows_NBCTHW = self.layout.view(memory)
+        self._free = list(range(shape[0]))
+
+    @classmethod
+    @contextlib.contextmanager
+    def create(cls, spec: ModelSpec, windows: int, count: int) -> Iterator[_Slots]:
+        """`count` slots of `windows` clips each, removed at the end."""
+        shape = (count, windows, *spec.clip_shape_CTHW)
+        size = int(np.prod(shape))
+        try:
+            memory = shared_memory.SharedMemory(create=True, size=size)
+        except OSError as error:
+            raise HarError(
+                f"There is no shared memory of {size / 1e6:.0f} MB for decoded windows ({error.strerror}): "
+                "ask for fewer windows or a smaller batch."
+            ) from None
+        slots = cls(memory, shape)
+        try:
+            yield slots
+        finally:
+            del slots.windows_NBCTHW  # shared memory that is looked at cannot be closed
+            memory.close()
+            memory.unlink()
+
+    def take(self) -> int:
+        """A free slot; there always is one when a task is asked for."""
+        return self._free.pop()
+
+    def give_back(self, slot: int) -> None:
+        """The slot may be written again."""
+        self._free.append(slot)
+
+
+def _decode_into_slot(layout: _Layout, spec: ModelSpec, task: _Task) -> tuple[int, str]:
+    """In a decoding process: write the windows of a video into its slot; return frames of the file and note."""
+    read = read_windows(task.path, spec, layout.shape[1])
+    layout.view(_attached(layout.name))[task.slot] = read.clips_BCTHW
+    return read.num_source_frames, read.note
+
+
+@functools.cache
+def _attached(name: str) -> shared_memory.SharedMemory:
+    """The shared memory of the process that made it, which alone removes it."""
+    return shared_memory.SharedMemory(name=name)
+
+
+def _prediction(
+    path: Path, scores_K: Scores, spec: ModelSpec, frames: int, note: str, windows: int, top: int
+) -> VideoPrediction:
     labels, scores = ranked(scores_K, spec.labels, top)
-    return VideoPrediction(str(path), labels, scores, windows, video.num_source_frames, video.note)
+    return VideoPrediction(str(path), labels, scores, windows, frames, note)
 
 
 def ranked(scores_K: Scores, labels: tuple[str, ...], top: int) -> tuple[tuple[str, ...], tuple[float, ...]]:

@@ -207,7 +207,6 @@ def _trainer(
         precision=precision,  # type: ignore[arg-type]
         gradient_clip_val=request.gradient_clip or None,
         deterministic="warn" if request.deterministic else None,
-        benchmark=cuda and not request.deterministic,
         logger=logger or False,
         callbacks=callbacks,
         enable_progress_bar=False,

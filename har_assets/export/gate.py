@@ -1,0 +1,59 @@
+"""Who is compared with whom before a conversion is published."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from har_assets.export.onnx import read_onnx, write_onnx
+from har_assets.export.precision import imitate_fp16
+from har_assets.export.windows import Windows, score_windows
+from har_assets.model.parity import Limits, Parity, compare
+from har_assets.runtime.onnx import OnnxPredictor
+from har_assets.runtime.predictor import Predictor
+
+ROUNDED = "fp16 rounded"
+"""Name of the imitation of float16 that stands beside the fp16 file where ONNX Runtime has no GPU."""
+
+
+def gate_predictors(path: Path, precision: str, fp32: Path) -> dict[str, Predictor]:
+    """What a file that was converted from `fp32` is gated by, under the name of its precision.
+
+    That is ONNX Runtime's CPU, whose float32 is exact; float16 runs on a GPU where there is one. Without one the
+    CPU computes the float16 file in float32 throughout, so that ROUNDED stands beside it and imitates the rounding.
+    """
+    predictor = OnnxPredictor(path, provider=None if precision == "fp16" else "CPU")
+    if precision != "fp16" or not predictor.runtime.endswith("CPU"):
+        return {precision: predictor}
+    proto, spec, provenance = read_onnx(fp32)
+    with tempfile.TemporaryDirectory(prefix="har_assets_fp16_") as folder:
+        imitation = write_onnx(imitate_fp16(proto), spec, provenance, Path(folder) / "imitation.onnx")
+        return {precision: predictor, ROUNDED: OnnxPredictor(imitation, provider="CPU")}
+
+
+def pass_gates(
+    parent: Predictor,
+    children: Mapping[str, Predictor],
+    windows: Windows,
+    limits: Callable[[str], Limits],
+    log: Callable[[str], None] = print,
+) -> dict[str, Parity]:
+    """Parity of every child with the parent on the same windows, by the child's name: a precision or ROUNDED.
+
+    Raises:
+        ParityError: a child does not hold the `limits` of its precision.
+    """
+    scores, labels_B = score_windows({"": parent, **children}, windows, log)
+    parities = {}
+    for name in children:
+        gate = limits("fp16" if name == ROUNDED else name)
+        parities[name] = compare(
+            scores[""],
+            scores[name],
+            max_difference=gate.max_difference,
+            top1_agreement=gate.top1_agreement,
+            labels_B=labels_B,
+        )
+        parities[name].require(f"The {name} model", f"its parent ({parent.runtime})")
+    return parities

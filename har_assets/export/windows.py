@@ -1,0 +1,105 @@
+"""Windows of cached videos: what conversions are compared and calibrated on, a batch at a time.
+
+B batch, C channels, T frames, H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from har_assets.errors import DatasetError, HarError
+from har_assets.model.spec import ModelSpec
+from har_assets.runtime.predictor import Clips, Predictor, Scores
+from har_assets.video.frame_cache import FrameCache
+from har_assets.video.sampling import centre_crop, take_window, to_clip_CTHW
+
+BATCH_BYTES = 16 << 20
+"""Bytes of uint8 clips held at once; activations are some fifty times as many."""
+
+MAX_BATCH = 32
+
+PROGRESS_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Places in the videos of a frame cache. Nothing is read before `batches`."""
+
+    cache: FrameCache
+    spec: ModelSpec
+    places: tuple[tuple[str, int, int], ...]
+    """Clip name, first frame (after the stride), class index."""
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def batches(self) -> Iterator[tuple[Clips, NDArray[np.int64]]]:
+        """Yield uint8 clips [B, 3, T, H, W] and int64 class indices [B], 16 MiB of clips and 32 at most."""
+        size = max(1, min(MAX_BATCH, BATCH_BYTES // int(np.prod(self.spec.clip_shape_CTHW))))
+        for first in range(0, len(self.places), size):
+            places = self.places[first : first + size]
+            clips_BCTHW = np.stack([self._clip_CTHW(clip, start) for clip, start, _ in places])
+            yield clips_BCTHW, np.array([label for _, _, label in places], np.int64)
+
+    def _clip_CTHW(self, clip: str, start: int) -> NDArray[np.uint8]:
+        window_THWC = take_window(self.cache.frames(clip), start, self.spec.num_frames)
+        return to_clip_CTHW(centre_crop(window_THWC, (self.spec.frame_height, self.spec.frame_width)))
+
+
+def spread_windows(manifest: pd.DataFrame, cache: FrameCache, spec: ModelSpec, count: int) -> Windows:
+    """`count` windows, evenly spread over all windows of all decoded clips of a manifest; 0 takes every one.
+
+    There are as many windows a clip as it has first frames; a clip shorter than the window has one, padded.
+
+    Raises:
+        DatasetError: the cache holds other frames than the model takes.
+    """
+    params = cache.params
+    if (params.height, params.width, params.stride) != (spec.decode_height, spec.decode_width, spec.frame_stride):
+        raise DatasetError(
+            f"frame_cache holds frames of {params.height}x{params.width} with stride {params.stride}, the model takes "
+            f"{spec.decode_height}x{spec.decode_width} with stride {spec.frame_stride}: materialize trained_checkpoint."
+        )
+    index_of_label = {label: index for index, label in enumerate(spec.labels)}
+    places = [
+        (clip, start, index_of_label[label])
+        for clip, label in zip(manifest["clip"], manifest["label"], strict=True)
+        if clip in cache
+        for start in range(max(0, len(cache.frames(clip)) - spec.num_frames) + 1)
+    ]
+    if count and count < len(places):
+        # Middles of `count` equal parts: one window is the middle one.
+        places = [places[int((number + 0.5) * len(places) / count)] for number in range(count)]
+    return Windows(cache, spec, tuple(places))
+
+
+def score_windows(
+    predictors: Mapping[str, Predictor], windows: Windows, log: Callable[[str], None] = print
+) -> tuple[dict[str, Scores], NDArray[np.int64]]:
+    """Scores [B, K] of each predictor on all windows, and the true class indices [B].
+
+    Every batch is read once and given to all; only scores are kept. `log` takes a line now and then.
+    """
+    scores: dict[str, list[Scores]] = {name: [] for name in predictors}
+    labels: list[NDArray[np.int64]] = []
+    started = said = time.monotonic()
+    done = 0
+    for clips_BCTHW, labels_B in windows.batches():
+        for name, predictor in predictors.items():
+            scores[name].append(predictor.predict(clips_BCTHW))
+        labels.append(labels_B)
+        done += len(labels_B)
+        now = time.monotonic()
+        if now - said >= PROGRESS_SECONDS:
+            said = now
+            left = (now - started) / done * (len(windows) - done)
+            log(f"Compared on {done:,} of {len(windows):,} windows, {left:.0f} s left.")
+    if not labels:
+        raise HarError("There is no decoded test video to compare on: look at the quarantine table of frame_cache.")
+    return {name: np.concatenate(parts) for name, parts in scores.items()}, np.concatenate(labels)

@@ -1,0 +1,43 @@
+"""No damaged model file gives wrong scores, an error that is not a sentence, or a dead process."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from har_assets.export.tensorrt import EngineOptions, build_engine, sidecar_path
+from har_assets.runtime import available_runtimes
+from har_assets_tests.project import REPOSITORY
+from har_assets_tests.runtime.damage import TARGETS
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(400, marks=pytest.mark.slow)])
+def test_damaged_model_files_are_refused_or_harmless(
+    count: int, tiny_checkpoint: Path, tiny_onnx: Path, tmp_path: Path
+) -> None:
+    shutil.copy(tiny_checkpoint, tmp_path / "sound.ckpt")
+    shutil.copy(tiny_onnx, tmp_path / "sound.onnx")
+    engine = tmp_path / "sound.engine"
+    build_engine(tiny_onnx, engine, EngineOptions(builder="tensorrt_rtx", targets=("8.9",)))
+    assert sidecar_path(engine).is_file()
+    done = subprocess.run(
+        [sys.executable, "-m", "har_assets_tests.runtime.damage", str(tmp_path), str(count), "0"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, f"died after {reports[-1:]}: {done.stderr[-2000:]}"
+
+    runtimes = sum(found.available for found in available_runtimes(tiny_onnx))
+    assert len(reports) == count // len(TARGETS) * (len(TARGETS) - 1 + runtimes)
+    wrong = [report for report in reports if report["outcome"] == "DIFFERENT"]
+    assert not wrong
+    refused = [report["outcome"] for report in reports if report["outcome"].startswith("refused: ")]
+    assert all("\n" not in sentence and sentence.endswith(".") for sentence in refused)
+    # Nearly all damage matters: a test in which nothing is refused would prove nothing.
+    assert len(refused) > 0.7 * len(reports)
+    found = Counter((report["target"], report["outcome"].split(":")[0]) for report in reports)
+    print(f"{count} damaged files, {len(reports)} loads:", dict(sorted(found.items())))

@@ -1,0 +1,119 @@
+"""`har predict` and `har bench` as commands."""
+
+import csv
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from har_assets_tests.conftest import write_video
+from har_assets_tests.project import REPOSITORY
+
+
+def har(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "har_assets.cli", *map(str, arguments)], cwd=folder, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, check=False, timeout=200,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three videos, one of them in a folder below, and one file that is none."""
+    folder = tmp_path_factory.mktemp("cli")
+    rng = np.random.default_rng(0)
+    for name in ("b [1].avi", "a.avi", "below/c.avi"):
+        write_video(folder / "videos" / name, rng.integers(0, 256, (9, 20, 24, 3), dtype=np.uint8))
+    (folder / "videos" / "bad.avi").write_bytes(b"no video")
+    return folder
+
+
+def test_predictions_of_a_folder_come_in_order_and_a_bad_file_shows(folder: Path, tiny_onnx: Path) -> None:
+    done = har("predict", "--json", "--model", tiny_onnx, "videos/below", "videos", folder=folder)
+    assert done.returncode == 1
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["video"] for line in lines] == [
+        "videos/below/c.avi", "videos/a.avi", "videos/b [1].avi", "videos/below/c.avi",
+    ]  # fmt: skip
+    assert sum(score["score"] for score in lines[0]["top"]) == pytest.approx(1, abs=1e-4)
+    assert done.stderr.startswith("videos/bad.avi: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_patterns_and_names_that_look_like_patterns(folder: Path, tiny_checkpoint: Path) -> None:
+    done = har(
+        "predict", "--csv", "--top", 1, "--runtime", "pytorch", "--model", tiny_checkpoint, "videos/**/[ac].avi",
+        "videos/b [1].avi", folder=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [row["video"] for row in rows] == ["videos/a.avi", "videos/below/c.avi", "videos/b [1].avi"]
+    assert {row["rank"] for row in rows} == {"1"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nothing/*.avi"], "No videos in nothing/*.avi"),
+        (["--json", "--csv", "videos/a.avi"], "exclude each other"),
+        (["--runtime", "abacus", "videos/a.avi"], "There is no runtime 'abacus'"),
+        (["--runtime", "pytorch", "videos/a.avi"], "The runtime pytorch runs .ckpt files"),
+        (["--model", "none.onnx", "videos/a.avi"], "There is no ONNX file none.onnx"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(folder: Path, tiny_onnx: Path, arguments: list[str], words: str) -> None:
+    model = [] if "--model" in arguments else ["--model", tiny_onnx]
+    done = har("predict", *model, *arguments, folder=folder)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_in_a_terminal_there_is_a_bar_and_stdout_still_holds_results_only(folder: Path, tiny_onnx: Path) -> None:
+    ours, theirs = pty.openpty()
+    arguments = ["predict", "--json", "--runtime", "onnxruntime_cpu", "--model", str(tiny_onnx), "videos/a.avi"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "har_assets.cli", *arguments],
+        cwd=folder, stdout=subprocess.PIPE, stderr=theirs, text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "TERM": "xterm", "COLUMNS": "100"},
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    try:
+        while piece := os.read(ours, 4096):
+            shown += piece
+    except OSError:
+        pass  # how Linux says that the other side is closed
+    os.close(ours)
+    assert process.stdout is not None
+    with process.stdout as out:
+        (line,) = out.read().splitlines()
+    assert process.wait() == 0
+    assert json.loads(line)["video"] == "videos/a.avi"
+    assert b"predicting" in shown
+    assert b"ONNX Runtime" in shown
+
+
+def test_bench_names_what_it_measured(folder: Path, tiny_onnx: Path) -> None:
+    done = har(
+        "bench", "--json", "--model", tiny_onnx, "--runtime", "onnxruntime_cpu", "--batch", "1,2", "--rounds", 3,
+        "--video", "videos", "--chart", "chart.png", folder=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["runtime"], row["batch"]) for row in rows] == [("onnxruntime_cpu", 1), ("onnxruntime_cpu", 2)]
+    assert rows[0]["videos_per_s"] > 0
+    assert done.stderr.startswith("videos/bad.avi is left out: ")
+    assert (folder / "chart.png").is_file()
+    done = har("bench", "--model", tiny_onnx, "--batch", "one", folder=folder)
+    assert (done.returncode, done.stderr) == (
+        1, "error: 'one' are no batch sizes: write numbers with commas between them, 1,8,32.\n",
+    )  # fmt: skip
