@@ -480,11 +480,7 @@ def experiment_of(client: Any, name: str, artifact_location: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            # The kind makes the web UI open on the list of runs and not on an empty page about language models.
-            made: str = client.create_experiment(
-                name, artifact_location or None, tags={"mlflow.experimentKind": "custom_model_development"}
-            )
-            return made
+            return str(client.create_experiment(name, artifact_location or None))
         except MlflowException:
             found = client.get_experiment_by_name(name)  # made by another process just now
             if found is None:
