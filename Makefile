@@ -51,6 +51,6 @@ test-full: lint
 
 clean:
 	chmod -R u+w data 2>/dev/null || true
-	rm -rf data artifacts .dagster mlflow.db mlartifacts .dvc/cache .dvc/tmp
+	rm -rf data artifacts .dagster mlflow.db mlartifacts mlflow_outbox .dvc/cache .dvc/tmp
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

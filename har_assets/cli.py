@@ -373,6 +373,23 @@ def init() -> None:
     MlflowTracking().create_database(Path.cwd())
 
 
+@app.command()
+def mlflow_sync(
+    folder: Annotated[Path, typer.Argument(help="Folder in which steps keep what MLflow has not got.")] = Path(
+        "mlflow_outbox"
+    ),
+) -> None:
+    """Send what was logged while the MLflow server was away. Exit status 1 when some of it cannot be sent yet."""
+    from har_assets.training.outbox import report_settled, settle  # noqa: PLC0415
+
+    settled = settle(folder)
+    report_settled(settled, print)
+    if not settled:
+        print(f"Nothing is kept in {folder}: MLflow has everything.")
+    if any(result.left for result in settled):
+        raise typer.Exit(1)
+
+
 def _size(artifact: Artifact) -> str:
     count = artifact.bytes + artifact.record.metadata.get("video_bytes", 0)  # the videos themselves lie in data/
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"

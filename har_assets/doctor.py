@@ -333,6 +333,18 @@ def check_mlflow_database(project: Path) -> Finding:
     return Finding(name, OK, f"{uri} opens, {tried.said} experiments")
 
 
+def check_mlflow_outbox(project: Path) -> Finding:
+    """What was logged while MLflow was away has been sent since."""
+    from har_assets.resources.mlflow import MlflowTracking  # noqa: PLC0415
+    from har_assets.training.outbox import unsettled  # noqa: PLC0415
+
+    kept = [folder.name for folder in unsettled(MlflowTracking().outbox_folder(project))]
+    if kept:
+        return Finding("mlflow outbox", WARNING, f"MLflow lacks what these steps logged: {_some(kept)}",
+                       "har mlflow-sync")  # fmt: skip
+    return Finding("mlflow outbox", OK, "MLflow has everything that ended steps logged")
+
+
 def check_data(project: Path) -> list[Finding]:
     """data.dvc, data/ and what video_clips published agree; the bytes are on the disk once."""
     from har_assets.artifacts import ArtifactFolder  # noqa: PLC0415
@@ -401,7 +413,7 @@ def check_leftovers(project: Path) -> Finding:
 CHECKS: tuple[Check, ...] = (
     check_python, check_packages, check_asset_selection, check_gpu, check_tensorrt, check_onnxruntime,
     check_decoders, check_disk, check_folders, check_working_folder, check_dagster_database,
-    check_mlflow_database, check_data, check_leftovers,
+    check_mlflow_database, check_mlflow_outbox, check_data, check_leftovers,
 )  # fmt: skip
 
 

@@ -31,8 +31,12 @@ from dagster._core.execution.step_dependency_config import StepDependencyConfig
 from dagster._core.storage.tags import HIDDEN_TAG_PREFIX
 from dagster_shared.error import SerializableErrorInfo
 
+from har_assets.training.outbox import settle
+
 HOST_TAG = f"{HIDDEN_TAG_PREFIX}har_host"
 PROCESS_TAG = f"{HIDDEN_TAG_PREFIX}har_process"
+OUTBOX_TAG = f"{HIDDEN_TAG_PREFIX}har_mlflow_outbox"
+"""Folder in which the steps of a run keep what MLflow has not got yet."""
 
 UNFINISHED = [DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.CANCELING]
 
@@ -72,6 +76,8 @@ def release_dead_runs(instance: DagsterInstance) -> list[str]:
     for run in dead_runs(instance):
         instance.report_run_failed(run, f"Its process {run.tags[PROCESS_TAG]} ended without a word (killed?).")
         released.append(run.run_id)
+        if outbox := run.tags.get(OUTBOX_TAG):
+            settle(Path(outbox))  # its MLflow run ends as KILLED
     storage = instance.event_log_storage
     if storage.supports_global_concurrency_limits:
         for run_id in storage.get_concurrency_run_ids():

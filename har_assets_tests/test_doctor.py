@@ -246,6 +246,19 @@ def test_a_broken_dagster_database(project: Path) -> None:
     assert "move .dagster aside" in found.remedy
 
 
+def test_what_mlflow_lacks_is_named_with_the_command_that_sends_it(project: Path) -> None:
+    from har_assets.training.outbox import Address, opened
+
+    assert state(doctor.check_mlflow_outbox(project)) == "ok"
+    with opened(project / "mlflow_outbox/onnx_model-1", Address("http://127.0.0.1:9", "run", "onnx_model")) as outbox:
+        outbox.metrics({"loss": 1.0}, 1)
+        outbox.enter_state("FINISHED")
+        assert state(doctor.check_mlflow_outbox(project)) == "ok", "a step at work is not to be warned of"
+    found = doctor.check_mlflow_outbox(project)
+    assert isinstance(found, doctor.Finding)
+    assert (found.state, found.remedy) == ("warning", "har mlflow-sync")
+
+
 @pytest.mark.slow
 def test_mlflow_database(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert state(doctor.check_mlflow_database(project)) == "ok"

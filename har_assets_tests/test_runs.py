@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 import pytest
 from dagster import DagsterInstance, DagsterRunStatus
 
-from har_assets.runs import HOST_TAG, PROCESS_TAG, dead_runs, process_name, release_dead_runs, this_host
+from har_assets.runs import HOST_TAG, OUTBOX_TAG, PROCESS_TAG, dead_runs, process_name, release_dead_runs, this_host
+from har_assets.training.outbox import Address, client_of, opened
 
 
 @dg.job
@@ -63,6 +65,21 @@ def test_a_dead_run_is_failed_and_its_slot_is_free_again(instance: DagsterInstan
     assert run.status == DagsterRunStatus.FAILURE
     assert claim("gpu", alive, "train").is_claimed
     assert release_dead_runs(instance) == []
+
+
+def test_the_mlflow_run_of_a_dead_run_ends_as_killed(instance: DagsterInstance, tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path}/mlflow.db"
+    client = client_of(database)
+    mlflow_run = client.create_run("0").info.run_id
+    with opened(tmp_path / "outbox/training", Address(database, mlflow_run, "trained_checkpoint")) as outbox:
+        outbox.enter_state("RUNNING")
+        outbox.metrics({"loss": 1.0}, 1)  # and then the process is killed: nothing of this is sent
+    dead = started_run(instance, ended_process())
+    instance.add_run_tags(dead, {OUTBOX_TAG: str(tmp_path / "outbox")})
+    assert client.get_run(mlflow_run).info.status == "RUNNING"
+    assert release_dead_runs(instance) == [dead]
+    ended = client.get_run(mlflow_run)
+    assert (ended.info.status, ended.data.metrics) == ("KILLED", {"loss": 1.0})
 
 
 def test_a_slot_left_by_an_ended_run_is_freed(instance: DagsterInstance) -> None:

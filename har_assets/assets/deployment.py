@@ -134,15 +134,8 @@ def onnx_model(
             children |= gate_predictors(making.folder / files[name], name, fp32)
         parities, where = gates(parent, children, config, making.inputs, context.log.info)
         parity, child = parities[config.precision], children[config.precision]
-        with mlflow.continued_run(store.project_folder, parent.provenance.mlflow_run_id) as run:
-            if run:
-                run.metrics(
-                    {
-                        "onnx_max_difference": parity.max_difference,
-                        "onnx_top1_agreement": parity.top1_agreement,
-                    }
-                )
-                run.file(path)
+        making.run.metrics({"onnx_max_difference": parity.max_difference, "onnx_top1_agreement": parity.top1_agreement})
+        making.run.file(path)
         figures = parity.to_dict()
         rows = [{"precision": name, "file": files[name], **parities[name].to_dict()} for name in precisions]
         if ROUNDED in parities:
@@ -160,7 +153,7 @@ def onnx_model(
             checks={"parity_with_checkpoint": {**figures, "precisions": rows}},
         )
 
-    return publish(context, store, config, build, upstream=("trained_checkpoint", *DATA))
+    return publish(context, store, config, build, upstream=("trained_checkpoint", *DATA), mlflow=mlflow)
 
 
 def convert(
@@ -288,10 +281,8 @@ def trt_engine(
         caches = store.folder.root / "trt_engine" / ".timing_caches" if config.timing_cache else None
         engine = build_engine(source, path, options, timing_caches=caches)
         parity = engine_parity(path, source, engine, config, making.inputs, context.log.info)
-        with mlflow.continued_run(store.project_folder, onnx.record.lineage.get("mlflow_run_id", "")) as run:
-            if run:
-                run.file(path)
-                run.file(sidecar_path(path))
+        making.run.file(path)
+        making.run.file(sidecar_path(path))
         figures = {k: v for k, v in engine.items() if k not in ("spec", "provenance", "log")}
         return Product(
             headline=f"{engine['builder']} {engine['builder_version']}, {engine['precision']}, "
@@ -319,6 +310,7 @@ def trt_engine(
         build,
         upstream=("onnx_model", *DATA),
         identity=identity,
+        mlflow=mlflow,
         reusable=lambda engine: is_measured(engine) or bool(why_engine_waits(engine)),
     )
 
@@ -369,23 +361,25 @@ def engine_parity(
     """
     import numpy as np  # noqa: PLC0415
 
-    from har_assets.export.tensorrt import record_parity, why_not_here, write_reference  # noqa: PLC0415
+    from har_assets.export.tensorrt import record_parity, write_reference  # noqa: PLC0415
     from har_assets.runtime import open_model  # noqa: PLC0415
     from har_assets.runtime.onnx import OnnxPredictor  # noqa: PLC0415
+    from har_assets.runtime.tensorrt import why_not_engine  # noqa: PLC0415
 
     parent = OnnxPredictor(source, provider="CPU")
     windows, _ = windows_of(("test", "val", "train"), inputs, parent.spec, REFERENCE_CLIPS)
     clips_BCTHW = np.concatenate([batch_BCTHW for batch_BCTHW, _ in windows.batches()])
     write_reference(path, clips_BCTHW, parent.predict(clips_BCTHW))
     limits = config.limits(engine["precision"])
+    waits = why_not_engine(engine)
     parity: dict[str, Any] = {
         "measured": False,
-        "reason": why_not_here(engine) or "it has not been loaded yet",
+        "reason": waits or "it has not been loaded yet",
         "max_difference_allowed": limits.max_difference,
         "top1_agreement_required": limits.top1_agreement,
     }
     record_parity(path, parity)
-    if why_not_here(engine):
+    if waits:
         return parity
     child = open_model(path)
     parities, where = gates(parent, {engine["precision"]: child}, config, inputs, log)
@@ -405,9 +399,9 @@ def is_measured(engine: Artifact) -> bool:
 
 def why_engine_waits(engine: Artifact) -> str:
     """Why a published engine cannot be compared on this machine; empty where it can, so that it is made again."""
-    from har_assets.export.tensorrt import why_not_here  # noqa: PLC0415
+    from har_assets.runtime.tensorrt import why_not_engine  # noqa: PLC0415
 
-    return why_not_here(engine.record.metadata)
+    return why_not_engine(engine.record.metadata)
 
 
 def published_precisions(onnx: Artifact) -> dict[str, dict[str, Any]]:

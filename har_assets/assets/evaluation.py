@@ -63,11 +63,9 @@ def test_predictions(
             making.folder / "confusion.png",
             title=f"top-1 {figures['top1']:.3f} on {len(table)} test videos{synthetic}",
         )
-        with mlflow.continued_run(store.project_folder, predictor.provenance.mlflow_run_id) as run:
-            if run:
-                run.metrics({f"test_video_{name}": figures[name] for name in ("top1", "top5", "mean_class_accuracy")})
-                run.file(making.folder / "test_predictions.csv")
-                run.file(making.folder / "confusion.png")
+        making.run.metrics({f"test_video_{name}": figures[name] for name in ("top1", "top5", "mean_class_accuracy")})
+        making.run.file(making.folder / "test_predictions.csv")
+        making.run.file(making.folder / "confusion.png")
         return Product(
             headline=f"test top-1 {figures['top1']:.3f}, top-5 {figures['top5']:.3f}, mean class "
             f"{figures['mean_class_accuracy']:.3f} on {len(table)} videos{synthetic}",
@@ -75,7 +73,9 @@ def test_predictions(
             pictures=("confusion.png",),
         )
 
-    return publish(context, store, config, build, upstream=("onnx_model", "test_manifest", "frame_cache"))
+    return publish(
+        context, store, config, build, upstream=("onnx_model", "test_manifest", "frame_cache"), mlflow=mlflow
+    )
 
 
 def _predictor(runtime: str, onnx: Artifact, store: ArtifactStore) -> "Predictor":

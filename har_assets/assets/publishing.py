@@ -12,8 +12,9 @@ import dagster as dg
 
 from har_assets.artifacts import Artifact, Record, describe_files, hash_of, merge_lineage
 from har_assets.errors import HarError
+from har_assets.resources.mlflow import MlflowTracking, RunLog
 from har_assets.resources.store import ArtifactStore
-from har_assets.runs import SentenceFailure, end_with_run
+from har_assets.runs import OUTBOX_TAG, SentenceFailure, end_with_run
 
 
 class AssetConfig(dg.Config):
@@ -40,6 +41,8 @@ class Making:
     work: Path
     """Folder for unfinished work on this very product, not made yet: kept when the run is killed, removed when the
     product is published."""
+    run: RunLog
+    """The MLflow run of the model that the inputs belong to; writes nowhere where there is none."""
 
 
 @dataclass
@@ -71,6 +74,7 @@ def publish(
     upstream: tuple[str, ...] = (),
     identity: dict[str, Any] | None = None,
     reusable: Callable[[Artifact], bool] = lambda artifact: True,
+    mlflow: MlflowTracking | None = None,
 ) -> dg.MaterializeResult:
     """Make an asset's product, unless the same product is published already.
 
@@ -83,6 +87,7 @@ def publish(
         upstream: assets whose latest versions are the inputs.
         identity: whatever else decides the content (the hash of a source file, say).
         reusable: False when a published version no longer holds (data removed by hand).
+        mlflow: the build writes into the MLflow run of its inputs' model, which says how it ended.
 
     Raises:
         dagster.Failure: with one sentence, for every HarError below.
@@ -109,8 +114,10 @@ def publish(
             return _result(found, unchanged=True)
 
         started = time.monotonic()
-        with store.folder.staging(name) as folder:
-            product = build(Making(folder, inputs, store.folder.work(name, key)))
+        with store.folder.staging(name) as folder, model_run(context, store, mlflow, name, lineage) as run:
+            product = build(Making(folder, inputs, store.folder.work(name, key), run))
+            if mlflow and run.run_id:
+                product.metadata["mlflow_run"] = mlflow.link(run.run_id)
             record = Record(
                 asset=name,
                 key=key,
@@ -129,6 +136,35 @@ def publish(
         shutil.rmtree(store.folder.work(name, key), ignore_errors=True)
         context.log.info(f"{name}: {record.headline} ({record.seconds:.1f} s)")
         return _result(published, unchanged=False)
+
+
+@contextmanager
+def model_run(
+    context: dg.AssetExecutionContext,
+    store: ArtifactStore,
+    mlflow: MlflowTracking | None,
+    name: str,
+    lineage: dict[str, Any],
+) -> Iterator[RunLog]:
+    """The MLflow run of a lineage, reopened for the asset `name`; one that writes nowhere without `mlflow`."""
+    if mlflow is None:
+        yield RunLog(None)
+        return
+    note_outbox(context, store, mlflow)
+    with mlflow.continued_run(
+        store.project_folder,
+        lineage.get("mlflow_run_id", ""),
+        step=name,
+        dagster_run_id=context.run.run_id,
+        report=context.log.warning,
+    ) as run:
+        yield run
+
+
+def note_outbox(context: dg.AssetExecutionContext, store: ArtifactStore, mlflow: MlflowTracking) -> None:
+    """Tell whoever finds this Dagster run dead where its MLflow run can be ended."""
+    folder = mlflow.outbox_folder(store.project_folder)
+    context.instance.add_run_tags(context.run.run_id, {OUTBOX_TAG: str(folder)})
 
 
 @contextmanager
@@ -199,6 +235,8 @@ def _value(value: Any) -> Any:
         return dg.MetadataValue.table(rows, dg.TableSchema(columns))
     if isinstance(value, (dict, list)):
         return dg.MetadataValue.json(value)
+    if isinstance(value, str) and value.startswith(("http://", "https://")):
+        return dg.MetadataValue.url(value)
     return value
 
 

@@ -12,12 +12,13 @@ import dagster as dg
 
 from har_assets.artifacts import Artifact
 from har_assets.assets.dataset import read_class_index
-from har_assets.assets.publishing import AssetConfig, Making, Product, publish
+from har_assets.assets.publishing import AssetConfig, Making, Product, note_outbox, publish
 from har_assets.errors import HarError
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
-from har_assets.training.request import ERROR_FILE, SUMMARY_FILE, TrainingRequest
+from har_assets.training.outbox import report_settled, settle
+from har_assets.training.request import CONFUSION_FILE, ERROR_FILE, SUMMARY_FILE, TrainingRequest
 
 CHECKPOINT = "video_action_model.ckpt"
 
@@ -194,20 +195,27 @@ def trained_checkpoint(
                 f"Waiting for {config.nodes - 1} more machines at {config.rendezvous}: run "
                 f"`python -m har_assets.training {making.work / 'request.json'}` on each."
             )
-        _run(context, pipes, request.write(making.work / "request.json"), making.work)
+        note_outbox(context, store, mlflow)
+        try:
+            _run(context, pipes, request.write(making.work / "request.json"), making.work)
+        except BaseException:
+            # A training that was killed could not end its MLflow run itself.
+            report_settled(settle(Path(request.mlflow_outbox)), context.log.warning)
+            raise
         summary: dict[str, Any] = json.loads((making.work / SUMMARY_FILE).read_text())
         for source, name in (
             ("model.ckpt", CHECKPOINT),
             ("curves.png", "curves.png"),
             ("history.jsonl",) * 2,
+            *([(CONFUSION_FILE,) * 2] if summary["validated"] else []),
         ):
             shutil.copy2(making.work / source, making.folder / name)
         best = f"epoch {summary['best_epoch'] + 1} of {summary['epochs_run']}"
         top1 = f"validation top-1 {summary['val_top1']:.3f}" if summary["validated"] else "no validation clips"
         return Product(
             headline=f"{top1} ({best})",
-            metadata=summary,
-            pictures=("curves.png",),
+            metadata={**summary, "mlflow_run": mlflow.link(summary["mlflow_run_id"]) or "none: tracking is off"},
+            pictures=("curves.png", *([CONFUSION_FILE] if summary["validated"] else [])),
             lineage={"mlflow_run_id": summary["mlflow_run_id"]},
         )
 
@@ -252,7 +260,8 @@ def training_request(
         synthetic=lineage["synthetic"],
         data_version=lineage["data_version"],
         split=lineage["split"],
-        git_commit=git_commit(store.project_folder),
+        # A project folder without git: the commit of the code.
+        git_commit=git_commit(store.project_folder) or git_commit(Path(__file__).parent),
         pretrained=_weights_in_words(inputs.get("pretrained_weights"), config.network),
     )
     return TrainingRequest(
@@ -267,11 +276,15 @@ def training_request(
         mlflow_tracking_uri=mlflow.uri(store.project_folder),
         mlflow_experiment=mlflow.experiment,
         mlflow_artifact_root=mlflow.artifact_location(store.project_folder),
+        mlflow_outbox=str(mlflow.outbox_folder(store.project_folder)),
         mlflow_tags={
             "dagster_run_id": context.run.run_id,
+            "dagster_url": mlflow.dagster_url(context.run.run_id),
+            "mlflow.note.content": f"[Dagster run {context.run.run_id}]({mlflow.dagster_url(context.run.run_id)})",
             "dataset": provenance.dataset,
             "synthetic": str(provenance.synthetic).lower(),
             "data_version": provenance.data_version,
+            "dvc_md5": provenance.data_version,
             "split": str(provenance.split),
             "git_commit": provenance.git_commit,
         },

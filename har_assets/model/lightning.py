@@ -148,26 +148,27 @@ class VideoActionModel(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count one batch; the scores of a clip are the mean over its windows."""
-        self._count(batch, self.val_metrics)
+        self.count(batch, self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Count one batch; the scores of a clip are the mean over its windows."""
-        self._count(batch, self.test_metrics)
+        self.count(batch, self.test_metrics)
 
     def on_validation_epoch_end(self) -> None:
         """Log val_loss, val_top1, val_top5, and val_rank, by which the best checkpoint is chosen."""
         values = self.val_metrics.compute()
         # The accuracy decides; among equals (a small validation set has many) the lower loss.
         values["val_rank"] = values["val_top1"] - values["val_loss"].clamp(max=5.0) * 1e-4
-        self.log_dict(values)
+        self.log_dict(values, sync_dist=True)  # equal in all processes already; Lightning cannot know
         self.val_metrics.reset()
 
     def on_test_epoch_end(self) -> None:
         """Log test_loss, test_top1 and test_top5."""
-        self.log_dict(self.test_metrics.compute())
+        self.log_dict(self.test_metrics.compute(), sync_dist=True)
         self.test_metrics.reset()
 
-    def _count(self, batch: Batch, metrics: MetricCollection) -> None:
+    def count(self, batch: Batch, metrics: Metric | MetricCollection) -> None:
+        """Update metrics with the mean scores of each clip of an evaluation batch."""
         clips_BCTHW, labels_B, _ = batch
         windows = len(clips_BCTHW) // len(labels_B)
         scores_BNK = self(clips_BCTHW).float().softmax(dim=1).view(len(labels_B), windows, -1)

@@ -5,13 +5,34 @@ dagster-mlflow's own resource opens an unrelated run for each materialization an
 """
 
 import contextlib
-from collections.abc import Iterator
+import os
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
+from dagster._core.errors import DagsterExecutionInterruptedError
 
 from har_assets.errors import HarError
+from har_assets.training.outbox import (
+    FAILED,
+    FINISHED,
+    KILLED,
+    RUNNING,
+    Address,
+    Outbox,
+    UndeliveredError,
+    client_of,
+    experiment_of,
+    one_line,
+    opened,
+    report_settled,
+    settle,
+    undisturbed,
+)
+
+WEB_UI_VARIABLE = "HAR_DAGSTER_UI"
+"""Environment variable: the address at which people open the web UI of Dagster."""
 
 
 class MlflowTracking(dg.ConfigurableResource):
@@ -23,6 +44,10 @@ class MlflowTracking(dg.ConfigurableResource):
     """Experiment that runs are filed under."""
     artifact_root: str = "mlartifacts"
     """Folder of run files for a new experiment in a local database; a server decides for itself."""
+    outbox: str = "mlflow_outbox"
+    """Folder that keeps what the server has not got yet; empty of files when it has everything."""
+    dagster_ui: str = ""
+    """Address of Dagster's web UI, for links from MLflow; empty takes HAR_DAGSTER_UI, else http://127.0.0.1:3000."""
 
     def uri(self, project: Path) -> str:
         """The tracking address with an absolute path."""
@@ -37,74 +62,114 @@ class MlflowTracking(dg.ConfigurableResource):
             return ""
         return (project / self.artifact_root).as_uri()
 
+    def outbox_folder(self, project: Path) -> Path:
+        """Where steps keep what the server has not got yet."""
+        return project / self.outbox
+
+    def dagster_url(self, dagster_run_id: str) -> str:
+        """Address of a Dagster run in the web UI."""
+        base = self.dagster_ui or os.environ.get(WEB_UI_VARIABLE) or "http://127.0.0.1:3000"
+        return f"{base.rstrip('/')}/runs/{dagster_run_id}"
+
+    def link(self, run_id: str) -> str:
+        """Where people see an MLflow run: its web page at a server, else its id and the command that shows it."""
+        if not run_id:
+            return ""
+        if self.tracking_uri.startswith(("http://", "https://")):
+            return f"{self.tracking_uri.rstrip('/')}/#/runs/{run_id}"
+        return f"{run_id}, shown by `mlflow ui --backend-store-uri {self.tracking_uri}`"
+
     def create_database(self, project: Path) -> None:
         """Make the local database and the experiment where they are missing; nothing for a server."""
         if not self.tracking_uri.startswith("sqlite:"):
             return
-        from mlflow import MlflowClient  # noqa: PLC0415
-
-        client = MlflowClient(self.uri(project))
-        if client.get_experiment_by_name(self.experiment) is None:
-            client.create_experiment(self.experiment, artifact_location=self.artifact_location(project))
+        experiment_of(client_of(self.uri(project)), self.experiment, self.artifact_location(project))
 
     @contextlib.contextmanager
-    def continued_run(self, project: Path, run_id: str) -> Iterator["RunLog | None"]:
-        """Reopen a lineage's run, and close it FINISHED, or FAILED when the block raises.
+    def continued_run(
+        self,
+        project: Path,
+        run_id: str,
+        *,
+        step: str = "downstream",
+        dagster_run_id: str = "",
+        report: Callable[[str], None] = print,
+    ) -> Iterator["RunLog"]:
+        """Reopen a lineage's run for a step, and close it as the block ends: FINISHED, FAILED or KILLED.
 
-        Gives None where the lineage has no run (it was trained without MLflow).
+        Other steps may have it open at the same time. A server that is away does not fail the step: what it lacks is
+        kept, said, and sent later; one that answers and has no such run does, with a HarError. Where the lineage has
+        no run (it was trained without MLflow), what is logged goes nowhere.
         """
         if not run_id or not self.tracking_uri:
-            yield None
+            yield RunLog(None)
             return
-        from mlflow import MlflowClient  # noqa: PLC0415
-        from mlflow.exceptions import MlflowException  # noqa: PLC0415
-
-        client = MlflowClient(self.uri(project))
-        try:
-            client.update_run(run_id, status="RUNNING")
-        except MlflowException as error:
-            raise HarError(
-                f"The MLflow run {run_id} of this model cannot be opened at {self.uri(project)} "
-                f"({str(error).splitlines()[0][:160]}): start that server, or correct the tracking_uri of `mlflow`."
-            ) from error
-        try:
-            yield RunLog(client, run_id)
-        except BaseException:
-            client.set_terminated(run_id, "FAILED")
-            raise
-        client.set_terminated(run_id, "FINISHED")
+        root = self.outbox_folder(project)
+        report_settled(settle(root), report)
+        dagster_run = self.dagster_url(dagster_run_id) if dagster_run_id else ""
+        address = Address(self.uri(project), run_id, step, dagster_run)
+        with opened(root / f"{step}-{uuid.uuid4().hex[:12]}", address) as outbox:
+            outbox.enter_state(RUNNING)
+            try:
+                outbox.deliver()
+            except UndeliveredError as error:
+                if error.run_is_gone:
+                    outbox.discard()
+                    raise HarError(
+                        f"MLflow at {self.uri(project)} has no run {run_id}, in which this model was trained: correct "
+                        "the tracking_uri of `mlflow`, restore the run, or set tracking_uri to '' to go on without."
+                    ) from error
+                report(f"{error} This step goes on; what it logs is kept in {outbox.folder}.")
+            state = FAILED
+            try:
+                yield RunLog(outbox)
+                state = FINISHED
+            except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+                state = KILLED
+                raise
+            finally:
+                with undisturbed():
+                    outbox.enter_state(state)
+                    try:
+                        outbox.deliver_at_last(pauses_s=(2.0,) if state == FINISHED else ())
+                    except UndeliveredError as error:
+                        report(f"{error} The next step of this model sends it, or `har mlflow-sync`.")
+                    for refused in outbox.refused:
+                        report(f"MLflow refused an entry: {refused}")
 
     def download(self, project: Path, run_id: str, name: str, folder: Path) -> Path:
         """Copy a file of a run into `folder` and return its path; HarError where there is no such run or file."""
-        from mlflow import MlflowClient  # noqa: PLC0415
+        client = client_of(self.uri(project))
         from mlflow.exceptions import MlflowException  # noqa: PLC0415
 
         try:
-            return Path(MlflowClient(self.uri(project)).download_artifacts(run_id, name, str(folder)))
+            return Path(client.download_artifacts(run_id, name, str(folder)))
         except (MlflowException, OSError) as error:
             raise HarError(
-                f"MLflow at {self.uri(project)} has no {name} of run {run_id} ({str(error).splitlines()[0][:160]}): "
+                f"MLflow at {self.uri(project)} has no {name} of run {run_id} ({one_line(error, 160)}): "
                 "name the run_id of a finished training."
             ) from error
 
 
 class RunLog:
-    """What a step writes into the run."""
+    """What a step writes into the run; nowhere without one."""
 
-    def __init__(self, client: Any, run_id: str) -> None:
-        self._client = client
-        self.run_id = run_id
+    def __init__(self, outbox: Outbox | None) -> None:
+        self._outbox = outbox
+        self.run_id = outbox.address.run_id if outbox else ""
+        """The MLflow run; empty without one."""
 
     def metrics(self, values: dict[str, float]) -> None:
         """Log figures."""
-        for name, value in values.items():
-            self._client.log_metric(self.run_id, name, value)
+        if self._outbox:
+            self._outbox.metrics(values, step=0)
 
     def tags(self, values: dict[str, str]) -> None:
         """Set tags."""
-        for name, value in values.items():
-            self._client.set_tag(self.run_id, name, value)
+        if self._outbox:
+            self._outbox.tags(values)
 
     def file(self, path: Path) -> None:
         """Upload a file to the top of the run's files."""
-        self._client.log_artifact(self.run_id, str(path))
+        if self._outbox:
+            self._outbox.file(path)

@@ -20,22 +20,23 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from pytorch_lightning.loggers import MLFlowLogger
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy
 
 from har_assets.errors import HarError
 from har_assets.model.augment import augment
 from har_assets.model.data import ClipDataModule
-from har_assets.model.lightning import VideoActionModel
+from har_assets.model.lightning import VideoActionModel, load_checkpoint
 from har_assets.model.networks import check_clip_size, find_network
 from har_assets.model.pretrained import apply_state
 from har_assets.model.spec import ModelSpec, Provenance, to_metadata
-from har_assets.report.plots import plot_curves
+from har_assets.report.plots import plot_confusion, plot_curves
+from har_assets.training.confusion import validation_confusion
 from har_assets.training.lifeline import exclusive
-from har_assets.training.request import SUMMARY_FILE, TrainingRequest
+from har_assets.training.request import CONFUSION_FILE, SUMMARY_FILE, TrainingRequest
+from har_assets.training.tracking import Tracking
 
 HISTORY_FILE = "history.jsonl"
-RUN_ID_FILE = "mlflow_run_id"
 CHECKPOINT_FILE = "model.ckpt"
 CURVES_FILE = "curves.png"
 
@@ -44,8 +45,9 @@ def fit(request: TrainingRequest, report: Callable[[str], None] = print) -> dict
     """Train as requested and return the summary that `summary.json` holds.
 
     The work folder then has `model.ckpt` (weights of the best epoch, without optimiser state),
-    `curves.png`, `history.jsonl` (one line an epoch) and `summary.json`. Called again after any
-    kind of end it goes on after the last whole epoch; after a complete one it returns at once.
+    `curves.png`, `validation_confusion.png` where there are validation clips, `history.jsonl` (one line an epoch)
+    and `summary.json`. Called again after any kind of end it goes on after the last whole epoch; after a complete
+    one it returns at once.
     Under torchrun it is called in every process; the first one reports and writes.
 
     Raises:
@@ -57,7 +59,13 @@ def fit(request: TrainingRequest, report: Callable[[str], None] = print) -> dict
     first = process_rank() == 0
     with exclusive(work, "this training") if first else contextlib.nullcontext():
         if not summary_file.is_file():
-            _fit(request, work, report if first else _silent)
+            spec = _spec(request)
+            with Tracking.open(request, work, report) if first else Tracking() as tracking:
+                found = _fit(request, spec, work, report if first else _silent, tracking)
+            if first:
+                partial = summary_file.with_name(SUMMARY_FILE + ".partial")
+                partial.write_text(json.dumps(found, indent=2) + "\n")
+                os.replace(partial, summary_file)
         # Only the first process has written it, and the others leave when it has.
         summary: dict[str, Any] = json.loads(summary_file.read_text()) if first else {}
         return summary
@@ -72,15 +80,13 @@ def _silent(line: str) -> None:
     pass
 
 
-def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) -> None:
+def _fit(
+    request: TrainingRequest, spec: ModelSpec, work: Path, report: Callable[[str], None], tracking: Tracking
+) -> dict[str, Any]:
     first = process_rank() == 0
     pl.seed_everything(request.seed, workers=True, verbose=False)
-    spec = _spec(request)
     devices = _devices(request)
-    logger = _open_mlflow(request, work) if first else None
-    provenance = dataclasses.replace(
-        Provenance.from_json(request.provenance), mlflow_run_id=logger.run_id or "" if logger else ""
-    )
+    provenance = dataclasses.replace(Provenance.from_json(request.provenance), mlflow_run_id=tracking.run_id)
     data = _data(request, spec)
     model = VideoActionModel(to_metadata(spec, provenance), **request.recipe)
     validated = len(data.clips["val"]) > 0
@@ -95,7 +101,13 @@ def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) ->
     best = ModelCheckpoint(
         last.parent, "best", monitor="val_rank", mode="max", save_on_train_epoch_end=True, enable_version_counter=False
     )
-    callbacks: list[Callback] = [OrderlyStop(), history, every_epoch, *([best] if validated else [])]
+    callbacks: list[Callback] = [
+        OrderlyStop(),
+        history,
+        every_epoch,
+        *([best] if validated else []),
+        *tracking.callbacks,
+    ]
     if validated and request.early_stopping:
         callbacks.append(EarlyStopping(monitor="val_top1", mode="max", patience=request.early_stopping))
 
@@ -108,18 +120,18 @@ def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) ->
         f"{len(data.clips['val'])} for validation, on {where} in {precision} ({why}), {why_compiled}"
         + (f", going on from {last}." if last.exists() else ".")
     )
-    if logger:
-        logger.log_hyperparams(
-            {**request.recipe, "epochs": request.epochs, "batch_size": request.batch_size, "seed": request.seed,
-             "precision": precision, "devices": devices * request.nodes, "compiled": compiled,
-             **{f"spec.{k}": v for k, v in dataclasses.asdict(spec).items() if k != "labels"}}
-        )  # fmt: skip
+    tracking.params(
+        {**request.recipe, "epochs": request.epochs, "batch_size": request.batch_size, "seed": request.seed,
+         "precision": precision, "devices": devices * request.nodes, "compiled": compiled,
+         **{f"spec.{k}": v for k, v in dataclasses.asdict(spec).items() if k != "labels"}}
+    )  # fmt: skip
     started = time.monotonic()
-    with _true_ending(logger, request, spec), warnings.catch_warnings():
+    with _ending_in_words(request, spec), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*number of training batches.*")
         # Lightning looks at PyTorch's own loaders for these; ClipLoader has threads and its own order.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        trainer = _trainer(request, precision, devices, logger, callbacks, len(data.clips["train"]))
+        warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # frozen BatchNorm
+        trainer = _trainer(request, precision, devices, tracking.logger, callbacks, len(data.clips["train"]))
         model.network.to(memory_format=torch.channels_last_3d)
         if compiled:
             # In place: the parameters keep their names in checkpoints.
@@ -127,16 +139,22 @@ def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) ->
             model.augment = torch.compile(augment)
         trainer.fit(model, data, ckpt_path=last if last.exists() else None, weights_only=True)
     if not first:
-        return
+        return {}
     best_epoch = write_deployable(Path(best.best_model_path) if validated else last, work / CHECKPOINT_FILE)
     epochs = history.epochs()
     synthetic = " (synthetic)" if provenance.synthetic else ""
     plot_curves(epochs, work / CURVES_FILE, title=f"{spec.network} on {provenance.dataset or 'videos'}{synthetic}")
-    if logger:
-        for name in (CHECKPOINT_FILE, CURVES_FILE):
-            logger.experiment.log_artifact(logger.run_id, str(work / name))
-        _close_mlflow(logger, "FINISHED")
-    summary = {
+    if validated:
+        # Data of its own: that of the trainer is one process's share.
+        chosen = load_checkpoint(work / CHECKPOINT_FILE, device=str(trainer.strategy.root_device))
+        with trainer.precision_plugin.forward_context():
+            confusion_KK = validation_confusion(chosen, _data(request, spec))
+        top1 = confusion_KK.trace() / confusion_KK.sum()
+        title = f"top-1 {top1:.3f} on {confusion_KK.sum()} validation clips,\nepoch {best_epoch + 1}{synthetic}"
+        plot_confusion(confusion_KK, spec.labels, work / CONFUSION_FILE, title=title)
+        tracking.files(work / CONFUSION_FILE)
+    tracking.files(work / CHECKPOINT_FILE, work / CURVES_FILE)
+    return {
         "epochs_run": len(epochs),
         "best_epoch": best_epoch,
         "validated": validated,
@@ -151,37 +169,29 @@ def _fit(request: TrainingRequest, work: Path, report: Callable[[str], None]) ->
         "spec": json.loads(spec.to_json()),
         **{name: value for name, value in epochs[best_epoch].items() if isinstance(value, float)},
     }
-    partial = work / (SUMMARY_FILE + ".partial")
-    partial.write_text(json.dumps(summary, indent=2) + "\n")
-    os.replace(partial, work / SUMMARY_FILE)
 
 
 @contextlib.contextmanager
-def _true_ending(logger: MLFlowLogger | None, request: TrainingRequest, spec: ModelSpec) -> Iterator[None]:
-    """Close the MLflow run KILLED or FAILED where the training ends so; say in a sentence when memory ran out."""
+def _ending_in_words(request: TrainingRequest, spec: ModelSpec) -> Iterator[None]:
+    """KeyboardInterrupt where the training was stopped; a sentence when memory ran out."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
         # Lightning turns an interrupt into an orderly stop and then exits, after SIGTERM with status 0.
-        _close_mlflow(logger, "KILLED")
         raise KeyboardInterrupt from None
     except torch.OutOfMemoryError:
-        _close_mlflow(logger, "FAILED")
         raise HarError(
             f"A batch of {request.batch_size} clips of {spec.num_frames}x{spec.frame_height}x{spec.frame_width} does "
             f"not fit {device_name()} ({torch.cuda.mem_get_info()[1] / 1e9:.0f} GB): choose a smaller batch_size, "
             f"{max(1, request.batch_size // 2)} for instance, or more devices."
         ) from None
-    except BaseException:
-        _close_mlflow(logger, "FAILED")
-        raise
 
 
 def _trainer(
     request: TrainingRequest,
     precision: str,
     devices: int,
-    logger: MLFlowLogger | None,
+    logger: Logger | None,
     callbacks: list[Callback],
     train_clips: int,
 ) -> pl.Trainer:
@@ -435,39 +445,3 @@ class EpochHistory(Callback):
             return []
         lines = self.path.read_text().split("\n")[:-1]  # a torn last line has no newline
         return [json.loads(line) for line in lines]
-
-
-def _open_mlflow(request: TrainingRequest, work: Path) -> MLFlowLogger | None:
-    """The MLflow run of this work folder: reopened after a stop, else made new."""
-    if not request.mlflow_tracking_uri:
-        return None
-    # MLflow would ask an absent server for minutes; the training has not begun, so say it soon.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415 two seconds, only where it is used
-
-    run_id_file = work / RUN_ID_FILE
-    run_id = run_id_file.read_text().strip() if run_id_file.is_file() else None
-    logger = MLFlowLogger(
-        experiment_name=request.mlflow_experiment,
-        tracking_uri=request.mlflow_tracking_uri,
-        run_id=run_id,
-        tags=request.mlflow_tags,
-        artifact_location=request.mlflow_artifact_root or None,
-    )
-    try:
-        client = logger.experiment
-        if run_id:
-            client.update_run(run_id, status="RUNNING")
-    except MlflowException as error:
-        raise HarError(
-            f"MLflow at {request.mlflow_tracking_uri} does not answer as needed "
-            f"({str(error).splitlines()[0][:200]}): start it, or correct the resource mlflow's tracking_uri."
-        ) from error
-    run_id_file.write_text(logger.run_id or "")
-    return logger
-
-
-def _close_mlflow(logger: MLFlowLogger | None, status: str) -> None:
-    if logger:
-        logger.experiment.set_terminated(logger.run_id, status)

@@ -13,6 +13,9 @@ from har_assets.errors import HarError
 SUMMARY_FILE = "summary.json"
 """Written last into the work folder: a training without it has not ended."""
 
+CONFUSION_FILE = "validation_confusion.png"
+"""Which classes the chosen epoch takes for which; not written without validation clips."""
+
 ERROR_FILE = "error.txt"
 """Why a training failed, in one sentence."""
 
@@ -99,6 +102,10 @@ class TrainingRequest:
     """Where a newly made experiment keeps its files; empty leaves it to the server."""
     mlflow_tags: dict[str, str] = field(default_factory=dict)
     """Tags of the MLflow run: Dagster run, data version, commit."""
+    mlflow_every_steps: int = 10
+    """Training loss and learning rate are logged every so many steps."""
+    mlflow_outbox: str = ""
+    """Folder that keeps what MLflow has not got yet; empty takes one in the work folder."""
 
     def __post_init__(self) -> None:
         check_recipe(self.recipe)

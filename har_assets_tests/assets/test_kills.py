@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from har_assets_tests.mlflow_server import only_run, steps_of
 from har_assets_tests.project import Project, log_of, make_own_videos
 
 
@@ -73,6 +74,10 @@ def test_kill_nine_in_training_on_ones_own_classes_then_the_same_command_goes_on
     assert "going on from" in log
     epochs = [json.loads(line) for line in project.latest("trained_checkpoint").file("history.jsonl").open()]
     assert [epoch["epoch"] for epoch in epochs] == list(range(12))
+    database = f"sqlite:///{project.folder}/mlflow.db"
+    run = only_run(database)
+    assert run.info.status == "FINISHED"
+    assert len(steps_of(database, run.info.run_id, "val_top1")) == 12
 
     # The project is a folder of someone's own classes: what became of it.
     index = project.latest("class_index").file("index_to_class.csv").read_text()
@@ -107,3 +112,28 @@ def test_ctrl_c_in_training_ends_it_and_frees_the_slot(
     assert trainings_in(project.folder) == []
     works = list((project.folder / "artifacts/trained_checkpoint").glob(".work-*/checkpoints/last.ckpt"))
     assert len(works) == 1
+    assert only_run(f"sqlite:///{project.folder}/mlflow.db").info.status == "KILLED"
+
+
+@pytest.mark.slow
+def test_kill_nine_of_the_training_process_alone_fails_the_step_and_ends_its_mlflow_run(
+    tmp_path: Path, started: Callable[[Project, list[str]], "subprocess.Popen[str]"]
+) -> None:
+    project = Project.make(tmp_path / "project")
+    own = make_own_videos(tmp_path / "own")
+    config = {"raw_archive": {"source": str(own)}, "trained_checkpoint": {"epochs": 2000, "batch_size": 4}}
+    child = started(project, project.materialize_arguments("+key:trained_checkpoint", config))
+    log = project.folder / "log.txt"
+    deadline = time.monotonic() + 200
+    while "epoch 2/2000" not in log.read_text():
+        assert child.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    for training in trainings_in(project.folder):
+        os.kill(training, signal.SIGKILL)  # as the kernel does when memory is short
+    child.wait(timeout=60)
+    assert child.returncode != 0
+    assert "The training process ended without a word" in log.read_text()
+    run = only_run(f"sqlite:///{project.folder}/mlflow.db")
+    assert run.info.status == "KILLED"
+    assert run.data.tags["step.trained_checkpoint"].startswith("KILLED")

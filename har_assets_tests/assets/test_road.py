@@ -69,8 +69,12 @@ def test_mlflow_has_one_run_for_the_lineage_and_it_is_finished(sample: Project) 
     assert [run.info.run_id for run in runs] == [sample.latest("trt_engine").record.lineage["mlflow_run_id"]]
     assert runs[0].info.status == "FINISHED"
     assert runs[0].data.tags["data_version"] == sample.latest("video_clips").record.data_version
+    for step in ("trained_checkpoint", "onnx_model", "trt_engine"):
+        assert runs[0].data.tags[f"step.{step}"].startswith("FINISHED http://127.0.0.1:3000/runs/")
+        assert sample.latest(step).record.metadata["mlflow_run"].startswith(runs[0].info.run_id)
     files = {file.path for file in client.list_artifacts(runs[0].info.run_id)}
     assert {"model.ckpt", "curves.png", "video_action_model.onnx", "video_action_model.engine"} <= files
+    assert list((sample.folder / "mlflow_outbox").iterdir()) == []
 
 
 def test_an_unchanged_road_is_not_built_again_and_force_builds_it(sample: Project) -> None:
