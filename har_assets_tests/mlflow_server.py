@@ -35,7 +35,8 @@ class MlflowServer:
              "--backend-store-uri", self.store, "--artifacts-destination", str(self.folder / "files"),
              "--workers", "1"],
             stdout=(self.folder / "log.txt").open("a"), stderr=subprocess.STDOUT, start_new_session=True,
-            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+            # Nothing here runs jobs on the server, and its workers for them take seven processes.
+            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         )  # fmt: skip
         deadline = time.monotonic() + 120
         while True:

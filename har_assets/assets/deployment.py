@@ -310,8 +310,8 @@ def trt_engine(
         build,
         upstream=("onnx_model", *DATA),
         identity=identity,
-        reusable=lambda engine: is_measured(engine) or bool(why_engine_waits(engine)),
         mlflow=mlflow,
+        reusable=lambda engine: is_measured(engine) or bool(why_engine_waits(engine)),
     )
 
 
@@ -361,23 +361,25 @@ def engine_parity(
     """
     import numpy as np  # noqa: PLC0415
 
-    from har_assets.export.tensorrt import record_parity, why_not_here, write_reference  # noqa: PLC0415
+    from har_assets.export.tensorrt import record_parity, write_reference  # noqa: PLC0415
     from har_assets.runtime import open_model  # noqa: PLC0415
     from har_assets.runtime.onnx import OnnxPredictor  # noqa: PLC0415
+    from har_assets.runtime.tensorrt import why_not_engine  # noqa: PLC0415
 
     parent = OnnxPredictor(source, provider="CPU")
     windows, _ = windows_of(("test", "val", "train"), inputs, parent.spec, REFERENCE_CLIPS)
     clips_BCTHW = np.concatenate([batch_BCTHW for batch_BCTHW, _ in windows.batches()])
     write_reference(path, clips_BCTHW, parent.predict(clips_BCTHW))
     limits = config.limits(engine["precision"])
+    waits = why_not_engine(engine)
     parity: dict[str, Any] = {
         "measured": False,
-        "reason": why_not_here(engine) or "it has not been loaded yet",
+        "reason": waits or "it has not been loaded yet",
         "max_difference_allowed": limits.max_difference,
         "top1_agreement_required": limits.top1_agreement,
     }
     record_parity(path, parity)
-    if why_not_here(engine):
+    if waits:
         return parity
     child = open_model(path)
     parities, where = gates(parent, {engine["precision"]: child}, config, inputs, log)
@@ -397,9 +399,9 @@ def is_measured(engine: Artifact) -> bool:
 
 def why_engine_waits(engine: Artifact) -> str:
     """Why a published engine cannot be compared on this machine; empty where it can, so that it is made again."""
-    from har_assets.export.tensorrt import why_not_here  # noqa: PLC0415
+    from har_assets.runtime.tensorrt import why_not_engine  # noqa: PLC0415
 
-    return why_not_here(engine.record.metadata)
+    return why_not_engine(engine.record.metadata)
 
 
 def published_precisions(onnx: Artifact) -> dict[str, dict[str, Any]]:

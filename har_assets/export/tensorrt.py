@@ -238,19 +238,6 @@ def record_parity(engine: Path, parity: dict[str, Any]) -> None:
     _write_sidecar(engine, {**sidecar, "parity": parity})
 
 
-def why_not_here(sidecar: dict[str, Any]) -> str:
-    """Why an engine cannot be executed on this machine, a clause; empty where it can."""
-    capability = gpu_compute_capability()
-    if capability is None:
-        return "this machine has no GPU"
-    here = ".".join(map(str, capability))
-    if here not in sidecar["compute_capabilities"]:
-        return (
-            f"the engine is for SM {', '.join(sidecar['compute_capabilities'])}, the GPU of this machine is SM {here}"
-        )
-    return ""
-
-
 def _write_sidecar(engine: Path, sidecar: dict[str, Any]) -> dict[str, Any]:
     """Write the JSON beside an engine, here and nowhere else, with its checksum; returns what was written."""
     sidecar = seal_sidecar(sidecar)

@@ -159,12 +159,12 @@ class VideoActionModel(pl.LightningModule):
         values = self.val_metrics.compute()
         # The accuracy decides; among equals (a small validation set has many) the lower loss.
         values["val_rank"] = values["val_top1"] - values["val_loss"].clamp(max=5.0) * 1e-4
-        self.log_dict(values)
+        self.log_dict(values, sync_dist=True)  # equal in all processes already; Lightning cannot know
         self.val_metrics.reset()
 
     def on_test_epoch_end(self) -> None:
         """Log test_loss, test_top1 and test_top5."""
-        self.log_dict(self.test_metrics.compute())
+        self.log_dict(self.test_metrics.compute(), sync_dist=True)
         self.test_metrics.reset()
 
     def count(self, batch: Batch, metrics: Metric | MetricCollection) -> None:

@@ -32,7 +32,11 @@ def main(request_file: Path) -> int:
     elif parent:
         die_with_parent(int(parent))
     signal.signal(signal.SIGTERM, _interrupt)
-    request = TrainingRequest.read(request_file)
+    try:
+        request = TrainingRequest.read(request_file)
+    except HarError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     error_file = Path(request.work) / ERROR_FILE
     if not worker:
         error_file.unlink(missing_ok=True)

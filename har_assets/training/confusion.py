@@ -16,7 +16,7 @@ def validation_confusion(model: VideoActionModel, data: ClipDataModule) -> NDArr
 
     Counted as `val_top1` is; call it under the autocast of the validation, and the two agree.
     """
-    # The other processes of the training have left: nothing is to be gathered from them.
+    # By one process, the others have left: there is nobody to gather from.
     matrix = MulticlassConfusionMatrix(model.spec.num_classes, sync_on_compute=False).to(model.device)
     loader = data.val_dataloader()
     assert isinstance(loader, ClipLoader)  # a list where there are no validation clips

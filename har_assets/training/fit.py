@@ -130,6 +130,7 @@ def _fit(
         warnings.filterwarnings("ignore", message=".*number of training batches.*")
         # Lightning looks at PyTorch's own loaders for these; ClipLoader has threads and its own order.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # frozen BatchNorm
         trainer = _trainer(request, precision, devices, tracking.logger, callbacks, len(data.clips["train"]))
         model.network.to(memory_format=torch.channels_last_3d)
         if compiled:

@@ -12,7 +12,7 @@ from har_assets.errors import HarError, ModelFileError
 from har_assets.export import tensorrt
 from har_assets.export.onnx import read_onnx, write_onnx
 from har_assets.export.precision import to_fp16, to_int8
-from har_assets.export.tensorrt import EngineOptions, build_engine, choose_builder, sidecar_path, why_not_here
+from har_assets.export.tensorrt import EngineOptions, build_engine, choose_builder, sidecar_path
 from har_assets.gpu import gpu_compute_capability
 
 
@@ -105,17 +105,6 @@ def test_without_a_gpu_auto_takes_tensorrt_rtx_and_says_why() -> None:
     assert choose_builder("auto") == ("tensorrt_rtx", "it builds without a GPU")
     with pytest.raises(HarError, match="TensorRT"):
         choose_builder("tensorrt")
-
-
-def test_where_an_engine_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    sidecar = {"compute_capabilities": ["8.6", "8.9"]}
-    for capability, reason in (
-        (None, "this machine has no GPU"),
-        ((9, 0), "the engine is for SM 8.6, 8.9, the GPU of this machine is SM 9.0"),
-        ((8, 9), ""),
-    ):
-        monkeypatch.setattr(tensorrt, "gpu_compute_capability", lambda capability=capability: capability)
-        assert why_not_here(sidecar) == reason
 
 
 class FakeTensorRT(SimpleNamespace):
