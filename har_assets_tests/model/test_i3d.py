@@ -140,8 +140,9 @@ def test_kinetics_weights_name_all_real_clips_that_have_a_kinetics_class(
 def test_onnx_gives_the_same_logits_and_tensorrt_rtx_builds_it(tmp_path: Path) -> None:
     import onnx
 
+    from har_assets.export.onnx import write_onnx
     from har_assets.export.tensorrt import EngineOptions, build_engine
-    from har_assets.model.spec import ModelSpec, Provenance, to_metadata
+    from har_assets.model.spec import ModelSpec, Provenance
 
     torch.manual_seed(0)
     clips_BCTHW = torch.rand(3, 3, 8, 64, 62) * 2 - 1  # 62 becomes 31, 16, 8, 4, 2: even and odd sizes
@@ -149,8 +150,7 @@ def test_onnx_gives_the_same_logits_and_tensorrt_rtx_builds_it(tmp_path: Path) -
     proto = onnx.load_from_string(assert_onnx_parity(network, clips_BCTHW))
     labels = tuple("abcdef")
     spec = ModelSpec(labels, network="i3d", num_frames=8, frame_height=64, frame_width=62)
-    onnx.helper.set_model_props(proto, to_metadata(spec, Provenance()))
-    onnx.save(proto, tmp_path / "i3d.onnx")
+    write_onnx(proto, spec, Provenance(), tmp_path / "i3d.onnx")
     options = EngineOptions(builder="tensorrt_rtx", targets=("8.9",))
     assert build_engine(tmp_path / "i3d.onnx", tmp_path / "i3d.engine", options)["engine_bytes"] > 10_000_000
 
