@@ -8,12 +8,20 @@ The sample is small and synthetic: this shows that weights, rates and frozen sta
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks.sample_data import sample_data, train_and_test
 from har_assets.model.pretrained import pretrained_state
 from har_assets.video.frame_cache import CacheParams
+
+WAYS: dict[str, dict[str, Any]] = {
+    "fine-tuned": {"backbone_rate": 0.1, "batch_norm": "frozen"},
+    "head only": {"backbone_rate": 0.0},
+    "from scratch": {},
+}
+"""How a training starts and what of it learns."""
 
 
 def main() -> None:
@@ -26,6 +34,7 @@ def main() -> None:
     arguments.add_argument("--epochs", type=int, default=6)
     arguments.add_argument("--batch-size", type=int, default=16)
     arguments.add_argument("--learning-rate", type=float, default=1e-3)
+    arguments.add_argument("--only", nargs="*", default=list(WAYS), choices=list(WAYS))
     options = arguments.parse_args()
     data = sample_data(Path(options.data))
     params = CacheParams(options.size * 8 // 7, options.size * 8 // 7 * 4 // 3, 2, 64)
@@ -38,16 +47,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "weights.pt"
         torch.save(pretrained_state(options.network)[0], weights)
-        ways = {
-            "fine-tuned": {"backbone_rate": 0.1, "batch_norm": "frozen"},
-            "head only": {"backbone_rate": 0.0},
-            "from scratch": {},
-        }
-        for name, recipe in ways.items():
+        for name in options.only:
             request = {
                 "epochs": options.epochs,
                 "batch_size": options.batch_size,
-                "recipe": {"learning_rate": options.learning_rate, **recipe},
+                "recipe": {"learning_rate": options.learning_rate, **WAYS[name]},
                 "compile": "off",  # compiling I3D takes longer than training it on so few clips
                 "pretrained": "" if name == "from scratch" else str(weights),
             }

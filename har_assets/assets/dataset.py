@@ -161,10 +161,14 @@ def choose_source(wanted: str, store: ArtifactStore, dvc: Dvc, *, pulled: bool =
 
 def _tracked_real(store: ArtifactStore, dvc: Dvc) -> str | None:
     """Name of the data set that data.dvc tracks, or None where it tracks nothing or the sample."""
-    if dvc.tracked_version(store.project_folder) is None:
+    tracked = dvc.tracked_version(store.project_folder)
+    if tracked is None:
         return None
-    name = dvc.tracked_dataset(store.project_folder) or UNNAMED
-    return None if name == SAMPLE else name
+    name = dvc.tracked_dataset(store.project_folder)
+    if name is None and tracked == _published_version(store):
+        # What was published here is tracked, and the process was killed before it had written the name.
+        name = store.latest("video_clips").record.lineage["dataset"]
+    return None if name == SAMPLE else name or UNNAMED
 
 
 def _source_identity(source: str, config: RawArchiveConfig, store: ArtifactStore, dvc: Dvc) -> dict[str, Any]:
@@ -485,7 +489,8 @@ def _track(
 ) -> None:
     """Bring data.dvc and DVC's cache to what was published."""
     version = published.record.data_version
-    if dvc.tracked_version(store.project_folder) == version and not rebuilt:
+    whole = dvc.tracked_dataset(store.project_folder) is not None
+    if dvc.tracked_version(store.project_folder) == version and whole and not rebuilt:
         return
     _refuse_retracking(version, published.record.metadata["replaces"], config, store, dvc)
     files: list[FileHash] = json.loads(published.file(CLIP_HASHES).read_text())

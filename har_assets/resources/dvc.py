@@ -83,15 +83,16 @@ class Dvc(dg.ConfigurableResource):
         version = self.tracked_version(project)
         if version is None:
             raise HarError(f"`dvc add data` wrote no md5 into {project / DVC_FILE}: run it by hand to see why.")
+        # With `reflink` or `copy` among its cache types DVC leaves copies as they are.
+        for file in files:
+            _share(_object(objects, file["md5"]), project / "data" / file["relpath"])
+        # Last: a data.dvc without the name was left by a process that was killed above.
         content = self._content(project)
         if (content.get("meta") or {}).get("dataset") != dataset:
             content["meta"] = {"dataset": dataset}
             partial = project / f"{DVC_FILE}.partial"
             partial.write_text(yaml.safe_dump(content, sort_keys=False))
             partial.replace(project / DVC_FILE)
-        # With `reflink` or `copy` among its cache types DVC leaves copies as they are.
-        for file in files:
-            _share(_object(objects, file["md5"]), project / "data" / file["relpath"])
         return version
 
     def restore(self, project: Path, target: Path, log: Log) -> list[FileHash]:

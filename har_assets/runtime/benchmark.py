@@ -127,7 +127,7 @@ class Benchmark:
         writer = csv.DictWriter(target, [*names, *self.machine], lineterminator="\n")
         writer.writeheader()
         for row in self.rows:
-            writer.writerow({**dataclasses.asdict(row), **self.machine})
+            writer.writerow({name: _rounded(value) for name, value in dataclasses.asdict(row).items()} | self.machine)
 
     def table(self) -> list[dict[str, Any]]:
         """The rows for people: without columns that nothing is known for, figures rounded."""

@@ -401,6 +401,19 @@ def test_a_kill_in_the_middle_of_the_swap_is_mended(tracked: Path, steps: int) -
     assert not list(tracked.glob(".data.*"))
 
 
+def test_a_kill_between_tracking_and_naming_is_mended(tracked: Path) -> None:
+    """`dvc add` has written data.dvc, and the name of the data set is not in it yet."""
+    whole = (tracked / "data.dvc").read_text()
+    (tracked / "data.dvc").write_text(whole.split("meta:")[0])
+    assert Dvc().tracked_dataset(tracked) is None
+    version = made(tracked).record.data_version
+    assert (tracked / "data.dvc").read_text() == whole
+    assert Dvc().tracked_version(tracked) == version
+    # An unnamed data.dvc of something else is nobody's to replace.
+    (tracked / "data.dvc").write_text(whole.split("meta:")[0].replace(version, "0" * 32 + ".dir"))
+    assert "data.dvc tracks the data set 'unnamed'" in refusal(run(tracked))
+
+
 @pytest.mark.slow
 def test_two_runs_at_once_wait_for_each_other(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
