@@ -68,7 +68,7 @@ def page(web_ui: str) -> Iterator[Any]:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 2000, "height": 1250})
+        page = browser.new_page(viewport={"width": 2000, "height": 1500})
         page.goto(f"{web_ui}/asset-groups")
         yield page
         browser.close()
