@@ -130,3 +130,16 @@ def make_split_lists(folder: Path, videos: Path) -> Path:
         for split in (1, 2, 3):
             (folder / f"{label.name}_test_split{split}.txt").write_text(text)
     return folder
+
+
+def trainings_in(folder: Path) -> list[int]:
+    """Training processes, torchrun included, whose request lies below a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if "har_assets.training" in command and str(folder) in command:
+            found.append(int(process.name))
+    return found

@@ -14,9 +14,8 @@ import yaml
 from dagster import DagsterInstance, DagsterRunStatus
 from dagster_graphql import DagsterGraphQLClient
 
-from har_assets_tests.project import Project, make_own_videos
+from har_assets_tests.project import Project, make_own_videos, trainings_in
 from har_assets_tests.test_web_ui import free_port
-from har_assets_tests.training.test_distributed import trainings_in
 
 pytestmark = pytest.mark.slow
 

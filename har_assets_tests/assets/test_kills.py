@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from har_assets_tests.mlflow_server import only_run, steps_of
-from har_assets_tests.project import Project, log_of, make_own_videos
+from har_assets_tests.project import Project, log_of, make_own_videos, trainings_in
 
 
 @pytest.fixture
@@ -32,19 +32,6 @@ def started(tmp_path: Path) -> Iterator[Callable[[Project, list[str]], "subproce
     for child in children:
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
-
-
-def trainings_in(folder: Path) -> list[int]:
-    """Processes that train in a project."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if "har_assets.training" in command and str(folder) in command:
-            found.append(int(process.name))
-    return found
 
 
 def test_kill_nine_in_training_on_ones_own_classes_then_the_same_command_goes_on(

@@ -16,20 +16,8 @@ from har_assets.model.lightning import load_checkpoint
 from har_assets.model.spec import ModelSpec
 from har_assets.training.request import ERROR_FILE, SUMMARY_FILE
 from har_assets_tests.mlflow_server import only_run, steps_of
+from har_assets_tests.project import trainings_in
 from har_assets_tests.training.test_fit import request_for, run_to_end, start, wait_for_epochs
-
-
-def trainings_in(folder: Path) -> list[int]:
-    """Processes at work on a request in that folder."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if "har_assets.training" in command and str(folder) in command:
-            found.append(int(process.name))
-    return found
 
 
 def wait_until_gone(folder: Path, seconds: float = 40) -> None:
