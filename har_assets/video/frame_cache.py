@@ -63,6 +63,9 @@ PACK_BYTES = 2 << 30
 # Bytes of frames after which pack and journal are forced to the disk.
 SYNC_BYTES = 256 << 20
 
+# Clips that wait at the side of a worker: it goes on while the pack is forced to the disk.
+QUEUED = 3
+
 # Clips that are decoded first to learn how many frames and seconds a clip takes; kept, not thrown away.
 SAMPLE_CLIPS = 16
 
@@ -380,7 +383,8 @@ def _decode_into(
     progress = _Progress(len(plan), log)
     next_to_write = 0
     function = partial(_decode_to_file, params=params)
-    with closing(decode_many(tasks, function, workers=workers, timeout_s=timeout_s)) as results:
+    decoding = decode_many(tasks, function, workers=workers, timeout_s=timeout_s, queued=QUEUED, pinned=True)
+    with closing(decoding) as results:
         for number, result in results:
             waiting[order[number]] = result
             progress.step(isinstance(result, VideoError))

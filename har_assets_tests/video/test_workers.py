@@ -56,6 +56,13 @@ def zeros(size: int) -> np.ndarray:
     return np.zeros(size, np.uint8)
 
 
+def own_cores(action: str) -> frozenset[int]:
+    if action == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.05)  # so that no worker takes all tasks
+    return frozenset(os.sched_getaffinity(0))
+
+
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -175,3 +182,21 @@ def test_large_results_travel(tmp_path: Path) -> None:
 
 def test_available_cores() -> None:
     assert 1 <= available_cores() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.skipif(available_cores() < 2, reason="needs two cores")
+def test_pinned_workers_have_a_core_of_their_own_also_after_one_has_died() -> None:
+    tasks = [*["say"] * 8, "die", *["say"] * 16]
+    results = dict(decode_many(tasks, own_cores, queued=3, pinned=True))
+    assert isinstance(results.pop(8), VideoError)
+    places = set(results.values())
+    assert all(len(cores) == 1 for cores in places)
+    assert frozenset().union(*places) <= os.sched_getaffinity(0)
+    assert len(places) >= 2
+    after = {cores for position, cores in results.items() if position > 16}
+    assert len(after) >= 2
+
+
+def test_fewer_workers_than_cores_are_left_to_the_scheduler() -> None:
+    one = dict(decode_many(["say"], own_cores, workers=1, pinned=True))
+    assert one == {0: frozenset(os.sched_getaffinity(0))}
