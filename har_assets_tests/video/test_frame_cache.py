@@ -230,6 +230,7 @@ if __name__ == "__main__":
     clips, folder, work = sys.argv[1:]
     clips = {name: Path(path) for name, path in json.loads(clips).items()}
     params = CacheParams(height=32, width=40, stride=1, max_frames=16)
+    frame_cache.SYNC_BYTES = 40 * params.frame_bytes
     build_frame_cache(clips, params=params, folder=Path(folder), work=Path(work), workers=2,
                       pack_bytes=60 * params.frame_bytes)
 """
@@ -295,6 +296,34 @@ def interrupted(
     lines = [line for line in journal.read_bytes().splitlines(keepends=True) if b"finished" not in line]
     journal.write_bytes(b"".join(line for line in lines if b"synced" not in line))
     return journal, tmp_path / "work" / "building-0000.npy", contents(tmp_path / "reference")
+
+
+def test_only_what_is_forced_to_the_disk_is_believed_unread(
+    clips: dict[str, Path], build: Callable[..., CacheReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frame_cache, "SYNC_BYTES", 20 * PARAMS.frame_bytes)
+    monkeypatch.setattr(frame_cache, "COPIERS", 1)
+    build(clips, "reference")
+    journal = tmp_path / "work" / "journal.jsonl"
+    lines = [json.loads(line) for line in journal.read_text().splitlines()][1:]
+    noted = 0
+    for line in lines:
+        noted += "first_frame" in line
+        assert line.get("synced", 0) <= noted
+    synced = [line["synced"] for line in lines if "synced" in line]
+    assert len(synced) > 2
+    assert synced[-1] == noted == 8
+
+    pack = tmp_path / "work" / "building-0000.npy"
+    kept = [line for line in lines if line.get("synced", 0) < 8 and "finished" not in line]
+    header = journal.read_text().splitlines()[0]
+    journal.write_text("\n".join([header, *(json.dumps(line) for line in kept)]) + "\n")
+    copy = bytearray(pack.read_bytes())
+    copy[-9000:] = bytes(9000)  # the last clip's frames: noted, not yet forced to the disk
+    pack.unlink()
+    pack.write_bytes(copy)
+    assert build(clips, "resumed").resumed == 7
+    assert contents(tmp_path / "resumed") == contents(tmp_path / "reference")
 
 
 def torn_line(journal: Path, pack: Path) -> None:
@@ -386,17 +415,18 @@ def test_full_disk_is_said_and_resumed(
 ) -> None:
     copies = 0
 
-    def disk_full_at_the_fourth(source: object, target: object, count: int) -> None:
+    def disk_full_at_the_fourth(part: Path, pack: int, start: int, length: int) -> None:
         nonlocal copies
         copies += 1
         if copies == 4:
-            target.write(b"a part of it")  # type: ignore[attr-defined]
+            os.pwrite(pack, b"a part of it", start)
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(source, target, count)
+        real(part, pack, start, length)
 
-    real = frame_cache._copy_bytes
+    real = frame_cache._move_frames
     with monkeypatch.context() as patch:
-        patch.setattr(frame_cache, "_copy_bytes", disk_full_at_the_fourth)
+        patch.setattr(frame_cache, "COPIERS", 1)  # so that the fourth is the fourth
+        patch.setattr(frame_cache, "_move_frames", disk_full_at_the_fourth)
         with pytest.raises(HarError, match="disk is full"):
             build(clips, "cache")
     assert not (tmp_path / "cache" / "index.csv").exists()
