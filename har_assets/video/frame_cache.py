@@ -282,7 +282,8 @@ class FrameCache:
     def pack(self, number: int) -> NDArray[np.uint8]:
         """Memory-mapped frames of one pack, by its number in `rows`: uint8 [frames, height, width, 3]."""
         if number not in self._packs:
-            self._packs[number] = np.load(self.folder / self._pack_names[number], mmap_mode="r")
+            # As a plain array: slicing a memmap makes another memmap, in Python, for every window of every batch.
+            self._packs[number] = np.load(self.folder / self._pack_names[number], mmap_mode="r").view(np.ndarray)
         return self._packs[number]
 
     def frames_of_row(self, row: int) -> NDArray[np.uint8]:
