@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from har_assets.model.by_frame import few_channel_conv3d, max_pool3d
+
 Triple = tuple[int, int, int]
 """One number each for T, H and W."""
 
@@ -41,6 +43,8 @@ class SamePadConv3d(nn.Conv3d):
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """Float [B, C, T, H, W] to [B, out_channels, ceil(T / stride), ...]."""
         pads = [same_padding(n, k, s) for n, k, s in zip(x_BCTHW.shape[2:], self.kernel_size, self.stride, strict=True)]
+        if x_BCTHW.is_cuda and self.in_channels == 3:
+            return few_channel_conv3d(x_BCTHW, self.weight, self.stride, pads)  # type: ignore[arg-type]
         if all(before == after for before, after in pads):
             before_T, before_H, before_W = (before for before, _ in pads)
             return F.conv3d(x_BCTHW, self.weight, None, self.stride, (before_T, before_H, before_W))
@@ -60,6 +64,8 @@ class SamePadMaxPool3d(nn.Module):
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """Float [B, C, T, H, W] to [B, C, ceil(T / stride), ...]."""
         pads = [same_padding(n, k, s) for n, k, s in zip(x_BCTHW.shape[2:], self.kernel, self.stride, strict=True)]
+        if x_BCTHW.is_cuda:
+            return max_pool3d(x_BCTHW, self.kernel, self.stride, pads)
         before = [before for before, _ in pads]
         # The window that reaches over the end (`ceil_mode`) is the zero that SAME puts there, without a padded copy.
         return F.max_pool3d(x_BCTHW, self.kernel, self.stride, before, ceil_mode=True)

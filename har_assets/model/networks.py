@@ -19,31 +19,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from har_assets.errors import HarError
+from har_assets.model.by_frame import by_frame, few_channel_conv3d
 from har_assets.model.i3d import AvgPoolAtMost, I3d
 
 
 class FewChannelConv3d(nn.Conv3d):
-    """Conv3d 3x3x3 of few channels, without bias; on a GPU computed as a 2D convolution.
-
-    cuDNN has no fast 3D kernel for three channels. Three neighbouring frames side by side as channels, filled
-    up with zeros to the 16 that tensor cores want, give the same sums by a 2D one.
-    """
+    """Conv3d 3x3x3 of few channels, without bias; on a GPU computed as a 2D convolution."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """Float [B, C, T, H, W] to [B, out_channels, T, H, W]."""
-        if not x_BCTHW.is_cuda:
-            return super().forward(x_BCTHW)
-        frames = x_BCTHW.shape[2]
-        channels = 3 * self.in_channels
-        rest = -channels % 16
-        padded_BCTHW = F.pad(x_BCTHW, (0, 0, 0, 0, 1, 1))
-        neighbours = [padded_BCTHW[:, :, shift : shift + frames] for shift in range(3)]
-        stacked_BCTHW = F.pad(torch.cat(neighbours, dim=1), (0, 0, 0, 0, 0, 0, 0, rest))
-        weight_OCHW = F.pad(self.weight.transpose(1, 2).flatten(1, 2), (0, 0, 0, 0, 0, rest))
-        return _by_frame(stacked_BCTHW, lambda x_NCHW: F.conv2d(x_NCHW, weight_OCHW, padding=1))
+        if x_BCTHW.is_cuda:
+            return few_channel_conv3d(x_BCTHW, self.weight, (1, 1, 1), [(1, 1)] * 3)
+        return super().forward(x_BCTHW)
 
 
 class SpatialMaxPool(nn.MaxPool3d):
@@ -55,16 +45,9 @@ class SpatialMaxPool(nn.MaxPool3d):
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """Float [B, C, T, H, W] to [B, C, T, H // 2, W // 2]."""
         if x_BCTHW.is_cuda:
-            return _by_frame(x_BCTHW, lambda x_NCHW: F.max_pool2d(x_NCHW, 2))
+            return by_frame(x_BCTHW, lambda x_NCHW: F.max_pool2d(x_NCHW, 2))
         pooled_BCTHW: Tensor = super().forward(x_BCTHW)
         return pooled_BCTHW
-
-
-def _by_frame(x_BCTHW: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """Apply a function of images to every frame: a view only, for tensors in the order of channels_last_3d."""
-    batch, frames = x_BCTHW.shape[0], x_BCTHW.shape[2]
-    y_NCHW = function(x_BCTHW.transpose(1, 2).flatten(0, 1))
-    return y_NCHW.view(batch, frames, *y_NCHW.shape[1:]).transpose(1, 2)
 
 
 class Cnn3d(nn.Module):

@@ -1,3 +1,4 @@
+import itertools
 import logging
 import warnings
 
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 
 from har_assets.errors import HarError
+from har_assets.model.i3d import SamePadConv3d, SamePadMaxPool3d
 from har_assets.model.networks import (
     NETWORKS,
     FewChannelConv3d,
@@ -160,19 +162,28 @@ def assert_onnx_parity(network: nn.Module, clips_BCTHW: torch.Tensor) -> bytes:
 
 def test_the_forms_for_gpus_give_the_sums_of_the_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    x_BCTHW = torch.randn(2, 3, 5, 10, 12).to(memory_format=torch.channels_last_3d)
-    for module in (FewChannelConv3d(3, 16), SpatialMaxPool()):
-        plain = module(x_BCTHW)
-        if plain.requires_grad:
-            plain.square().sum().backward()
-        gradients = [parameter.grad for parameter in module.parameters()]
-        module.zero_grad()
-        with monkeypatch.context() as patch:
-            patch.setattr(torch.Tensor, "is_cuda", True)
-            folded = module(x_BCTHW)
-        torch.testing.assert_close(folded, plain, rtol=1e-4, atol=1e-5)  # summed in another order
-        assert folded.is_contiguous(memory_format=torch.channels_last_3d)
-        if folded.requires_grad:
-            folded.square().sum().backward()
-        for gradient, parameter in zip(gradients, module.parameters(), strict=True):
-            torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-4)
+    modules: list[nn.Module] = [
+        FewChannelConv3d(3, 16),
+        SpatialMaxPool(),
+        SamePadConv3d(3, 8, (7, 7, 7), (2, 2, 2)),
+        SamePadConv3d(3, 8, (3, 3, 3)),
+        SamePadMaxPool3d((1, 3, 3), (1, 2, 2)),
+        SamePadMaxPool3d((3, 3, 3), (2, 2, 2)),
+        SamePadMaxPool3d((3, 3, 3), (1, 1, 1)),
+        SamePadMaxPool3d((2, 2, 2), (2, 2, 2)),
+    ]
+    for module, size in itertools.product(modules, [(5, 10, 12), (8, 11, 9), (1, 7, 8)]):
+        clips_BCTHW = torch.randn(2, 3, *size, requires_grad=True)
+        if isinstance(module, SamePadMaxPool3d):
+            clips_BCTHW = clips_BCTHW.detach().abs().requires_grad_()  # they follow a ReLU: zeros fill up like nothing
+        results = []
+        for on_gpu in (False, True):
+            with monkeypatch.context() as patch:
+                patch.setattr(torch.Tensor, "is_cuda", on_gpu)
+                result = module(clips_BCTHW.to(memory_format=torch.channels_last_3d))
+            differentiated = [clips_BCTHW, *module.parameters()]
+            results.append((result.detach(), *torch.autograd.grad(result.square().sum(), differentiated)))
+        for plain, folded in zip(*results, strict=True):  # summed in another order
+            torch.testing.assert_close(folded, plain, rtol=1e-3, atol=1e-4)
+        # Of one frame both orders have the strides of either.
+        assert size[0] == 1 or results[1][0].is_contiguous(memory_format=torch.channels_last_3d), module
