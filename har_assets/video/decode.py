@@ -12,16 +12,18 @@ Shapes: T frames, H height, W width, 3 colour channels in the order red, green, 
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from har_assets.errors import VideoError
+from har_assets.video.clock import FrameClock
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 Frames = NDArray[np.uint8]
+Made = TypeVar("Made")
 
 # Text files that make FFmpeg open other files and addresses; one of these in a folder of videos is no video.
 PLAYLIST_FORMATS = {"hls", "dash", "concat", "sdp", "rtsp", "ffmetadata", "webvtt", "srt"}
@@ -130,6 +133,9 @@ class VideoReader:
             # on from there, so that a damaged file gives the same frames every time.
             self.decoder = "pyav"
             yield from self._keep(islice(self._read_pyav(), self.num_source_frames, None))
+        self._require_frames()
+
+    def _require_frames(self) -> None:
         if self.num_source_frames == 0:
             raise VideoError(
                 "the data is unreadable before the first frame (damaged or cut off)"
@@ -185,20 +191,49 @@ class VideoReader:
         except (decord.DECORDError, RuntimeError, AssertionError):
             self._ends_early()
 
+    def timed(self) -> Iterator[tuple[float, Callable[[], Frames]]]:
+        """Every frame of the file in order, with the second at which it is shown.
+
+        Instead of the plain iteration; `stride` plays no part. Seconds count from the start of the file as a
+        player shows it and never go back. The picture, uint8 [height, width, 3], is scaled when it is called
+        for, so a frame that nobody wants costs its decoding only; VideoError where it cannot be scaled.
+        PyAV reads all files here, as decord 0.6 knows no times while it reads in order.
+        """
+        import av  # noqa: PLC0415
+
+        def picture(frame: "VideoFrame") -> Frames:
+            try:
+                return np.array(resizer(frame))
+            except av.FFmpegError as error:
+                raise VideoError(f"a frame cannot be scaled ({error.strerror})") from None
+
+        self.decoder = "pyav"
+        resizer = _Resizer(self._size)
+        clock: FrameClock | None = None
+        for frame in self._av_frames(lambda frame: frame):
+            if clock is None:
+                clock = FrameClock(self._facts.container, self._facts.start_s, self.fps)
+            self.num_source_frames += 1
+            yield clock.time_s(frame.time), partial(picture, frame)
+        self.note = "; ".join(filter(None, (self.note, clock.note if clock else "")))
+        self._require_frames()
+
     def _read_pyav(self) -> Iterator[Frames]:
+        return self._av_frames(_Resizer(self._size))
+
+    def _av_frames(self, function: "Callable[[VideoFrame], Made]") -> "Iterator[Made]":
+        """What the function makes of each frame; an error of PyAV ends the video there, with a note."""
         import av  # noqa: PLC0415
 
         self.note, self._broke_off = "", False
         num_packets = 0
-        resizer = _Resizer(self._size)
         try:
             with _open(self._facts.path) as container:
                 stream = container.streams.video[0]
                 stream.thread_count = 1
                 for packet in container.demux(stream):
                     num_packets += packet.size > 0
-                    for frame in packet.decode():
-                        yield resizer(frame)
+                    yield from map(function, packet.decode())
         except av.FFmpegError:
             self._ends_early()
             return
@@ -220,6 +255,8 @@ class VideoFacts:
     """Pixels, upright."""
     fps: float
     """Frames a second; 0.0 where the file does not say."""
+    start_s: float | None
+    """Time in the file's own count at which it starts; None where the file does not say."""
     header_frames: int
     """Frames that the header claims; 0 where it is silent. For notes, never to be believed."""
     why_not_decord: str
@@ -277,7 +314,8 @@ def _facts_of(path: Path, container: "InputContainer", stream: "VideoStream") ->
             why_not_decord = "rotated: one rule for all angles"
         if quarter_turns % 2:
             height, width = width, height
-    return VideoFacts(path, container.format.name, codec, height, width, fps, stream.frames, why_not_decord)
+    start_s = None if container.start_time is None else container.start_time / 1e6  # microseconds
+    return VideoFacts(path, container.format.name, codec, height, width, fps, start_s, stream.frames, why_not_decord)
 
 
 def _first_frame(container: "InputContainer", stream: "VideoStream") -> "VideoFrame | None":
