@@ -138,6 +138,8 @@ class Cut:
     """T."""
     slack_s: float
     """A frame that is shown so little after a clip's time is that time's frame: files round their times."""
+    max_windows: int
+    """Of one film."""
 
     @classmethod
     def of(cls, spec: ModelSpec, window_s: float | None, hop_s: float | None, clip_fps: float) -> Cut:
@@ -157,7 +159,7 @@ class Cut:
         hop_s = window_s / 2 if hop_s is None else hop_s
         if not 0 < hop_s < math.inf or window_s == math.inf:
             raise HarError(f"A window of {window_s:g} s every {hop_s:g} s cannot be: choose more than 0 seconds.")
-        return cls(window_s, hop_s, clip_s, step_s, spec.num_frames, 0.25 / clip_fps)
+        return cls(window_s, hop_s, clip_s, step_s, spec.num_frames, 0.25 / clip_fps, MAX_WINDOWS)
 
     def window_start(self, window: int) -> float:
         """Where a window starts."""
@@ -478,9 +480,9 @@ class _Clips:
         self.writer.flush()
 
     def _open_window(self) -> None:
-        if self.windows == MAX_WINDOWS:
+        if self.windows == self.cut.max_windows:
             raise VideoError(
-                f"there are more than {MAX_WINDOWS:,} windows in it: its time stamps are damaged, or it wants a "
+                f"there are more than {self.cut.max_windows:,} windows in it: its time stamps are damaged, or it wants a "
                 "longer hop"
             )
         for start_s in self.cut.clip_starts(self.windows):
