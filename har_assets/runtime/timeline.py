@@ -192,7 +192,7 @@ def predict_timeline(
     clip_fps: float = CLIP_FPS,
     batch: int = 16,
     timeout_s: float = TIMEOUT_S,
-    progress: Callable[[float], None] = lambda decoded_s: None,
+    progress: Callable[[float, float], None] = lambda decoded_s, claimed_s: None,
 ) -> Timeline:
     """What happens in a film, from when to when.
 
@@ -214,7 +214,8 @@ def predict_timeline(
         clip_fps: frames a second of the videos that the model learned from; no model file says it.
         batch: clips that are scored at once; fewer where they are large.
         timeout_s: seconds that the whole film may take.
-        progress: called with the second up to which is decoded, about twice a second.
+        progress: called about twice a second with the second up to which is decoded and the length in seconds that
+            the file claims to have, 0 where it does not.
 
     Raises:
         VideoError: the file gives no frame, or its decoder hangs or crashes; the message is the reason. A film that
@@ -273,6 +274,7 @@ class _At:
     """From the decoding process: it is alive, and so far."""
 
     decoded_s: float
+    claimed_s: float
 
 
 @dataclass(frozen=True)
@@ -309,7 +311,7 @@ class _Layout:
 
 
 def _score_film(
-    predictor: Predictor, path: Path, cut: Cut, batch: int, timeout_s: float, progress: Callable[[float], None]
+    predictor: Predictor, path: Path, cut: Cut, batch: int, timeout_s: float, progress: Callable[[float, float], None]
 ) -> tuple[Scores, _Film]:
     """Scores of the windows, float32 [N, K], not yet smoothed, and the facts of the film."""
     spec = predictor.spec
@@ -320,7 +322,7 @@ def _score_film(
         while True:
             message = decoder.receive()
             if isinstance(message, _At):
-                progress(message.decoded_s)
+                progress(message.decoded_s, message.claimed_s)
             elif isinstance(message, _Block):
                 scores.append(predictor.predict(blocks.clips_NBCTHW[message.index, : message.clips]))
                 decoder.send(message.index)
@@ -379,7 +381,7 @@ def _decode_film(connection: Connection, path: Path, spec: ModelSpec, cut: Cut, 
         shown_s, picture = until_s, upcoming
         if time.monotonic() - said >= REPORT_EVERY_S:
             said = time.monotonic()
-            connection.send(_At(shown_s))
+            connection.send(_At(shown_s, reader.claimed_s))
     duration_s = shown_s + (1 / reader.fps if reader.fps > 0 else cut.step_s)
     clips.end(picture, duration_s)
     connection.send(_Film(duration_s, reader.num_source_frames, clips.writer.clips, reader.note, clips.places))
@@ -482,8 +484,8 @@ class _Clips:
     def _open_window(self) -> None:
         if self.windows == self.cut.max_windows:
             raise VideoError(
-                f"there are more than {self.cut.max_windows:,} windows in it: its time stamps are damaged, or it wants a "
-                "longer hop"
+                f"there are more than {self.cut.max_windows:,} windows in it: its time stamps are damaged, or it "
+                "wants a longer hop"
             )
         for start_s in self.cut.clip_starts(self.windows):
             heapq.heappush(self.pending, _Clip(self.cut.sample_time(start_s, 0), self.windows, start_s))

@@ -107,9 +107,9 @@ def iter_frames(
 class VideoReader:
     """Iterate once over the kept frames of a video, each uint8 [height, width, 3] in memory of its own.
 
-    `fps` is known from the start, `num_source_frames`, `decoder` and `note` are final when the iteration
-    ends. Arguments and errors are those of `decode_video`; VideoError comes from the constructor or with
-    the first frame, never later.
+    `fps`, `start_s` and `claimed_s` (see `VideoFacts`) are known from the start, `num_source_frames`, `decoder` and
+    `note` are final when the iteration ends. Arguments and errors are those of `decode_video`; VideoError comes from
+    the constructor or with the first frame, never later.
     """
 
     def __init__(self, path: Path, *, size: tuple[int, int] | None, stride: int = 1) -> None:
@@ -119,6 +119,8 @@ class VideoReader:
         self._size = size
         self._stride = stride
         self.fps = self._facts.fps
+        self.start_s = self._facts.start_s
+        self.claimed_s = self._facts.claimed_s
         self.num_source_frames = 0
         self.decoder = ""
         self.note = ""
@@ -228,7 +230,7 @@ class VideoReader:
         self.note, self._broke_off = "", False
         num_packets = 0
         try:
-            with _open(self._facts.path) as container:
+            with open_container(self._facts.path) as container:
                 stream = container.streams.video[0]
                 stream.thread_count = 1
                 for packet in container.demux(stream):
@@ -257,6 +259,8 @@ class VideoFacts:
     """Frames a second; 0.0 where the file does not say."""
     start_s: float | None
     """Time in the file's own count at which it starts; None where the file does not say."""
+    claimed_s: float
+    """Seconds that the header claims; 0.0 where it is silent. For progress, never to be believed."""
     header_frames: int
     """Frames that the header claims; 0 where it is silent. For notes, never to be believed."""
     why_not_decord: str
@@ -274,7 +278,7 @@ def probe(path: Path) -> VideoFacts:
 
     path = _readable(path)
     try:
-        with _open(path) as container:
+        with open_container(path) as container:
             if container.format.name in PLAYLIST_FORMATS:
                 raise VideoError(f"the file is a playlist or text ({container.format.name}), not a video")
             if not container.streams.video:
@@ -315,7 +319,10 @@ def _facts_of(path: Path, container: "InputContainer", stream: "VideoStream") ->
         if quarter_turns % 2:
             height, width = width, height
     start_s = None if container.start_time is None else container.start_time / 1e6  # microseconds
-    return VideoFacts(path, container.format.name, codec, height, width, fps, start_s, stream.frames, why_not_decord)
+    claimed_s = max(container.duration or 0, 0) / 1e6
+    return VideoFacts(
+        path, container.format.name, codec, height, width, fps, start_s, claimed_s, stream.frames, why_not_decord
+    )
 
 
 def _first_frame(container: "InputContainer", stream: "VideoStream") -> "VideoFrame | None":
@@ -401,7 +408,8 @@ def _centre_cut(frame_HWC: Frames, size: tuple[int, int] | None) -> Frames:
     return frame_HWC[top : top + size[0], left : left + size[1]]
 
 
-def _open(path: Path) -> "InputContainer":
+def open_container(path: Path) -> "InputContainer":
+    """Open a local file with PyAV; its errors are those of PyAV."""
     import av  # noqa: PLC0415
 
     # A real HMDB51 clip has a title that was cut inside a UTF-8 character: replace, do not raise.
