@@ -85,7 +85,12 @@ def predict_timelines(
         else:
             _print(found, speed, printable)
         if options.out is not None:
-            written = _write(film, found, predictor, options, bar, printable)
+            try:
+                written = _write(film, found, predictor, options, bar, printable)
+            except VideoError as error:
+                failed += 1
+                print(printable(f"{film} has a timeline but not all of its files: {error}"), file=sys.stderr)
+                continue
             if not (options.as_json or options.as_csv):
                 endings = ",".join(path.suffix[1:] for path in written)
                 print(printable(f"written: {written[0].with_suffix('')}.{{{endings}}}"))
@@ -241,6 +246,8 @@ def _complete_file(target: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.replace(target)
+    except VideoError:
+        raise
     except (OSError, HarError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
         raise HarError(f"{target} cannot be written ({reason}): free some space or choose another --out.") from None
