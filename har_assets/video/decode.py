@@ -211,13 +211,13 @@ class VideoReader:
 
         self.decoder = "pyav"
         resizer = _Resizer(self._size)
-        clock: FrameClock | None = None
+        clock = FrameClock(self._facts.container, self._facts.start_s, self.fps)
         for frame in self._av_frames(lambda frame: frame):
-            if clock is None:
-                clock = FrameClock(self._facts.container, self._facts.start_s, self.fps)
             self.num_source_frames += 1
-            yield clock.time_s(frame.time), partial(picture, frame)
-        self.note = "; ".join(filter(None, (self.note, clock.note if clock else "")))
+            stamp = frame.dts if clock.takes_packet_times else frame.pts
+            stamp_s = None if stamp is None or frame.time_base is None else float(stamp * frame.time_base)
+            yield clock.time_s(stamp_s), partial(picture, frame)
+        self.note = "; ".join(filter(None, (self.note, clock.note)))
         self._require_frames()
 
     def _read_pyav(self) -> Iterator[Frames]:
