@@ -57,7 +57,9 @@ def predict(  # noqa: PLR0912
         Path | None, typer.Option(help="A .ckpt, .onnx or .engine file; the latest onnx_model if left out.")
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
-    runtime: Annotated[str, typer.Option(help="What runs the model; auto takes the fastest that works here.")] = "auto",
+    runtime: Annotated[
+        str, typer.Option(help="What runs the model, by its name in `har bench`; auto takes the fastest here.")
+    ] = "auto",
     windows: Annotated[int, typer.Option(min=1, help="Temporal clips a video; their scores are averaged.")] = 4,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a video, one a line.")] = False,
     as_csv: Annotated[

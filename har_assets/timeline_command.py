@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import glob
 import json
 import os
 import sys
@@ -184,9 +185,19 @@ def _require_folder(out: Path, films: Sequence[Path], options: TimelineOptions) 
             f"Nothing can be written to {out} ({error.strerror}): choose another folder for --out."
         ) from None
     for film in films:
+        remove_left_overs(out, film)
         for suffix in options.suffixes():
             if _target(out, film, suffix).is_dir():
                 raise HarError(f"{_target(out, film, suffix)} is a folder: choose another folder for --out.")
+
+
+def remove_left_overs(out: Path, film: Path) -> None:
+    """Half-written files of runs that were killed: of a process that is no more, and untouched for a minute."""
+    for partial in out.glob(f".{glob.escape(film.name)}.timeline.*.partial.*"):
+        pid = partial.name.split(".")[-3]
+        with contextlib.suppress(OSError):
+            if not Path(f"/proc/{pid}").exists() and time.time() - partial.stat().st_mtime > 60:
+                partial.unlink()
 
 
 def _write(

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from har_assets.cli import app
 from har_assets.errors import HarError
 from har_assets.report.timeline import clock_time, label_colours
+from har_assets.timeline_command import remove_left_overs
 from har_assets_tests.conftest import TINY_LABELS
 from har_assets_tests.project import REPOSITORY
 
@@ -197,6 +198,21 @@ def test_ctrl_c_leaves_nothing_half(tmp_path: Path, tiny_onnx: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "film.mp4.timeline.csv", "film.mp4.timeline.json",
     ]  # fmt: skip
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    old = tmp_path / f".a[1].mp4.timeline.{dead.pid}.partial.mp4"
+    of_a_live_one = tmp_path / f".a[1].mp4.timeline.{os.getpid()}.partial.mp4"
+    of_another = tmp_path / f".b.mp4.timeline.{dead.pid}.partial.mp4"
+    for path in (old, of_a_live_one, of_another):
+        path.touch()
+        os.utime(path, (time.time() - 100, time.time() - 100))
+    new = tmp_path / f".a[1].mp4.timeline.{dead.pid}.partial.png"
+    new.touch()
+    remove_left_overs(tmp_path, Path("films/a[1].mp4"))
+    assert set(tmp_path.iterdir()) == {of_a_live_one, of_another, new}
 
 
 def test_times_and_colours() -> None:

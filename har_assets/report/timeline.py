@@ -310,7 +310,7 @@ def write_strip(connection: Connection, source: Path, timeline: dict[str, Any], 
     tenths = duration_s < 12  # ticks stand on whole seconds otherwise
     below.xaxis.set_major_formatter(FuncFormatter(lambda second, _: clock_time(second, duration_s, tenths=tenths)))
     handles = [_patch(colour, label.replace("_", " ")) for label, colour in list(colours.items())[: len(COLOURS)]]
-    handles.append(_patch(NOTHING, f"nothing scores {timeline['threshold']:.0%}"))
+    handles.append(_patch(NOTHING, f"no action reaches {timeline['threshold']:.0%}"))
     figure.legend(handles=handles, loc="outside lower left", ncols=9, frameon=False, fontsize="small")
     try:
         figure.savefig(target, dpi=110, format="png")

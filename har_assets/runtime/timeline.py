@@ -31,7 +31,7 @@ from har_assets.runtime.predictor import Clips, Predictor, Scores
 from har_assets.runtime.video import cropped_CHW
 from har_assets.video.decode import VideoReader
 from har_assets.video.sampling import Frames
-from har_assets.video.workers import DecoderProcess
+from har_assets.video.workers import DecoderProcess, available_cores
 
 CLIP_FPS = 30.0
 """Frames a second of the videos that models learn from: all of HMDB51's, and the sample's."""
@@ -44,6 +44,9 @@ MAX_BLOCKS_BYTES = 192 << 20
 
 MAX_WINDOWS = 500_000
 """Of one film: 69 hours at half a second. A file that claims more is damaged, or wants a longer hop."""
+
+MAX_DECODER_THREADS = 4
+"""One core is left to the model. Each thread holds some whole frames."""
 
 TIMEOUT_S = 4 * 3600.0
 """Default limit for one film."""
@@ -374,7 +377,7 @@ def _decode_film(connection: Connection, path: Path, spec: ModelSpec, cut: Cut, 
     clips = _Clips(cut, (spec.frame_height, spec.frame_width), _Writer(connection, layout.view(memory)))
     reader = VideoReader(path, size=(spec.decode_height, spec.decode_width))
     said = time.monotonic()
-    frames = reader.timed()
+    frames = reader.timed(threads=max(1, min(MAX_DECODER_THREADS, available_cores() - 1)))
     shown_s, picture = next(frames)
     for until_s, upcoming in frames:
         clips.frame(picture, until_s)

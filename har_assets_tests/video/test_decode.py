@@ -333,6 +333,17 @@ def test_a_picture_may_be_asked_for_later_or_never(small_video: SmallVideo) -> N
     assert np.array_equal(pictures[7](), decode_video(video, size=(24, 32)).frames_THWC[7])
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
+def test_more_threads_give_the_same_frames_and_times(small_video: SmallVideo, name: str) -> None:
+    video = small_video(name, codec="libx264", b_frames=2, frames=60)
+    one, four = (
+        [(second, picture()) for second, picture in VideoReader(video, size=(24, 32)).timed(threads=threads)]
+        for threads in (1, 4)
+    )
+    assert [second for second, _ in four] == [second for second, _ in one]
+    assert np.array_equal([frame for _, frame in four], [frame for _, frame in one])
+
+
 def test_times_of_a_variable_frame_rate(awkward: Path) -> None:
     found = [second for second, _ in VideoReader(awkward / "made_vfr.mkv", size=None).timed()]
     assert found[:4] == pytest.approx([0, 0.033, 0.066, 0.1])
