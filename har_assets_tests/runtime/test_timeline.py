@@ -20,7 +20,6 @@ from har_assets.video.decode import decode_video
 from har_assets.video.sampling import centre_crop, take_window, to_clip_CTHW
 from har_assets_tests.conftest import write_video
 from har_assets_tests.project import Project
-from har_assets_tests.runtime.test_video import shared_blocks
 
 GREY = (40, 120, 200)
 """Brightness of the frames that show class 0, 1, 2."""
@@ -229,9 +228,8 @@ def test_awkward_files_have_a_timeline_or_a_reason(shared_data: Path, tiny_spec:
 
 
 def test_a_decoder_that_dies_costs_this_film_only_and_leaves_nothing_behind(
-    tmp_path: Path, tiny_spec: ModelSpec
+    tmp_path: Path, tiny_spec: ModelSpec, left_blocks: Callable[[], list[str]]
 ) -> None:
-    before = shared_blocks()
     film = write_film(tmp_path / "film.avi", [100, 101, 102, 103] * 300)
 
     def kill_decoder() -> None:
@@ -240,7 +238,7 @@ def test_a_decoder_that_dies_costs_this_film_only_and_leaves_nothing_behind(
 
     with pytest.raises(VideoError, match="took its process down"):
         predict_timeline(Brightness(tiny_spec, before=kill_decoder), film, batch=2)
-    assert shared_blocks() <= before
+    assert left_blocks() == []
     assert predict_timeline(Brightness(tiny_spec), film).frames == 1200
     assert multiprocessing.active_children() == []
 
@@ -251,8 +249,9 @@ def test_a_film_that_takes_too_long_is_given_up(tmp_path: Path, tiny_spec: Model
         predict_timeline(Brightness(tiny_spec), tmp_path / "waits.avi", timeout_s=1)
 
 
-def test_an_error_of_the_model_ends_it_and_leaves_nothing_behind(tmp_path: Path, tiny_spec: ModelSpec) -> None:
-    before = shared_blocks()
+def test_an_error_of_the_model_ends_it_and_leaves_nothing_behind(
+    tmp_path: Path, tiny_spec: ModelSpec, left_blocks: Callable[[], list[str]]
+) -> None:
     film = write_film(tmp_path / "film.avi", [100, 101] * 300)
 
     def fail() -> None:
@@ -260,7 +259,7 @@ def test_an_error_of_the_model_ends_it_and_leaves_nothing_behind(tmp_path: Path,
 
     with pytest.raises(HarError, match="out of memory"):
         predict_timeline(Brightness(tiny_spec, before=fail), film)
-    assert shared_blocks() <= before
+    assert left_blocks() == []
     assert multiprocessing.active_children() == []
 
 
