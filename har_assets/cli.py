@@ -1,4 +1,4 @@
-"""`har`: predictions, the state of the store, and set-up, without starting Dagster."""
+"""Say what happens in videos with the models made here, and look after this folder, without starting Dagster."""
 
 import csv
 import glob
@@ -37,7 +37,7 @@ BENCH_CLIPS = 32
 TIMELINE = "A long video as a timeline"
 """Heading of the options of `har predict --timeline`."""
 
-Store = Annotated[Path, typer.Option("--store", help="Folder of published artifacts.")]
+Store = Annotated[Path, typer.Option("--store", help="Folder in which the products of the assets lie.")]
 
 
 def main() -> None:
@@ -56,17 +56,19 @@ def predict(  # noqa: PLR0912
     model: Annotated[
         Path | None, typer.Option(help="A .ckpt, .onnx or .engine file; the latest onnx_model if left out.")
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Most likely actions to show.")] = 5,
     runtime: Annotated[
         str, typer.Option(help="What runs the model, by its name in `har bench`; auto takes the fastest here.")
     ] = "auto",
-    windows: Annotated[int, typer.Option(min=1, help="Temporal clips a video; their scores are averaged.")] = 4,
+    windows: Annotated[
+        int, typer.Option(min=1, help="Clips looked at, spread over the video; scores are averaged.")
+    ] = 4,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a video, one a line.")] = False,
     as_csv: Annotated[
         bool,
         typer.Option("--csv", help="CSV: video, rank, label, score; of a timeline video, start, end, label, score."),
     ] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Clips that are scored at once.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, help="Clips that the model scores at once.")] = 16,
     workers: Annotated[int, typer.Option(min=0, help="Decoding processes; 0 takes one a core.")] = 0,
     timeout: Annotated[
         float, typer.Option(min=1, help="Seconds that one video may take to be decoded; a whole timeline: 4 hours.")

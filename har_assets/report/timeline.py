@@ -284,7 +284,7 @@ def write_strip(connection: Connection, source: Path, timeline: dict[str, Any], 
         HarError: the target cannot be written.
     """
     from matplotlib.figure import Figure  # noqa: PLC0415
-    from matplotlib.ticker import FuncFormatter, MaxNLocator  # noqa: PLC0415
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator  # noqa: PLC0415
 
     duration_s = timeline["duration_s"]
     times_s = [duration_s * (number + 0.5) / THUMBNAILS for number in range(THUMBNAILS)]
@@ -306,7 +306,8 @@ def write_strip(connection: Connection, source: Path, timeline: dict[str, Any], 
     below.set_yticks([])
     below.set_facecolor(NOTHING)
     below.spines[["top", "right", "left"]].set_visible(False)
-    below.xaxis.set_major_locator(MaxNLocator(12, steps=[1, 1.5, 2, 3, 5, 6, 10]))
+    locator = MaxNLocator(12, steps=[1, 1.5, 2, 3, 5, 6, 10]) if duration_s >= 2 else FixedLocator([0, duration_s])
+    below.xaxis.set_major_locator(locator)
     tenths = duration_s < 12  # ticks stand on whole seconds otherwise
     below.xaxis.set_major_formatter(FuncFormatter(lambda second, _: clock_time(second, duration_s, tenths=tenths)))
     handles = [_patch(colour, label.replace("_", " ")) for label, colour in list(colours.items())[: len(COLOURS)]]
