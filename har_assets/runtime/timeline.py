@@ -42,7 +42,7 @@ BLOCKS = 3
 MAX_BLOCKS_BYTES = 192 << 20
 """All of them together; the batch is made smaller where it would be more."""
 
-MAX_WINDOWS = 500_000
+MAX_CLIPS = 500_000
 """Of one film: 69 hours at half a second. A file that claims more is damaged, or wants a longer hop."""
 
 MAX_DECODER_THREADS = 4
@@ -127,27 +127,32 @@ class Cut:
     """How a film is cut into windows and these into clips; all in seconds.
 
     A clip is what the model was trained on: `num_frames` frames, `frame_stride` frames of a 30-frame-a-second video
-    apart. A window as long as a clip holds one; a longer one holds as many as cover it, spread from its start to
-    its end, and gets the mean of their scores.
+    apart. Clips start at whole multiples of `spacing_s`, and a window has the mean of the scores of those that lie in
+    it: windows that overlap share them, so a longer window costs no more.
     """
 
     window_s: float
+    """From the start of a window's first clip to the end of its last."""
     hop_s: float
     clip_s: float
     """num_frames x frame_stride / clip_fps."""
+    spacing_s: float
+    """From clip to clip: the hop, or the largest part of it that leaves no gap between clips."""
+    clips_a_hop: int
+    clips_a_window: int
     step_s: float
     """Between the frames of a clip."""
     num_frames: int
     """T."""
     slack_s: float
     """A frame that is shown so little after a clip's time is that time's frame: files round their times."""
-    max_windows: int
+    max_clips: int
     """Of one film."""
 
     @classmethod
     def of(cls, spec: ModelSpec, window_s: float | None, hop_s: float | None, clip_fps: float) -> Cut:
-        """Defaults filled in; HarError for what the model cannot look at."""
-        if not clip_fps > 0:
+        """Defaults filled in, the window made of whole clips; HarError for what the model cannot look at."""
+        if not 0 < clip_fps < math.inf:
             raise HarError(f"The rate of the videos the model learned from is {clip_fps:g}: choose more than 0.")
         step_s = spec.frame_stride / clip_fps
         clip_s = spec.num_frames * step_s
@@ -158,30 +163,33 @@ class Cut:
                 f"({spec.num_frames} of {spec.num_frames * spec.frame_stride} frames, {clip_fps:g} a second): "
                 f"choose {clip_s:.2f} or more."
             )
-        window_s = max(window_s, clip_s)
-        hop_s = window_s / 2 if hop_s is None else hop_s
+        hop_s = max(window_s, clip_s) / 2 if hop_s is None else hop_s
         if not 0 < hop_s < math.inf or window_s == math.inf:
             raise HarError(f"A window of {window_s:g} s every {hop_s:g} s cannot be: choose more than 0 seconds.")
-        return cls(window_s, hop_s, clip_s, step_s, spec.num_frames, 0.25 / clip_fps, MAX_WINDOWS)
+        clips_a_hop = math.ceil(hop_s / clip_s - 1e-6)
+        spacing_s = hop_s / clips_a_hop
+        more_clips = max(0, round((window_s - clip_s) / spacing_s))
+        window_s = clip_s + more_clips * spacing_s
+        return cls(
+            window_s, hop_s, clip_s, spacing_s, clips_a_hop, 1 + more_clips, step_s, spec.num_frames, 0.25 / clip_fps,
+            MAX_CLIPS,
+        )  # fmt: skip
 
-    def window_start(self, window: int) -> float:
-        """Where a window starts."""
-        return window * self.hop_s
-
-    def clip_starts(self, window: int) -> list[float]:
-        """Where the clips of a window start."""
-        count = math.ceil(self.window_s / self.clip_s - 0.01)
-        spare_s = self.window_s - self.clip_s
-        start_s = self.window_start(window)
-        return [start_s + (spare_s * number / (count - 1) if count > 1 else 0) for number in range(count)]
-
-    def sample_time(self, start_s: float, number: int) -> float:
+    def sample_time(self, clip: int, number: int) -> float:
         """The moment of a clip's frame, slack included."""
-        return start_s + number * self.step_s + self.slack_s
+        return clip * self.spacing_s + number * self.step_s + self.slack_s
 
     def num_windows(self, duration_s: float) -> int:
         """Windows of a film: all that lie in it at least by half, and the first."""
         return max(1, math.floor((duration_s - self.window_s / 2) / self.hop_s + 1e-6) + 1)
+
+    def is_wanted(self, clip: int) -> bool:
+        """Whether a window holds it: with hops longer than windows there is time between them."""
+        return clip % self.clips_a_hop < self.clips_a_window
+
+    def num_clips(self, num_windows: int) -> int:
+        """One more than the number of the last clip of so many windows."""
+        return (num_windows - 1) * self.clips_a_hop + self.clips_a_window
 
 
 def predict_timeline(
@@ -201,7 +209,8 @@ def predict_timeline(
 
     A model looks at `num_frames` frames, `frame_stride` frames apart, of videos of `clip_fps` frames a second:
     `num_frames x frame_stride / clip_fps` seconds, 1.07 with the defaults. A window has this length or more; a
-    longer one is covered by several such clips, never by one that is played faster. The frames of a clip are those
+    longer one is covered by several such clips, never by one that is played faster, and made to end with one. The
+    frames of a clip are those
     shown at its moments, whatever the rate of the film: of a film of `clip_fps` they are every `frame_stride`-th, as
     in training. A window that the film's end cuts repeats the last frame, as training does with short clips; it is
     left out where less than half of it lies in the film.
@@ -297,7 +306,7 @@ class _Film:
     clips: int
     note: str
     places: list[tuple[int, int]]
-    """(window, clip): which clips the windows hold."""
+    """(number in the film, number among those that were written) of each clip."""
 
 
 @dataclass(frozen=True)
@@ -332,14 +341,28 @@ def _score_film(
             else:
                 film: _Film = message
                 break
-    scores_BK = np.concatenate(scores)
-    num_windows = cut.num_windows(film.duration_s)
-    sums_NK = np.zeros((num_windows, spec.num_classes))
-    counts_N = np.zeros(num_windows)
-    places = np.array([place for place in film.places if place[0] < num_windows])
-    np.add.at(sums_NK, places[:, 0], scores_BK[places[:, 1]])
-    np.add.at(counts_N, places[:, 0], 1)
-    return (sums_NK / counts_N[:, None]).astype(np.float32), film
+    return _window_scores(np.concatenate(scores), film.places, cut, cut.num_windows(film.duration_s)), film
+
+
+def _window_scores(scores_BK: Scores, places: list[tuple[int, int]], cut: Cut, num_windows: int) -> Scores:
+    """Mean over the clips of each window that there are, float32 [N, K].
+
+    Args:
+        scores_BK: of the clips that were scored.
+        places: (clip, index into these).
+        cut: how the film is cut.
+        num_windows: N.
+    """
+    num_clips = cut.num_clips(num_windows)
+    sums = np.zeros((num_clips + 1, scores_BK.shape[1] + 1))  # the last column counts
+    for clip, index in places:
+        if clip < num_clips:
+            sums[clip + 1] = (*scores_BK[index], 1)
+    sums = sums.cumsum(axis=0)
+    first_N = np.arange(num_windows) * cut.clips_a_hop
+    windows = sums[first_N + cut.clips_a_window] - sums[first_N]
+    mean_NK: Scores = (windows[:, :-1] / windows[:, -1:]).astype(np.float32)
+    return mean_NK
 
 
 @dataclass
@@ -425,8 +448,7 @@ class _Clip:
     """One that has begun or comes next; in the order of the moments of their next frames."""
 
     wants_s: float
-    window: int
-    start_s: float
+    number: int
     frames: list[Frames] = field(default_factory=list, compare=False)
     """Each [3, H, W]."""
     numbers: list[int] = field(default_factory=list, compare=False)
@@ -442,22 +464,22 @@ class _Clips:
     """(height, width) of a clip's frames."""
     writer: _Writer
     places: list[tuple[int, int]] = field(default_factory=list)
-    """(window, clip)."""
+    """(number of the clip, what the writer calls it)."""
     pending: list[_Clip] = field(default_factory=list)
     """A heap."""
-    windows: int = 0
-    """Windows whose clips are in the heap or done."""
+    begun: int = 0
+    """Number of the next clip that is not in the heap yet."""
     frames: int = 0
     """Seen so far."""
     last: tuple[tuple[int, ...], int] = ((), -1)
-    """Frame numbers and number of the clip written last: where a picture stands still the next is the same."""
+    """Frame numbers and name of the clip written last: where a picture stands still the next is the same."""
 
     def frame(self, picture: Callable[[], Frames], until_s: float) -> None:
         """The next frame of the film, shown until `until_s`."""
         cropped: Frames | None = None
         while True:
-            while not self.pending or self.cut.window_start(self.windows) <= self.pending[0].wants_s:
-                self._open_window()
+            while not self.pending or self.cut.sample_time(self.begun, 0) <= self.pending[0].wants_s:
+                self._begin()
             clip = self.pending[0]
             if clip.wants_s >= until_s:
                 break
@@ -466,7 +488,7 @@ class _Clips:
             clip.frames.append(cropped)
             clip.numbers.append(self.frames)
             if len(clip.frames) < self.cut.num_frames:
-                clip.wants_s = self.cut.sample_time(clip.start_s, len(clip.frames))
+                clip.wants_s = self.cut.sample_time(clip.number, len(clip.frames))
                 heapq.heapreplace(self.pending, clip)
             else:
                 self._finish(heapq.heappop(self.pending))
@@ -475,27 +497,27 @@ class _Clips:
     def end(self, picture: Callable[[], Frames], duration_s: float) -> None:
         """The last frame of the film; it is repeated in the clips that have begun."""
         self.frame(picture, duration_s + self.cut.slack_s)
-        num_windows = self.cut.num_windows(duration_s)
-        for clip in sorted(self.pending, key=lambda clip: (clip.start_s, clip.window)):
-            if clip.frames and clip.window < num_windows:
+        num_clips = self.cut.num_clips(self.cut.num_windows(duration_s))
+        for clip in sorted(self.pending, key=lambda clip: clip.number):
+            if clip.frames and clip.number < num_clips:
                 missing = self.cut.num_frames - len(clip.frames)
                 clip.frames += clip.frames[-1:] * missing
                 clip.numbers += clip.numbers[-1:] * missing
                 self._finish(clip)
         self.writer.flush()
 
-    def _open_window(self) -> None:
-        if self.windows == self.cut.max_windows:
+    def _begin(self) -> None:
+        if self.begun >= self.cut.max_clips:
             raise VideoError(
-                f"there are more than {self.cut.max_windows:,} windows in it: its time stamps are damaged, or it "
-                "wants a longer hop"
+                f"it would be more than {self.cut.max_clips:,} clips: its time stamps are damaged, or it wants a "
+                "longer hop"
             )
-        for start_s in self.cut.clip_starts(self.windows):
-            heapq.heappush(self.pending, _Clip(self.cut.sample_time(start_s, 0), self.windows, start_s))
-        self.windows += 1
+        if self.cut.is_wanted(self.begun):
+            heapq.heappush(self.pending, _Clip(self.cut.sample_time(self.begun, 0), self.begun))
+        self.begun += 1
 
     def _finish(self, clip: _Clip) -> None:
         numbers = tuple(clip.numbers)
         if numbers != self.last[0]:
             self.last = numbers, self.writer.write(clip.frames)
-        self.places.append((clip.window, self.last[1]))
+        self.places.append((clip.number, self.last[1]))

@@ -96,7 +96,29 @@ def test_a_longer_window_is_covered_by_clips_of_the_trained_length(tmp_path: Pat
     assert seen(predictor)[:3] == [[0, 1, 2, 3], [3, 4, 5, 6], [6, 7, 8, 9]]
     assert len(found.scores_NK) == 6
     scores_BK = predictor._scores(np.concatenate(predictor.clips))
-    np.testing.assert_allclose(found.scores_NK[0], scores_BK[:3].mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(found.scores_NK[0], scores_BK[:3].mean(axis=0), rtol=1e-5)
+    assert found.window_s == pytest.approx((2 * 10 / 3 + 4) / 30)  # to the end of its last clip
+    assert len(scores_BK) == 18
+
+
+def test_windows_that_overlap_share_their_clips(tmp_path: Path, tiny_spec: ModelSpec) -> None:
+    film = write_film(tmp_path / "film.avi", [10 * (number % 25) for number in range(300)])
+    predictor = Brightness(tiny_spec)
+    found = predict_timeline(predictor, film, window_s=37 * 4 / 30, hop_s=4 / 30, smoothing_s=0)
+    assert len(found.scores_NK) == 57  # the last ones lie half behind the end
+    assert found.clips == 75  # the film once
+    scores_BK = predictor._scores(np.concatenate(predictor.clips))
+    np.testing.assert_allclose(found.scores_NK[20], scores_BK[20:57].mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(found.scores_NK[-1], scores_BK[56:].mean(axis=0), rtol=1e-5)
+
+
+def test_what_lies_between_windows_is_not_looked_at(tmp_path: Path, tiny_spec: ModelSpec) -> None:
+    film = write_film(tmp_path / "film.avi", [10 * (number % 25) for number in range(60)])
+    predictor = Brightness(tiny_spec)
+    found = predict_timeline(predictor, film, window_s=8 / 30, hop_s=20 / 30)
+    starts = (0, 4, 20, 24, 40, 44)
+    assert seen(predictor) == [[frame % 25 for frame in range(start, start + 4)] for start in starts]
+    assert len(found.scores_NK) == 3
 
 
 def test_the_tempo_is_that_of_training_whatever_the_rate_of_the_film(tmp_path: Path, tiny_spec: ModelSpec) -> None:
@@ -263,12 +285,12 @@ def test_an_error_of_the_model_ends_it_and_leaves_nothing_behind(
     assert multiprocessing.active_children() == []
 
 
-def test_progress_is_told_and_the_number_of_windows_has_an_end(
+def test_progress_is_told_and_the_number_of_clips_has_an_end(
     tmp_path: Path, tiny_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     film = write_film(tmp_path / "film.mkv", [100, 120], [0, 500_000])
-    monkeypatch.setattr(timeline, "MAX_WINDOWS", 900)
-    with pytest.raises(VideoError, match="more than 900 windows"):
+    monkeypatch.setattr(timeline, "MAX_CLIPS", 900)
+    with pytest.raises(VideoError, match="more than 900 clips"):
         predict_timeline(Brightness(tiny_spec), film, hop_s=0.5)
     told: list[tuple[float, float]] = []
     slow = write_film(tmp_path / "slow.avi", [100, 101, 102, 103] * 300)
