@@ -141,17 +141,19 @@ def _print(found: Timeline, speed: float, printable: Callable[[str], str]) -> No
         table.add_row(clock(segment.start_s), clock(segment.end_s), printable(segment.label), f"{segment.score:.0%}")
     console = Console(highlight=False, markup=False)
     console.width = max(console.width, 80)
-    if found.segments:
-        console.print(table)
-    else:
-        best = found.scores_NK.max()
-        console.print(f"No action reaches the threshold of {found.threshold:g}; the highest score is {best:.2f}.")
     named_s = sum(segment.end_s - segment.start_s for segment in found.segments)
     pace = f", {speed:.0f} x real time" if found.duration_s > 10 else ""  # less is the start of a process
-    console.print(
-        f"an action for {clock(named_s)} of {clock(found.duration_s)}; windows of {found.window_s:.2f} s every "
-        f"{found.hop_s:.2f} s{pace}", style="dim",
-    )  # fmt: skip
+    with console.capture() as text:
+        if found.segments:
+            console.print(table)
+        else:
+            best = found.scores_NK.max()
+            console.print(f"No action reaches the threshold of {found.threshold:g}; the highest score is {best:.2f}.")
+        console.print(
+            f"an action for {clock(named_s)} of {clock(found.duration_s)}; windows of {found.window_s:.2f} s every "
+            f"{found.hop_s:.2f} s{pace}", style="dim",
+        )  # fmt: skip
+    print(text.get(), end="")  # the console itself would write across the progress bar
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str, str, str]]:
