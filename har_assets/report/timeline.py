@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from har_assets.errors import HarError
+from har_assets.errors import HarError, VideoError
 from har_assets.video.decode import Frames, VideoReader, open_container, probe
 
 if TYPE_CHECKING:
@@ -126,9 +126,12 @@ def write_annotated(connection: Connection, source: Path, timeline: dict[str, An
 
 def _not_written(error: Exception) -> HarError:
     number = getattr(error, "errno", None)
+    reason = getattr(error, "strerror", None) or str(error)
     if number == errno.ENOSPC:
         return HarError("There is no space left on the disk: free some there, or choose another folder.")
-    return HarError(f"It cannot be written ({getattr(error, 'strerror', None) or error}): choose another folder.")
+    if isinstance(error, OSError):
+        return HarError(f"It cannot be written ({reason}): choose another folder.")
+    return VideoError(f"its pictures or sound cannot be coded again ({reason})")
 
 
 def _enlarged(frame_HWC: Frames) -> Frames:
@@ -239,24 +242,28 @@ class _Sound:
         """Write what is heard up to then."""
         import av  # noqa: PLC0415
 
-        while True:
-            if self._waiting is None:
-                try:
+        try:
+            while True:
+                if self._waiting is None:
                     self._waiting = next(self._packets, None)
-                except av.FFmpegError as error:
-                    self._packets = iter(())
-                    self.note = f"without sound from {second:.0f} s on ({error.strerror})"
-            if self._waiting is None or self._waiting.dts * self._waiting.time_base > second:  # type: ignore[operator]
-                return
-            packet, self._waiting = self._waiting, None
-            self._container.mux(packet)
+                if self._waiting is None or self._waiting.dts * self._waiting.time_base > second:  # type: ignore[operator]
+                    return
+                packet, self._waiting = self._waiting, None
+                self._container.mux(packet)
+        except av.FFmpegError as error:
+            if isinstance(error, OSError):  # the disk, not the sound
+                raise
+            self._packets, self._waiting = iter(()), None
+            self.note = f"without sound from {second:.0f} s on ({error.strerror})"
 
     def _copied(self, film: InputContainer, track: AudioStream, stream: AudioStream) -> Iterator[Packet]:
+        last = -math.inf
         for packet in film.demux(track):
             if packet.dts is None or packet.pts is None or not packet.time_base:
                 continue
             shift = round(self._start_s / packet.time_base)
-            if packet.pts >= shift:
+            if packet.pts >= shift and packet.dts > last and packet.pts >= packet.dts:  # an MP4 takes no others
+                last = packet.dts
                 packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
                 packet.stream = stream
                 yield packet
