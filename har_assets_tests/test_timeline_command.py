@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -19,7 +21,7 @@ from typer.testing import CliRunner
 
 from har_assets.cli import app
 from har_assets.errors import HarError
-from har_assets.report.timeline import clock_time, label_colours
+from har_assets.report.timeline import _Sound, clock_time, label_colours
 from har_assets.timeline_command import remove_left_overs
 from har_assets_tests.conftest import TINY_LABELS
 from har_assets_tests.project import REPOSITORY
@@ -163,6 +165,24 @@ def test_what_cannot_be_done_is_a_sentence_that_names_the_options(
     with pytest.raises(HarError, match=words):
         raise done.exception
     assert done.stdout == ""
+
+
+def test_damaged_sound_costs_the_sound_only_and_a_full_disk_is_no_damage(tmp_path: Path) -> None:
+    def packets(error: av.FFmpegError) -> Iterator[Any]:
+        yield from ()
+        raise error
+
+    with av.open(str(write_noise(tmp_path / "film.mp4", 3))) as film, av.open(str(tmp_path / "o.mp4"), "w") as target:
+        sound = _Sound(film, target, 0.0)
+        sound.write_until(1)
+        assert sound.note == ""
+        sound._packets = packets(av.error.InvalidDataError(1094995529, "Invalid data found"))
+        sound.write_until(7)
+        sound.write_until(9)
+        assert sound.note == "without sound from 7 s on (Invalid data found)"
+        sound._packets = packets(av.error.OSError(28, "No space left on device"))
+        with pytest.raises(OSError, match="No space left"):
+            sound.write_until(10)
 
 
 def test_a_full_disk_leaves_whole_files_and_a_sentence(tmp_path: Path, tiny_onnx: Path) -> None:
