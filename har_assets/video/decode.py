@@ -104,8 +104,8 @@ def iter_frames(
 class VideoReader:
     """Iterate once over the kept frames of a video, each uint8 [height, width, 3] in memory of its own.
 
-    `fps` is known from the start, `num_source_frames`, `decoder` and `note` are final when the iteration
-    ends. Arguments and errors are those of `decode_video`; VideoError comes from the constructor or with
+    `fps`, `height` and `width` are known from the start, `num_source_frames`, `decoder` and `note` are final when the
+    iteration ends. Arguments and errors are those of `decode_video`; VideoError comes from the constructor or with
     the first frame, never later.
     """
 
@@ -116,6 +116,8 @@ class VideoReader:
         self._size = size
         self._stride = stride
         self.fps = self._facts.fps
+        self.height, self.width = self._facts.height, self._facts.width
+        """Of the stored picture, pixels, upright."""
         self.num_source_frames = 0
         self.decoder = ""
         self.note = ""

@@ -69,7 +69,7 @@ def decode_many(
         max_workers=workers,
         # spawn: decoders and their threads do not survive a fork.
         context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
+        initializer=start_worker,
         initargs=[os.getpid()],
     )
     try:
@@ -105,7 +105,7 @@ def _outcome(future: "Future[Any]", timeout_s: float) -> Any:
     except TimeoutError:
         return VideoError(f"decoding took longer than the limit of {timeout_s:g} s")
     except ProcessExpired as expired:
-        return VideoError(f"the decoder took its process down ({_death(expired.exitcode)})")
+        return VideoError(f"the decoder took its process down ({death_in_words(expired.exitcode)})")
     except BrokenProcessPool:
         raise HarError(
             "The decoding workers die before they take up work; a full memory is the usual cause: "
@@ -117,7 +117,8 @@ def _outcome(future: "Future[Any]", timeout_s: float) -> Any:
         return VideoError(f"the decoder failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
 
-def _death(exit_code: int | None) -> str:
+def death_in_words(exit_code: int | None) -> str:
+    """How a process ended: `SIGSEGV`, `exit code 1`."""
     if exit_code is None or exit_code >= 0:
         return f"exit code {exit_code}"
     if -exit_code == signal.SIGKILL:
@@ -125,7 +126,7 @@ def _death(exit_code: int | None) -> str:
     return signal.Signals(-exit_code).name
 
 
-def _start_worker(parent_pid: int) -> None:
+def start_worker(parent_pid: int) -> None:
     """Die with the parent, leave Ctrl-C to it, and silence what decoders write to stderr about bad files."""
     libc: Any = ctypes.CDLL(None, use_errno=True)
     libc.prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
