@@ -1,7 +1,7 @@
 """serving_model: the ONNX model as MLflow serves it, registered as a version."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import dagster as dg
 
@@ -21,8 +21,6 @@ LARGEST_DIFFERENCE = 1e-6
 
 class ServingConfig(AssetConfig):
     """Which model is served, and what a request may ask of it."""
-
-    not_content: ClassVar[frozenset[str]] = AssetConfig.not_content
 
     model_name: str = MODEL_NAME
     """Name of the registered model."""
@@ -100,6 +98,7 @@ def serving_model(
             return folder
 
         folder = making.folder / "model"
+        path = f"{store.root}/serving_model/latest/model"
         version = None
         if making.run.run_id:
             origin = hash_of({"onnx": facts["onnx_sha256"], "config": served, "run": making.run.run_id})
@@ -119,7 +118,7 @@ def serving_model(
             metadata={
                 "precision": precision,
                 "registered": {"name": version.name, "version": version.number} if version else {},
-                "serve": _serve_command(uri, f"models:/{config.model_name}@challenger" if version else str(folder)),
+                "serve": _serve_command(uri, f"models:/{config.model_name}@challenger" if version else path),
                 "limits": served,
             },
             checks={

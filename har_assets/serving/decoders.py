@@ -41,15 +41,15 @@ class Decoders:
         try:
             for started in [self._threads.submit(start) for _ in range(workers)]:
                 started.result()
-        except (VideoError, threading.BrokenBarrierError) as error:
+        except (VideoError, threading.BrokenBarrierError, OSError) as error:
             self.close()
             raise HarError(f"The decoding processes do not start ({error}): look for what the machine lacks.") from None
 
     def submit(self, function: Callable[..., Any], *arguments: Any, timeout_s: float) -> Future[Any]:
         """Run `function`, importable by name, in the next free process.
 
-        The future's exception is a VideoError where the function raised one, anything else, took longer than
-        `timeout_s`, or took its process down.
+        The future's exception is a VideoError where the function raised one, or anything else, took longer than
+        `timeout_s`, or took its process down; an OSError where the machine gives no process.
         """
         return self._threads.submit(lambda: self._process().run(function, arguments, timeout_s))
 

@@ -11,9 +11,10 @@ from typing import Any
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
+from har_assets.errors import HarError
 from har_assets.serving.limits import ServingLimits
 from har_assets.serving.service import FOLDER_VARIABLE, BusyError, RequestError, VideoRow, VideoService
 
@@ -51,7 +52,7 @@ class ServedVideoModel(PythonModel):  # type: ignore[misc]
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> list[dict[str, Any]]:
-        """Labels and scores of each row; RefusedError (HTTP 400, or 503 for a busy server) with a sentence."""
+        """Labels and scores of each row; RefusedError with a sentence: HTTP 400, 503 for a busy server, else 500."""
         wanted = {"top_k": 5, "windows": 4, **(params or {})}
         rows = [VideoRow(*(_given(row, name) for name in ("video", "path"))) for row in model_input.to_dict("records")]
         try:
@@ -60,6 +61,8 @@ class ServedVideoModel(PythonModel):  # type: ignore[misc]
             raise RefusedError(str(error), error_code=INVALID_PARAMETER_VALUE) from None
         except BusyError as error:
             raise RefusedError(str(error), error_code=TEMPORARILY_UNAVAILABLE) from None
+        except HarError as error:
+            raise RefusedError(str(error), error_code=INTERNAL_ERROR) from None
 
 
 def _given(row: dict[Any, Any], name: str) -> object:

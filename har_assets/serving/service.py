@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from har_assets.errors import HarError
+from har_assets.errors import HarError, VideoError
 from har_assets.model.spec import ModelSpec
 from har_assets.runtime import Predictor, open_model
 from har_assets.runtime.video import ReadLimits, Windows, ranked, read_windows
@@ -158,7 +158,11 @@ class VideoService:
             for future in futures:
                 future.cancel()
             raise self._busy()
-        return [future.exception() or future.result() for future in futures]
+        found = [future.exception() or future.result() for future in futures]
+        for other in found:
+            if isinstance(other, BaseException) and not isinstance(other, VideoError):
+                raise BusyError(f"The server cannot decode videos now ({other}): send the request again later.")
+        return found
 
     def _busy(self) -> BusyError:
         return BusyError(

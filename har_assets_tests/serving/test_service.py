@@ -198,7 +198,7 @@ def test_a_decoder_that_dies_or_hangs_costs_its_request_only(
 def test_killed_decoding_processes_are_replaced(service: VideoService, clips: list[Path]) -> None:
     expected = service.predict([VideoRow(encoded(clips[0]))])
     killed = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
-    assert len(killed) >= 2
+    assert killed
     for child in killed:
         child.kill()
     psutil.wait_procs(killed, timeout=10)
