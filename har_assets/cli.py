@@ -15,6 +15,7 @@ from rich.text import Text
 
 from har_assets.artifacts import Artifact, ArtifactFolder
 from har_assets.errors import HarError, VideoError
+from har_assets.promotion_command import promote, rollback
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -469,6 +470,10 @@ def init() -> None:
     if released:
         print(f"Runs whose process had died, now marked failed: {', '.join(released)}")
     MlflowTracking().create_database(Path.cwd())
+
+
+app.command()(promote)
+app.command()(rollback)
 
 
 @app.command()

@@ -8,7 +8,7 @@ import dagster as dg
 
 from har_assets.artifacts import Artifact
 from har_assets.assets.dataset import read_manifest_of
-from har_assets.assets.publishing import AssetConfig, Making, Product, failures_in_words, publish
+from har_assets.assets.publishing import AssetConfig, Making, Product, failures_in_words, made, publish, result_of
 from har_assets.assets.training import CHECKPOINT
 from har_assets.errors import HarError
 from har_assets.model.parity import DEFAULT_LIMITS, Limits
@@ -111,6 +111,14 @@ def onnx_model(
     In float32, float16 or 8 bits. Compared with the checkpoint on windows of the test videos before it is
     published, in every precision.
     """
+    with failures_in_words():
+        return result_of(*make_onnx(context, config, store, mlflow))
+
+
+def make_onnx(
+    context: dg.AssetExecutionContext, config: OnnxConfig, store: ArtifactStore, mlflow: MlflowTracking
+) -> tuple[Artifact, bool]:
+    """onnx_model in a store, and whether it was there already. Raises HarError."""
 
     def build(making: Making) -> Product:
         from har_assets.export.gate import ROUNDED, gate_predictors  # noqa: PLC0415
@@ -153,7 +161,16 @@ def onnx_model(
             checks={"parity_with_checkpoint": {**figures, "precisions": rows}},
         )
 
-    return publish(context, store, config, build, upstream=("trained_checkpoint", *DATA), mlflow=mlflow)
+    return made(
+        context,
+        store,
+        config,
+        build,
+        name="onnx_model",
+        code_version=onnx_model.get_asset_spec().code_version,
+        upstream=("trained_checkpoint", *DATA),
+        mlflow=mlflow,
+    )
 
 
 def convert(

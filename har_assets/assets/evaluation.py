@@ -7,7 +7,7 @@ import dagster as dg
 from har_assets.artifacts import Artifact
 from har_assets.assets.dataset import read_manifest_of
 from har_assets.assets.deployment import ONNX, refuse_failed_parity
-from har_assets.assets.publishing import AssetConfig, Making, Product, publish
+from har_assets.assets.publishing import AssetConfig, Making, Product, failures_in_words, made, result_of
 from har_assets.assets.training import CHECKPOINT
 from har_assets.errors import HarError
 from har_assets.resources.mlflow import MlflowTracking
@@ -42,6 +42,15 @@ def test_predictions(
     A video that could not be decoded counts as wrong.
     """
 
+    with failures_in_words():
+        return result_of(*make_test_predictions(context, config, store, mlflow))
+
+
+def make_test_predictions(
+    context: dg.AssetExecutionContext, config: PredictionConfig, store: ArtifactStore, mlflow: MlflowTracking
+) -> tuple[Artifact, bool]:
+    """test_predictions in a store, and whether it was there already. Raises HarError."""
+
     def build(making: Making) -> Product:
         import numpy as np  # noqa: PLC0415
 
@@ -73,8 +82,15 @@ def test_predictions(
             pictures=("confusion.png",),
         )
 
-    return publish(
-        context, store, config, build, upstream=("onnx_model", "test_manifest", "frame_cache"), mlflow=mlflow
+    return made(
+        context,
+        store,
+        config,
+        build,
+        name="test_predictions",
+        code_version=test_predictions.get_asset_spec().code_version,
+        upstream=("onnx_model", "test_manifest", "frame_cache"),
+        mlflow=mlflow,
     )
 
 

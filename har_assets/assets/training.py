@@ -12,7 +12,16 @@ import dagster as dg
 
 from har_assets.artifacts import Artifact
 from har_assets.assets.dataset import read_class_index
-from har_assets.assets.publishing import AssetConfig, Making, Product, note_outbox, publish
+from har_assets.assets.publishing import (
+    AssetConfig,
+    Making,
+    Product,
+    failures_in_words,
+    made,
+    note_outbox,
+    publish,
+    result_of,
+)
 from har_assets.errors import HarError
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.resources.mlflow import MlflowTracking
@@ -186,6 +195,18 @@ def trained_checkpoint(
 
     The same command after any kind of end goes on after the last whole epoch.
     """
+    with failures_in_words():
+        return result_of(*make_checkpoint(context, config, store, mlflow, pipes))
+
+
+def make_checkpoint(
+    context: dg.AssetExecutionContext,
+    config: TrainingConfig,
+    store: ArtifactStore,
+    mlflow: MlflowTracking,
+    pipes: dg.PipesSubprocessClient,
+) -> tuple[Artifact, bool]:
+    """trained_checkpoint in a store, and whether it was there already. Raises HarError."""
 
     def build(making: Making) -> Product:
         making.work.mkdir(parents=True, exist_ok=True)
@@ -219,11 +240,13 @@ def trained_checkpoint(
             lineage={"mlflow_run_id": summary["mlflow_run_id"]},
         )
 
-    return publish(
+    return made(
         context,
         store,
         config,
         build,
+        name="trained_checkpoint",
+        code_version=trained_checkpoint.get_asset_spec().code_version,
         upstream=(
             "frame_cache",
             "train_manifest",
