@@ -44,7 +44,7 @@ def test_test_predictions_are_good_and_complete(sample: Project) -> None:
     assert {"clip", "label", "correct", "runtime", "label_1", "score_1", "label_5", "score_5"} <= rows[0].keys()
     right = np.mean([row["label"] == row["label_1"] for row in rows])
     assert right == pytest.approx(artifact.record.metadata["top1"])
-    assert artifact.file("confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert artifact.file("test_confusion.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_lineage_runs_from_the_data_to_the_engine(sample: Project) -> None:
