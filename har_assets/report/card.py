@@ -20,6 +20,12 @@ HMDB51_LICENCE = "CC BY 4.0"
 HMDB51_PAGE = "https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database/"
 
 
+def data_name(provenance: Provenance) -> str:
+    """The data set for people: `HMDB51`, `the synthetic sample`, `your_folder`."""
+    known = {"sample": "the synthetic sample", "hmdb51": "HMDB51", "": "unnamed videos"}
+    return known.get(provenance.dataset, provenance.dataset)
+
+
 def model_card(
     spec: ModelSpec,
     provenance: Provenance,
@@ -39,13 +45,14 @@ def model_card(
         facts: more names and values for the table (how it was trained, its parity).
         evaluation: test figures with intervals; None where they do not exist yet.
     """
-    dataset = provenance.dataset or "unnamed videos"
+    dataset = data_name(provenance)
+    kept = "every frame" if spec.frame_stride == 1 else f"one of every {spec.frame_stride} frames"
     rows = [
         ("Network", f"{spec.network}, started from {provenance.pretrained or 'nothing (trained from scratch)'}"),
-        ("Input", f"uint8 RGB [batch, 3, {spec.num_frames}, {spec.frame_height}, {spec.frame_width}], every "
-         f"{_ordinal(spec.frame_stride)}frame of the video; scaling and normalisation are inside"),
+        ("Input", f"uint8 RGB [batch, 3, {spec.num_frames}, {spec.frame_height}, {spec.frame_width}], "
+         f"{kept} of the video; scaling and normalisation are inside"),
         ("Output", f"scores of {spec.num_classes} classes that sum to 1"),
-        ("Data", f"{dataset}{' (synthetic)' if provenance.synthetic else ''}, split {provenance.split}"),
+        ("Data", f"{dataset}, split {provenance.split}"),
         ("Data version", provenance.data_version or "unknown"),
         ("MLflow run", provenance.mlflow_run_id or "none"),
         ("Code", provenance.git_commit or "not in git"),
@@ -109,7 +116,7 @@ def _front_matter(spec: ModelSpec, provenance: Provenance, evaluation: Evaluatio
         "- accuracy",
     ]
     if evaluation is not None:
-        name = provenance.dataset or "unnamed videos"
+        name = data_name(provenance)
         lines += [
             "model-index:",
             f"- name: {json.dumps(f'{spec.network}-{name}')}",
@@ -118,7 +125,7 @@ def _front_matter(spec: ModelSpec, provenance: Provenance, evaluation: Evaluatio
             "      type: video-classification",
             "    dataset:",
             f"      name: {json.dumps(name)}",
-            f"      type: {json.dumps(name)}",
+            f"      type: {json.dumps(provenance.dataset or 'unnamed')}",
             f"      config: {json.dumps(f'split {provenance.split}')}",
             "      split: test",
             f"      revision: {json.dumps(provenance.data_version)}",
@@ -207,10 +214,6 @@ def _licences(provenance: Provenance, weights_licence: str) -> str:
 
 def _real(provenance: Provenance) -> bool:
     return provenance.dataset.startswith("hmdb51") and not provenance.synthetic
-
-
-def _ordinal(stride: int) -> str:
-    return "" if stride == 1 else f"{stride}. "
 
 
 def _table(heading: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -47,6 +47,8 @@ class Card:
     """WebP files: some frames of a window, and below each the same with what spoke for the answer."""
     moving: bytes
     """WebP file: all frames, with that."""
+    size: tuple[int, int]
+    """Width and height of that, pixels."""
     picture_HWC: Frames
     """All of `strips` in one, as pixels."""
     note: str = ""
@@ -127,6 +129,7 @@ def make_card(
         true_rank=1 + int((scores_K > true_score).sum()),
         strips=[still_webp(strip(*(layer[part] for layer in layers))) for part in strip_halves(spec.num_frames)],
         moving=moving_webp(layers[-1], shown.frame_ms),
+        size=(shown.frames_THWC.shape[2], shown.frames_THWC.shape[1]),
         picture_HWC=strip(*(layer[strip_numbers(spec.num_frames)] for layer in layers)),
         note=" ".join([*notes, *([note] if note else [])]),
     )

@@ -22,7 +22,7 @@ from har_assets.video.sampling import take_window
 
 Frames = NDArray[np.uint8]
 
-SHOWN_HEIGHT = 144
+SHOWN_HEIGHT = 160
 """Height of the frames, pixels; the width follows from the model's."""
 
 MOST_MOVING = 24

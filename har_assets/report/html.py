@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import jinja2
 from markupsafe import Markup
 
+from har_assets.report.card import data_name
 from har_assets.report.cards import strip_halves
 from har_assets.report.content import Report
 
@@ -30,6 +31,7 @@ def render_page(report: Report) -> str:
         report=report,
         evaluation=report.evaluation,
         spec=report.spec,
+        name_of_data=data_name(report.provenance),
         provenance=report.provenance,
         strip_frames=[[number + 1 for number in part] for part in strip_halves(report.spec.num_frames)],
     )

@@ -85,10 +85,10 @@ def plot_reliability(bins: Sequence[Bin], error: float | None, target: Path, *, 
         [each.accuracy.high - each.accuracy.value for each in bins],
     ]
     label = "answers, with 95 % intervals" if error is None else f"answers, calibration error {error:.3f}"
-    upper.errorbar(scores, values, yerr=reach, fmt="o-", color=VAL_COLOUR, capsize=3, linewidth=1.2, label=label)
+    upper.errorbar(scores, values, yerr=reach, fmt="o", color=VAL_COLOUR, capsize=3, label=label)
     upper.set_ylim(-0.02, 1.02)
     upper.set_ylabel("share of right answers")
-    upper.legend(frameon=False, loc="upper left")
+    upper.legend(frameon=False, loc="lower right")
     lower.bar([(each.low + each.high) / 2 for each in bins], [each.accuracy.videos for each in bins], 0.092,
               color=VAL_COLOUR, alpha=0.6)  # fmt: skip
     lower.set_xlim(0, 1)
@@ -123,7 +123,7 @@ def plot_class_accuracy(rows: Sequence[tuple[str, Estimate]], target: Path, *, t
 
 def plot_strips(strips: Sequence[tuple[str, NDArray[np.uint8]]], target: Path, *, title: str) -> Path:
     """Captioned strips of frames below each other, uint8 [H, W, 3] each, as one PNG."""
-    figure = Figure(figsize=(9, 0.5 + 3.35 * len(strips)), layout="constrained")
+    figure = Figure(figsize=(7, 0.4 + 2.35 * len(strips)), layout="constrained")
     figure.suptitle(title, fontsize="medium")
     for axes, (caption, picture_HWC) in zip(figure.subplots(len(strips), 1, squeeze=False)[:, 0], strips, strict=True):
         axes.imshow(picture_HWC)

@@ -80,13 +80,14 @@ def clustered_estimate(
     _, stratum = np.unique([str(each) for each in strata_N or [""] * count], return_inverse=True)
     size = np.bincount(stratum)
     weight = 1.0 / (len(size) * size[stratum])
-    value = float(np.clip((weight * correct).sum(), 0.0, 1.0))
+    shares = np.bincount(stratum, correct) / size
+    value = float(shares.mean())
     _, film = np.unique([str(each) for each in films_N], return_inverse=True)
     films = int(film.max()) + 1
     if films == 1:
         effective = 1.0  # one film says nothing of how films differ
     else:
-        residual = weight * (correct - np.bincount(stratum, correct)[stratum] / size[stratum])
+        residual = weight * (correct - shares[stratum])
         variance = films / (films - 1) * float((np.bincount(film, residual) ** 2).sum())
         most = 1.0 / float((weight**2).sum())
         effective = min(most, value * (1 - value) / variance) if variance > 0 else most
