@@ -271,7 +271,7 @@ def _latest_models(store: Path) -> list[Path]:
     """The latest published ONNX file and, where there are such, checkpoint and engine."""
     folder = ArtifactFolder(store)
     models = [folder.latest("onnx_model").file("video_action_model.onnx")]
-    for asset, name in (("trained_checkpoint", "model.ckpt"), ("trt_engine", "video_action_model.engine")):
+    for asset, name in (("trained_checkpoint", "video_action_model.ckpt"), ("trt_engine", "video_action_model.engine")):
         artifact = folder.find_latest(asset)
         if artifact is not None:
             models.append(artifact.file(name))
