@@ -27,7 +27,7 @@ UPSTREAM = ("test_predictions", "onnx_model", "trained_checkpoint", "test_manife
 
 PAGE = "evaluation_report.html"
 RELIABILITY = "reliability.png"
-SHEET_CLIPS = 6
+SHEET_CLIPS = 4
 """Mistakes in the picture for the web UI."""
 
 
