@@ -1,6 +1,6 @@
 """How often the report's 95 % intervals hold the true accuracy, against intervals that take clips as independent.
 
-    python -m benchmarks.interval_coverage        a minute on one core
+    python -m benchmarks.interval_coverage        some seconds
 
 Films draw their accuracy from a beta distribution; the clips of a film share it. `alike` is the correlation of two
 clips of one film. Each row: the share of 2,000 simulated evaluations whose interval holds the truth, and
