@@ -59,8 +59,8 @@ JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     ),
     dg.define_asset_job(
         "whole_road",
-        AssetSelection.assets("trt_engine", "test_predictions").upstream(),
-        description="From the archive to the engine and the test predictions.",
+        AssetSelection.assets("trt_engine", "evaluation_report").upstream(),
+        description="From the archive to the engine and the evaluation report.",
     ),
     infer_from_onnx,
     infer_ml_flow,

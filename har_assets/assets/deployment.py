@@ -9,7 +9,7 @@ import dagster as dg
 from har_assets.artifacts import Artifact
 from har_assets.assets.dataset import read_manifest_of
 from har_assets.assets.publishing import AssetConfig, Making, Product, failures_in_words, made, publish, result_of
-from har_assets.assets.training import CHECKPOINT
+from har_assets.assets.training import CARD, CHECKPOINT
 from har_assets.errors import HarError
 from har_assets.model.parity import DEFAULT_LIMITS, Limits
 from har_assets.model.spec import ModelSpec
@@ -144,6 +144,7 @@ def make_onnx(
         parity, child = parities[config.precision], children[config.precision]
         making.run.metrics({"onnx_max_difference": parity.max_difference, "onnx_top1_agreement": parity.top1_agreement})
         making.run.file(path)
+        _write_card(making, parent, config.precision, parity)
         figures = parity.to_dict()
         rows = [{"precision": name, "file": files[name], **parities[name].to_dict()} for name in precisions]
         if ROUNDED in parities:
@@ -171,6 +172,25 @@ def make_onnx(
         upstream=("trained_checkpoint", *DATA),
         mlflow=mlflow,
     )
+
+
+def _write_card(making: Making, parent: "Predictor", precision: str, parity: "Parity") -> None:
+    """The model card beside the ONNX file."""
+    from har_assets.model.networks import weights_licence  # noqa: PLC0415
+    from har_assets.report.card import model_card, training_facts  # noqa: PLC0415
+
+    checkpoint = making.inputs["trained_checkpoint"].record
+    card = model_card(
+        parent.spec,
+        parent.provenance,
+        file=ONNX,
+        weights_licence=weights_licence(parent.spec.network),
+        facts=[
+            *training_facts(checkpoint.metadata, checkpoint.config),
+            ("ONNX file", f"{precision}; against the checkpoint: {parity.words}"),
+        ],
+    )
+    (making.folder / CARD).write_text(card, encoding="utf-8")
 
 
 def convert(

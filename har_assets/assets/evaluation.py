@@ -13,6 +13,8 @@ from har_assets.errors import HarError
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
 
+CONFUSION = "test_confusion.png"
+
 if TYPE_CHECKING:
     from har_assets.runtime import Predictor
 
@@ -30,7 +32,7 @@ class PredictionConfig(AssetConfig):
     deps=["onnx_model", "test_manifest", "frame_cache"],
     group_name="evaluation",
     kinds={"onnx", "pandas"},
-    code_version="1",
+    code_version="2",
     pool="gpu",
     tags={"har/stage": "evaluation"},
 )
@@ -69,17 +71,17 @@ def make_test_predictions(
         plot_confusion(
             confusion_KK,
             predictor.spec.labels,
-            making.folder / "confusion.png",
+            making.folder / CONFUSION,
             title=f"top-1 {figures['top1']:.3f} on {len(table)} test videos{synthetic}",
         )
         making.run.metrics({f"test_video_{name}": figures[name] for name in ("top1", "top5", "mean_class_accuracy")})
         making.run.file(making.folder / "test_predictions.csv")
-        making.run.file(making.folder / "confusion.png")
+        making.run.file(making.folder / CONFUSION)
         return Product(
             headline=f"test top-1 {figures['top1']:.3f}, top-5 {figures['top5']:.3f}, mean class "
             f"{figures['mean_class_accuracy']:.3f} on {len(table)} videos{synthetic}",
             metadata={**figures, "runtime": predictor.runtime, "windows": config.windows},
-            pictures=("confusion.png",),
+            pictures=(CONFUSION,),
         )
 
     return made(
