@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -29,6 +31,11 @@ from har_assets.video.workers import available_cores, decode_many
 MAX_HELD_BYTES = 256 << 20
 """Frames of one video that are held while its length is not known. A longer one is read twice: once to count."""
 
+PICTURES = 5
+"""Frames side by side in the contact sheet of a video."""
+PICTURE_HEIGHT = 96
+"""Height of a contact sheet, pixels."""
+
 AHEAD = 16
 """Videos a worker that may be decoded or scored ahead of the oldest unfinished one."""
 
@@ -45,6 +52,12 @@ class VideoPrediction:
     """Frames of the file that were decoded."""
     note: str = ""
     """What is odd about the file; empty where nothing is."""
+    decode_s: float = 0.0
+    """Seconds that decoding took, in its own process."""
+    inference_s: float = 0.0
+    """Seconds of inference: of its batch, divided by the videos in it."""
+    contact_sheet: bytes = b""
+    """JPEG of some of its frames, if asked for."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,8 @@ class Windows:
     num_source_frames: int
     """Frames of the file that were decoded."""
     note: str
+    glimpses: tuple[Frames, ...] = ()
+    """Some frames, uncut and in order, uint8 [decode_height, decode_width, 3] each; as many as asked for, or fewer."""
 
 
 def video_clips(frames_THWC: Frames, spec: ModelSpec, windows: int) -> Clips:
@@ -71,11 +86,12 @@ def video_clips(frames_THWC: Frames, spec: ModelSpec, windows: int) -> Clips:
     return clip_windows(frames_THWC, window=spec.num_frames, count=windows, crop=(spec.frame_height, spec.frame_width))
 
 
-def read_windows(path: Path, spec: ModelSpec, windows: int) -> Windows:
+def read_windows(path: Path, spec: ModelSpec, windows: int, glimpses: int = 0) -> Windows:
     """Decode a video and cut `windows` clips out of it, spread evenly from its first frame to its last.
 
     The same clips as those of `video_clips`, in bounded memory: of a video too long to be held, which is as
     long as it takes to be known, only the frames of the windows are kept when it is read a second time.
+    `glimpses` frames, spread evenly too, come along for a contact sheet.
 
     Raises:
         VideoError: the file yields no frame; the message is the reason.
@@ -84,7 +100,9 @@ def read_windows(path: Path, spec: ModelSpec, windows: int) -> Windows:
     reader = _reader(path, spec)
     held: list[Frames] = []
     num_frames = 0
+    seen = _Glimpses(glimpses)
     for frame_HWC in reader:
+        seen.look_at(frame_HWC, num_frames)
         num_frames += 1
         if num_frames <= most:
             held.append(_cropped_CHW(frame_HWC, spec))
@@ -101,7 +119,43 @@ def read_windows(path: Path, spec: ModelSpec, windows: int) -> Windows:
         if len(frames) < len(wanted):
             raise VideoError("the file gives other frames each time it is read: it may still be written to")
     clips_BCTHW = np.stack([np.stack([frames[number] for number in window], axis=1) for window in numbers])
-    return Windows(clips_BCTHW, reader.num_source_frames, reader.note)
+    return Windows(clips_BCTHW, reader.num_source_frames, reader.note, seen.chosen())
+
+
+class _Glimpses:
+    """`count` frames spread evenly over a video whose length shows only at its end; holds 4 count at most."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._step = 1
+        self._held: list[Frames] = []
+
+    def look_at(self, frame_HWC: Frames, number: int) -> None:
+        """Take the frame or leave it."""
+        if not self._count or number % self._step:
+            return
+        self._held.append(frame_HWC)
+        if len(self._held) == 4 * self._count:
+            self._held = self._held[::2]
+            self._step *= 2
+
+    def chosen(self) -> tuple[Frames, ...]:
+        """The frames in the middle of `count` equal parts of what is held."""
+        held, count = len(self._held), min(self._count, len(self._held))
+        return tuple(self._held[(2 * part + 1) * held // (2 * count)] for part in range(count))
+
+
+def contact_sheet(frames: Sequence[Frames]) -> bytes:
+    """Frames uint8 [H, W, 3] of one size side by side as a JPEG, PICTURE_HEIGHT pixels high; empty without any."""
+    if not frames:
+        return b""
+    from PIL import Image  # noqa: PLC0415
+
+    row = Image.fromarray(np.concatenate(frames, axis=1))
+    row = row.resize((max(round(row.width * PICTURE_HEIGHT / row.height), 1), PICTURE_HEIGHT), Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    row.save(file, "JPEG", quality=80)
+    return file.getvalue()
 
 
 def _reader(path: Path, spec: ModelSpec) -> VideoReader:
@@ -121,7 +175,7 @@ def predict_video(predictor: Predictor, path: Path, *, windows: int = 4, top: in
     """
     read = read_windows(path, predictor.spec, windows)
     scores_K = predictor.predict(read.clips_BCTHW).mean(axis=0)
-    return _prediction(path, scores_K, predictor.spec, read.num_source_frames, read.note, windows, top)
+    return _prediction(path, scores_K, predictor.spec, _Facts(read.num_source_frames, read.note), windows, top)
 
 
 def predict_videos(
@@ -133,6 +187,7 @@ def predict_videos(
     batch: int = 16,
     workers: int | None = None,
     timeout_s: float = 120,
+    contact_sheets: bool = False,
     done: Callable[[], None] = lambda: None,
 ) -> Iterator[VideoPrediction | VideoFailure]:
     """Predict any number of videos; yield one result each, in the order of the paths.
@@ -150,6 +205,7 @@ def predict_videos(
         batch: windows that are scored at once, rounded down to whole videos (one at least).
         workers: decoding processes; None takes one a core.
         timeout_s: seconds that one video may take to be decoded.
+        contact_sheets: also make a contact sheet of each video, from the frames that are decoded anyway.
         done: called after each video that is done, which may be ahead of the results.
 
     Raises:
@@ -169,7 +225,8 @@ def predict_videos(
                 jobs[position] = _Job(Path(path), slots.take())
                 yield _Task(jobs[position].path, jobs[position].slot)
 
-        function = functools.partial(_decode_into_slot, slots.layout, predictor.spec)
+        pictures = PICTURES if contact_sheets else 0
+        function = functools.partial(_decode_into_slot, slots.layout, predictor.spec, pictures)
         decoded = stack.enter_context(
             contextlib.closing(
                 decode_many(tasks(), function, workers=workers, timeout_s=timeout_s, in_flight=AHEAD * workers)
@@ -191,13 +248,23 @@ class _Task:
     slot: int
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """What a decoding process says of a video, besides its windows."""
+
+    num_source_frames: int
+    note: str
+    decode_s: float = 0.0
+    contact_sheet: bytes = b""
+
+
 @dataclass
 class _Job:
     """A video on its way."""
 
     path: Path
     slot: int
-    facts: tuple[int, str] = (0, "")
+    facts: _Facts | None = None
     result: VideoPrediction | VideoFailure | None = None
 
 
@@ -215,12 +282,12 @@ class _Flow:
     done: Callable[[], None]
     gathered: list[int] = field(default_factory=list)
     """Positions decoded and not yet on their way to the predictor."""
-    running: list[tuple[list[int], Future[Scores]]] = field(default_factory=list)
+    running: list[tuple[list[int], Future[tuple[Scores, float]]]] = field(default_factory=list)
     """Batches under inference or waiting for it, oldest first; two at most."""
     next: int = 0
     """Position of the next result."""
 
-    def take(self, position: int, facts: tuple[int, str] | VideoError) -> None:
+    def take(self, position: int, facts: _Facts | VideoError) -> None:
         """One more video is decoded, or will not be."""
         job = self.jobs[position]
         if isinstance(facts, VideoError):
@@ -256,17 +323,23 @@ class _Flow:
         chosen = [self.jobs[position].slot for position in positions]
         self.running.append((positions, self.thread.submit(self._score, chosen)))
 
-    def _score(self, chosen: list[int]) -> Scores:
+    def _score(self, chosen: list[int]) -> tuple[Scores, float]:
+        """Scores of each video, the mean of its windows, and seconds a video."""
+        began = time.perf_counter()
         clips = self.slots.windows_NBCTHW[chosen]
         scores_BK = self.predictor.predict(clips.reshape(-1, *clips.shape[2:]))
         mean_NK: Scores = scores_BK.reshape(len(chosen), self.windows, -1).mean(axis=1)
-        return mean_NK
+        return mean_NK, (time.perf_counter() - began) / len(chosen)
 
     def _collect(self) -> None:
         positions, future = self.running.pop(0)
-        for position, scores_K in zip(positions, future.result(), strict=True):
+        scores_NK, seconds = future.result()
+        for position, scores_K in zip(positions, scores_NK, strict=True):
             job = self.jobs[position]
-            job.result = _prediction(job.path, scores_K, self.predictor.spec, *job.facts, self.windows, self.top)
+            assert job.facts is not None
+            job.result = _prediction(
+                job.path, scores_K, self.predictor.spec, job.facts, self.windows, self.top, seconds
+            )
             self.slots.give_back(job.slot)
             self.done()
 
@@ -322,11 +395,13 @@ class _Slots:
         self._free.append(slot)
 
 
-def _decode_into_slot(layout: _Layout, spec: ModelSpec, task: _Task) -> tuple[int, str]:
-    """In a decoding process: write the windows of a video into its slot; return frames of the file and note."""
-    read = read_windows(task.path, spec, layout.shape[1])
+def _decode_into_slot(layout: _Layout, spec: ModelSpec, glimpses: int, task: _Task) -> _Facts:
+    """In a decoding process: write the windows of a video into its slot; return what else is known of it."""
+    began = time.perf_counter()
+    read = read_windows(task.path, spec, layout.shape[1], glimpses)
     layout.view(_attached(layout.name))[task.slot] = read.clips_BCTHW
-    return read.num_source_frames, read.note
+    sheet = contact_sheet(read.glimpses)
+    return _Facts(read.num_source_frames, read.note, time.perf_counter() - began, sheet)
 
 
 @functools.cache
@@ -336,10 +411,13 @@ def _attached(name: str) -> shared_memory.SharedMemory:
 
 
 def _prediction(
-    path: Path, scores_K: Scores, spec: ModelSpec, frames: int, note: str, windows: int, top: int
+    path: Path, scores_K: Scores, spec: ModelSpec, facts: _Facts, windows: int, top: int, inference_s: float = 0.0
 ) -> VideoPrediction:
     labels, scores = ranked(scores_K, spec.labels, top)
-    return VideoPrediction(str(path), labels, scores, windows, frames, note)
+    return VideoPrediction(
+        str(path), labels, scores, windows, facts.num_source_frames, facts.note,
+        facts.decode_s, inference_s, facts.contact_sheet,
+    )  # fmt: skip
 
 
 def ranked(scores_K: Scores, labels: tuple[str, ...], top: int) -> tuple[tuple[str, ...], tuple[float, ...]]:
