@@ -26,6 +26,7 @@ DEPENDENCIES = {
     "trt_engine": {"onnx_model", "frame_cache", "test_manifest", "val_manifest", "train_manifest"},
     "test_predictions": {"onnx_model", "test_manifest", "frame_cache"},
     "runtime_benchmark": {"onnx_model", "trained_checkpoint", "trt_engine", "test_manifest", "frame_cache"},
+    "incoming_video_predictions": {"onnx_model"},
 }
 
 ORIGINAL_COMMANDS = {
@@ -46,7 +47,7 @@ def test_the_graph_is_that_of_the_design() -> None:
 def test_every_asset_is_described_grouped_and_versioned() -> None:
     for spec in defs.resolve_all_asset_specs():
         assert spec.description, spec.key
-        assert spec.group_name in {"dataset", "training", "deployment", "evaluation"}, spec.key
+        assert spec.group_name in {"dataset", "training", "deployment", "evaluation", "inference"}, spec.key
         assert spec.code_version or spec.key.to_user_string() == "data_dvc", spec.key  # a source has no code
         assert spec.kinds, spec.key
 
@@ -60,6 +61,7 @@ def test_what_uses_the_gpu_shares_one_pool() -> None:
     pools = {name: defs.resolve_assets_def(name).op.pool for name in DEPENDENCIES}
     assert {name for name, pool in pools.items() if pool == "gpu"} == {
         "trained_checkpoint", "onnx_model", "trt_engine", "test_predictions", "runtime_benchmark",
+        "incoming_video_predictions",
     }  # fmt: skip
 
 
@@ -82,9 +84,9 @@ def test_the_nightly_evaluation_asks_for_a_new_evaluation() -> None:
 
 
 def test_configuration_fields_are_all_described() -> None:
-    from har_assets.assets import benchmark, dataset, deployment, evaluation, inference, training
+    from har_assets.assets import benchmark, dataset, deployment, evaluation, incoming, inference, training
 
-    for module in (benchmark, dataset, deployment, evaluation, inference, training):
+    for module in (benchmark, dataset, deployment, evaluation, incoming, inference, training):
         for name, value in vars(module).items():
             if isinstance(value, type) and issubclass(value, dg.Config) and value.__module__ == module.__name__:
                 source = (module.__file__ and open(module.__file__).read()) or ""  # noqa: SIM115

@@ -1,0 +1,327 @@
+"""incoming_video_predictions: what the deployed model says of each video that is put into a folder."""
+
+import base64
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import dagster as dg
+
+from har_assets.artifacts import Artifact, hash_of, sha256_of
+from har_assets.assets.deployment import ONNX, deployed_precision, refuse_failed_parity
+from har_assets.assets.publishing import AssetConfig, failures_in_words
+from har_assets.errors import HarError
+from har_assets.incoming.folder import Signature, printable, signature_of
+from har_assets.incoming.results import TOP, Results, update_table, write_whole
+from har_assets.resources.incoming import IncomingVideos
+from har_assets.resources.mlflow import MlflowTracking
+from har_assets.resources.store import ArtifactStore
+from har_assets.runs import end_with_run
+
+if TYPE_CHECKING:
+    from har_assets.runtime import Predictor
+    from har_assets.runtime.video import VideoFailure, VideoPrediction
+
+NAME = "incoming_video_predictions"
+CODE_VERSION = "1"
+
+INCOMING_PARTITIONS = dg.DynamicPartitionsDefinition(name="incoming_videos")
+"""One a video of the folder, added by new_video_sensor, in the order in which they are asked for."""
+
+
+class IncomingConfig(AssetConfig):
+    """How new videos are scored."""
+
+    not_content: ClassVar[frozenset[str]] = AssetConfig.not_content | {
+        "runtime", "batch", "workers", "timeout_s"
+    }  # fmt: skip
+
+    runtime: str = "auto"
+    """What runs the model; auto takes the fastest that works here."""
+    windows: int = 4
+    """Temporal clips a video, spread evenly; their scores are averaged."""
+    batch: int = 16
+    """Clips that are scored at once."""
+    workers: int = 0
+    """Decoding processes; 0 takes one a core."""
+    timeout_s: float = 120.0
+    """Seconds that decoding one video may take."""
+
+
+@dg.asset(
+    deps=["onnx_model"],
+    partitions_def=INCOMING_PARTITIONS,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    group_name="inference",
+    kinds={"onnx"},
+    code_version=CODE_VERSION,
+    pool="gpu",
+    # Each video is reported by itself, as soon as it is predicted.
+    output_required=False,
+    tags={"har/stage": "inference"},
+)
+def incoming_video_predictions(
+    context: dg.AssetExecutionContext,
+    config: IncomingConfig,
+    store: ArtifactStore,
+    mlflow: MlflowTracking,
+    incoming: IncomingVideos,
+) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
+    """A JSON file a video with its five most likely actions, and `predictions.csv` of all; a partition is a video.
+
+    What was predicted before of the same content by the same model is not predicted again. A video that cannot be
+    decoded gets a result that says why.
+    """
+    with failures_in_words():
+        end_with_run(context.instance, context.run.run_id)
+        if config.windows < 1 or config.batch < 1:
+            raise HarError(f"windows is {config.windows} and batch {config.batch}: choose 1 or more of each.")
+        onnx = store.latest("onnx_model")
+        refuse_failed_parity(onnx)
+        recipe = {
+            "model_sha256": onnx.record.files[ONNX]["sha256"],
+            "code_version": CODE_VERSION,
+            **config.content(),
+        }
+        work = _Work(
+            results=Results(store.folder.root / NAME, recipe),
+            onnx=onnx,
+            config=config,
+            folder=incoming.path(store.project_folder),
+            tags={
+                "dagster/code_version": CODE_VERSION,
+                "dagster/input_data_version/onnx_model": onnx.record.data_version,
+            },
+            mlflow_link=mlflow.link(onnx.record.lineage.get("mlflow_run_id", "")),
+        )
+        names = incoming.by_partition(store.project_folder)
+        began = time.monotonic()
+        try:
+            for event in work.predict([(key, names.get(key)) for key in context.partition_keys]):
+                if isinstance(event, dg.AssetObservation):
+                    context.log.warning(f"{event.partition}: {event.metadata['reason'].value}")
+                yield event
+        finally:
+            table = update_table(work.results.home, context.log.info)
+        counts = ", ".join(f"{count} {what}" for what, count in work.counts.items() if count)
+        context.log.info(f"{counts or 'nothing to do'} in {time.monotonic() - began:.1f} s; all are in {table}")
+
+
+@dataclass(frozen=True)
+class _Video:
+    """A video on its way."""
+
+    partition: str
+    name: bytes
+    path: Path
+    content: str
+    """SHA-256, before it is decoded."""
+    signature: Signature
+
+
+@dataclass
+class _Work:
+    """One run over some videos."""
+
+    results: Results
+    onnx: Artifact
+    config: IncomingConfig
+    folder: Path
+    """Of the videos."""
+    tags: dict[str, str]
+    """What Dagster is to know of the lineage of each materialization."""
+    mlflow_link: str
+    counts: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(
+            ("predicted", "without a prediction", "known before", "gone or changing"), 0
+        )
+    )
+    waiting: "deque[_Video]" = field(default_factory=deque)
+    """Given to the predictor, in order."""
+    same: dict[str, list[_Video]] = field(default_factory=dict)
+    """Content that the predictor has: further videos with that content."""
+    ready: list[dg.AssetMaterialization | dg.AssetObservation] = field(default_factory=list)
+    """Of videos that need no prediction."""
+
+    def predict(
+        self, wanted: list[tuple[str, bytes | None]]
+    ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
+        """Predict partitions, each with the name of its video or None where it is gone; yield an event each."""
+        unknown = self._unknown(iter(wanted))
+        first = next(unknown, None)
+        yield from self._take_ready()
+        if first is None:
+            return
+        from har_assets.runtime import open_model  # noqa: PLC0415
+        from har_assets.runtime.video import VideoPrediction, predict_videos  # noqa: PLC0415
+
+        predictor = open_model(self.onnx.file(ONNX), self.config.runtime)
+
+        def paths() -> Iterator[Path]:
+            yield first
+            yield from unknown
+
+        for found in predict_videos(
+            predictor, paths(), windows=self.config.windows, top=TOP, batch=self.config.batch,
+            workers=self.config.workers or None, timeout_s=self.config.timeout_s, contact_sheets=True,
+        ):  # fmt: skip
+            video = self.waiting.popleft()
+            others = self.same.pop(video.content)
+            if _signature(video.path) != video.signature:
+                for left in (video, *others):
+                    yield self._left(left.partition, "the file was replaced or removed while it was read")
+            else:
+                if isinstance(found, VideoPrediction) and found.contact_sheet:
+                    write_whole(self.results.sheet(video.content), found.contact_sheet)
+                for this in (video, *others):
+                    fields = self._fields(this, predictor, found)
+                    yield self._materialized(fields, self.results.write(fields), known=False)
+            yield from self._take_ready()
+        yield from self._take_ready()
+
+    def _unknown(self, wanted: Iterator[tuple[str, bytes | None]]) -> Iterator[Path]:
+        """Videos that have to be predicted; the events of all others are put into `ready`."""
+        for partition, name in wanted:
+            if name is None:
+                self.ready.append(self._left(partition, f"its video is gone from {self.folder}"))
+                continue
+            path = self.folder / os.fsdecode(name)
+            try:
+                signature = signature_of(path)
+                content = sha256_of(path)
+            except FileNotFoundError:
+                self.ready.append(self._left(partition, f"its video is gone from {self.folder}"))
+                continue
+            except OSError as error:
+                fields = self._unreadable(partition, name, f"the file cannot be read: {error.strerror}")
+                self.ready.append(self._materialized(fields, self.results.write(fields), known=False))
+                continue
+            video = _Video(partition, name, path, content, signature)
+            if content in self.same:
+                self.same[content].append(video)
+                continue
+            known = None if self.config.force else self.results.find(content, partition)
+            if known is not None:
+                fields = {**known, "video": printable(name), "partition": partition}
+                if fields != known:
+                    self.results.write(fields)
+                self.ready.append(self._materialized(fields, self.results.path(content, partition), known=True))
+                continue
+            self.same[content] = []
+            self.waiting.append(video)
+            yield path
+
+    def _take_ready(self) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
+        ready, self.ready = self.ready, []
+        yield from ready
+
+    def _fields(self, video: _Video, predictor: "Predictor", found: "VideoPrediction | VideoFailure") -> dict[str, Any]:
+        from har_assets.runtime.video import VideoFailure  # noqa: PLC0415
+
+        fields = {
+            **self._common(video.partition, video.name),
+            "content_sha256": video.content,
+            "bytes": video.signature.size,
+            "spec": json.loads(predictor.spec.to_json()),
+            "runtime": predictor.runtime,
+        }
+        if isinstance(found, VideoFailure):
+            return {**fields, "reason": found.reason}
+        return {
+            **fields,
+            "top": [
+                {"label": label, "score": round(score, 6)}
+                for label, score in zip(found.labels, found.scores, strict=True)
+            ],
+            "windows": found.windows,
+            "frames": found.frames,
+            "note": found.note,
+            "seconds": {"decode": round(found.decode_s, 4), "inference": round(found.inference_s, 4)},
+        }
+
+    def _unreadable(self, partition: str, name: bytes, reason: str) -> dict[str, Any]:
+        return {**self._common(partition, name), "content_sha256": "", "bytes": 0, "runtime": "", "reason": reason}
+
+    def _common(self, partition: str, name: bytes) -> dict[str, Any]:
+        record = self.onnx.record
+        return {
+            "format": 1,
+            "video": printable(name),
+            "partition": partition,
+            "model": {
+                "asset": record.asset,
+                "version": self.onnx.folder.name,
+                "sha256": record.files[ONNX]["sha256"],
+                "precision": deployed_precision(self.onnx),
+                **{name: record.lineage.get(name, "") for name in ("dataset", "synthetic", "split", "mlflow_run_id")},
+            },
+            "top": [],
+            "windows": self.config.windows,
+            "frames": 0,
+            "reason": "",
+            "note": "",
+            "seconds": {},
+            "predicted": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        }
+
+    def _left(self, partition: str, reason: str) -> dg.AssetObservation:
+        self.counts["gone or changing"] += 1
+        return dg.AssetObservation(NAME, partition=partition, metadata={"reason": reason})
+
+    def _materialized(self, fields: dict[str, Any], path: Path, *, known: bool) -> dg.AssetMaterialization:
+        self.counts["known before" if known else "predicted" if fields["top"] else "without a prediction"] += 1
+        return dg.AssetMaterialization(
+            NAME,
+            partition=fields["partition"],
+            metadata=self._shown(fields, path, known),
+            tags={**self.tags, "dagster/data_version": hash_of([self.results.key, fields["content_sha256"]])},
+        )
+
+    def _shown(self, fields: dict[str, Any], path: Path, known: bool) -> dict[str, Any]:
+        """What a person sees of a video in the web UI."""
+        top = fields["top"]
+        model = fields["model"]
+        sheet = self.results.sheet(fields["content_sha256"])
+        shown: dict[str, Any] = {
+            "answer": f"{top[0]['label']} ({top[0]['score']:.3f})" if top else f"none: {fields['reason']}",
+            "video": dg.MetadataValue.path(str(self.folder / fields["video"])),
+        }
+        if top and sheet.is_file():
+            encoded = base64.b64encode(sheet.read_bytes()).decode()
+            shown["contact_sheet"] = dg.MetadataValue.md(f"![frames](data:image/jpeg;base64,{encoded})")
+        if top:
+            shown["top_5"] = dg.MetadataValue.table(
+                [dg.TableRecord({"rank": rank, **answer}) for rank, answer in enumerate(top, 1)]
+            )
+        else:
+            shown["reason"] = fields["reason"]
+        if fields["note"]:
+            shown["note"] = fields["note"]
+        if model["synthetic"]:
+            shown["caution"] = "the model was trained on the built-in synthetic sample, not on real videos"
+        link = self.mlflow_link
+        return shown | {
+            "model": dg.MetadataValue.asset(dg.AssetKey("onnx_model")),
+            "model_version": dg.MetadataValue.path(str(self.onnx.folder)),
+            **({"mlflow_run": dg.MetadataValue.url(link) if link.startswith("http") else link} if link else {}),
+            "runtime": fields["runtime"],
+            "frames": fields["frames"],
+            "seconds": dg.MetadataValue.json(fields["seconds"]),
+            "predicted": fields["predicted"],
+            "known_before": known,
+            "content_sha256": fields["content_sha256"],
+            "result": dg.MetadataValue.path(str(path)),
+        }
+
+
+def _signature(path: Path) -> Signature | None:
+    try:
+        return signature_of(path)
+    except OSError:
+        return None
