@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from har_assets.errors import HarError
 
-TEMPORARY_STEM = re.compile(rb"(^[.~])|(~$)|(\.(tmp|temp|part|partial|download|crdownload|filepart)$)", re.IGNORECASE)
-"""Names, without their suffix, of files that another program has not finished."""
+UNFINISHED = rb"(?:~|\.(?:tmp|temp|part|partial|download|crdownload|filepart))"
+"""Ends of names, before the suffix, that programs give to files which they have not finished."""
 
 SLUG_CHARACTERS = 40
 HASH_DIGITS = 12
@@ -47,7 +47,10 @@ def scan(folder: Path, suffixes: Iterable[str]) -> dict[bytes, Signature]:
     Raises:
         HarError: there is no such folder, or it may not be read.
     """
-    wanted = tuple(os.fsencode(suffix.lower()) for suffix in suffixes)
+    endings = b"|".join(re.escape(os.fsencode(suffix)) for suffix in suffixes)
+    is_wanted = re.compile(rb"(?![.~]).*(?:" + endings + rb")$", re.IGNORECASE | re.DOTALL).match
+    is_unfinished = re.compile(UNFINISHED + rb"(?:" + endings + rb")$", re.IGNORECASE).search
+    is_regular = stat.S_ISREG
     root = os.fsencode(folder)
     found: dict[bytes, Signature] = {}
     waiting = [(root, b"")]
@@ -64,20 +67,17 @@ def scan(folder: Path, suffixes: Iterable[str]) -> dict[bytes, Signature]:
             continue
         with entries:
             for entry in entries:
+                # This loop is what a tick costs: one system call a file, and little else.
                 name = entry.name
-                if name.startswith(b"."):
-                    continue
-                if name.lower().endswith(wanted):
-                    # One call a file: this loop is what a tick costs.
+                if is_wanted(name) and not is_unfinished(name):
                     try:
                         status = entry.stat()
                     except OSError:
                         continue  # removed since, or a link to nothing
-                    if stat.S_ISREG(status.st_mode) and not TEMPORARY_STEM.search(name[: name.rindex(b".")]):
+                    if is_regular(status.st_mode):
                         found[prefix + name] = Signature(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-                    if not stat.S_ISDIR(status.st_mode):
                         continue
-                if entry.is_dir(follow_symlinks=False):
+                if entry.is_dir(follow_symlinks=False) and not name.startswith(b"."):
                     waiting.append((os.path.join(path, name), prefix + name + b"/"))
     return found
 

@@ -127,10 +127,11 @@ class Ledger:
         plan = Plan(known=len(found))
         settled = self._settled()
         repeat = self._look_at_runs(found, settled, now, run_state, plan)
-        odd = dict(found.items() - settled.items())
         asked = self._asked()
-        self._forget(settled.keys() - found.keys(), asked, plan)
-        ready = self._ready({name: odd[name] for name in odd.keys() - asked}, now, still_s, plan)
+        known = settled.get
+        odd = {name: signature for name, signature in found.items() if known(name) != signature and name not in asked}
+        self._forget([name for name in settled if name not in found], plan)
+        ready = self._ready(odd, now, still_s, plan)
         if repeat is not None:
             plan.request = repeat
         elif ready and not plan.running:
@@ -218,9 +219,9 @@ class Ledger:
         self._connection.execute("DELETE FROM batches WHERE id = ?", (batch,))
         return {row[0]: row[1:] for row in rows}
 
-    def _forget(self, gone: set[bytes], asked: set[bytes], plan: Plan) -> None:
-        """Forget removed files, but for those in a run: its range may begin or end with them."""
-        chosen = sorted(gone - asked)[:FORGET_AT_ONCE]
+    def _forget(self, gone: list[bytes], plan: Plan) -> None:
+        """Forget removed files. Those in a run are left alone: its range may begin or end with one of them."""
+        chosen = sorted(gone)[:FORGET_AT_ONCE]
         self._connection.executemany("DELETE FROM files WHERE name = ?", [(name,) for name in chosen])
         plan.forgotten += [partition_key(name) for name in chosen]
 
