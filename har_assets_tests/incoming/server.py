@@ -128,7 +128,7 @@ class DagsterDev:
     def switch_on(self, sensor: str) -> None:
         """As the switch in the web UI does."""
         started = self.graphql(
-            "mutation($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename ... on PythonError {message}}}",
+            "mutation($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename } }",
             s={"sensorName": sensor, "repositoryName": "__repository__", "repositoryLocationName": "har_assets"},
         )
         assert started["startSensor"]["__typename"] == "Sensor", started
