@@ -84,27 +84,26 @@ def tick(folder: Path, options: argparse.Namespace) -> None:
     }
     cursor: str | None = None
 
-    def look(instance: dg.DagsterInstance) -> tuple[float, Any]:
+    def look(instance: dg.DagsterInstance) -> tuple[float, float, Any]:
         context = dg.build_sensor_context(instance, cursor=cursor, resources=resources)
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         result = new_video_sensor.evaluate_tick(context)
-        return time.perf_counter() - began, result
+        return time.perf_counter() - began, time.process_time() - cpu, result
 
     with instance_of(project) as instance:
-        first, result = look(instance)
+        first, _, result = look(instance)
         cursor = result.cursor
         for request in result.dynamic_partitions_requests:
             instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
         succeed(instance, result)
         listing, with_facts = floor(incoming)
-        settle_s, result = look(instance)
+        settle_s, _, result = look(instance)
         cursor = result.cursor
         nothing, news = [], []
         for number in range(options.repeats):
-            seconds, result = look(instance)
-            nothing.append(seconds)
+            nothing.append(look(instance)[:2])
             make_files(incoming, options.known + number * options.new, options.new)
-            seconds, result = look(instance)
+            *seconds, result = look(instance)
             news.append(seconds)
             cursor = result.cursor
             asked = int(result.run_requests[0].tags["har/videos"])
@@ -113,13 +112,14 @@ def tick(folder: Path, options: argparse.Namespace) -> None:
             for request in result.dynamic_partitions_requests:
                 instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
             succeed(instance, result)
-            _, result = look(instance)
+            look(instance)
     ledger = project.folder / "artifacts/incoming_video_predictions/.known_videos.sqlite"
     print(f"tick, {options.known:,} known files")
     print(f"  listing alone             {listing:7.3f} s; with size and times of each file {with_facts:.3f} s")
     print(f"  all of them new           {first:7.3f} s; the one that notes them as done {settle_s:.3f} s")
-    print(f"  nothing new               {statistics.median(nothing):7.3f} s")
-    print(f"  {options.new:,} new                   {statistics.median(news):7.3f} s")
+    for what, times in (("nothing new", nothing), (f"{options.new:,} new", news)):
+        wall, cpu = (statistics.median(values) for values in zip(*times, strict=True))
+        print(f"  {what:24} {wall:8.3f} s, {cpu:.3f} s of CPU")
     print(f"  cursor {len(cursor or ''):,} bytes; ledger beside the store {ledger.stat().st_size / 1e6:.1f} MB")
 
 

@@ -110,21 +110,18 @@ def partition_requests(
     instance: DagsterInstance, plan: Plan
 ) -> list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest]:
     """What makes the partitions of a plan's request neighbours, and takes away those of removed files."""
-    partitions: tuple[str, ...] = plan.request.partitions if plan.request else ()
-    there = (
-        instance.event_log_storage.get_existing_dynamic_partitions(PARTITIONS, list(partitions))
-        if partitions
-        else set()
-    )
-    moved: list[str] = []
-    if plan.request and not (plan.request.repeated and len(there) == len(partitions)):
-        moved = [key for key in partitions if key in there]
-    removed = [*dict.fromkeys(plan.forgotten), *moved]
     requests: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
-    if removed:
-        requests.append(INCOMING_PARTITIONS.build_delete_request(removed))
-    if partitions:
-        requests.append(INCOMING_PARTITIONS.build_add_request(list(partitions)))
+    if plan.forgotten:
+        requests.append(INCOMING_PARTITIONS.build_delete_request(list(dict.fromkeys(plan.forgotten))))
+    if plan.request:
+        partitions = list(plan.request.partitions)
+        there = instance.event_log_storage.get_existing_dynamic_partitions(PARTITIONS, partitions)
+        if not (plan.request.repeated and len(there) == len(partitions)):
+            # At once, as a tick may not ask for taking a key away and adding it. Should this tick go no further, the
+            # same request is made again by the next one, which adds what is missing.
+            for key in there:
+                instance.delete_dynamic_partition(PARTITIONS, key)
+        requests.append(INCOMING_PARTITIONS.build_add_request(partitions))
     return requests
 
 

@@ -227,7 +227,7 @@ class _Work:
         fields = {
             **self._common(video.partition, video.name),
             "content_sha256": video.content,
-            "bytes": video.signature.size,
+            "bytes": video.signature[0],
             "spec": json.loads(predictor.spec.to_json()),
             "runtime": predictor.runtime,
         }

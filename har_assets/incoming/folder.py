@@ -9,7 +9,6 @@ import stat
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from har_assets.errors import HarError
 
@@ -21,21 +20,16 @@ HASH_DIGITS = 12
 """Of a partition key: among 100,000 names with one and the same slug two collide with a probability of 2e-5."""
 
 
-class Signature(NamedTuple):
-    """What of a file changes when its content does, without reading it."""
-
-    size: int
-    """Bytes."""
-    modified_ns: int
-    """Time of the last write, nanoseconds. Copying programs set it back to that of the original."""
-    changed_ns: int
-    """Time of the last change of content or attributes, nanoseconds; kept by the kernel alone."""
+Signature = tuple[int, int, int]
+"""What of a file changes when its content does, without reading it: its size in bytes, the time of the last write
+(which copying programs set back) and that of the last change of anything (which the kernel keeps), in nanoseconds.
+A bare tuple, as a tick makes one of every file."""
 
 
 def signature_of(path: Path) -> Signature:
     """The signature of a file, links followed; OSError where there is none."""
     found = os.stat(path)
-    return Signature(found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def scan(folder: Path, suffixes: Iterable[str]) -> dict[bytes, Signature]:
@@ -75,7 +69,7 @@ def scan(folder: Path, suffixes: Iterable[str]) -> dict[bytes, Signature]:
                     except OSError:
                         continue  # removed since, or a link to nothing
                     if is_regular(status.st_mode):
-                        found[prefix + name] = Signature(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+                        found[prefix + name] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
                         continue
                 if entry.is_dir(follow_symlinks=False) and not name.startswith(b"."):
                     waiting.append((os.path.join(path, name), prefix + name + b"/"))

@@ -143,7 +143,7 @@ class Ledger:
         return plan
 
     def _settled(self) -> dict[bytes, Signature]:
-        """Files that need no run as long as they stay as they are. A bare tuple equals the Signature it came from."""
+        """Files that need no run as long as they stay as they are."""
         rows = self._connection.execute(
             "SELECT name, size, modified_ns, changed_ns FROM files WHERE state IN (?, ?)", (DONE, GIVEN_UP)
         )
@@ -230,7 +230,7 @@ class Ledger:
     ) -> list[tuple[bytes, Signature]]:
         """New and changed files that stand still, oldest first; the others are noted with the time they were seen."""
         seen = {
-            row[0]: (Signature(*row[1:4]), row[4])
+            row[0]: (row[1:4], row[4])
             for row in self._connection.execute(
                 "SELECT name, size, modified_ns, changed_ns, seen FROM files WHERE state = ?", (WAITING,)
             )
@@ -245,7 +245,7 @@ class Ledger:
                 since = now
                 fresh.append((name, *signature, WAITING, now))
             # By the file's clock, and, where that is another machine's, by how long it has been seen like this.
-            if now - signature.changed_ns / 1e9 >= still_s or now - since >= still_s:
+            if now - signature[2] / 1e9 >= still_s or now - since >= still_s:
                 ready.append((name, signature))
         self._connection.executemany(
             "INSERT INTO files (name, size, modified_ns, changed_ns, state, seen) VALUES (?, ?, ?, ?, ?, ?) "
@@ -254,7 +254,7 @@ class Ledger:
             fresh,
         )
         plan.waiting, plan.unsettled = len(odd), len(odd) - len(ready)
-        return sorted(ready, key=lambda item: (item[1].changed_ns, item[0]))
+        return sorted(ready, key=lambda item: (item[1][2], item[0]))
 
     def _ask(self, ready: list[tuple[bytes, Signature]]) -> Request:
         batch = secrets.token_hex(6)

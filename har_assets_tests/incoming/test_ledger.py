@@ -23,7 +23,7 @@ class Folder:
 
     def put(self, *names: str, at: float = OLD, size: int = 1) -> None:
         for name in names:
-            self.files[name.encode()] = Signature(size, int(at * 1e9), int(at * 1e9))
+            self.files[name.encode()] = (size, int(at * 1e9), int(at * 1e9))
 
     def remove(self, *names: str) -> None:
         for name in names:
@@ -204,9 +204,14 @@ def test_what_a_block_that_fails_has_done_is_undone(tmp_path: Path) -> None:
     folder.put("a.avi")
     folder.tick()
     folder.put("b.avi")
-    with pytest.raises(ZeroDivisionError), Ledger.opened(folder.path, folder.edition) as ledger:
-        ledger.plan(folder.files, now=2e6, run_state=lambda key: RunState.SUCCEEDED, still_s=0, most=9)
-        raise ZeroDivisionError
+
+    def plan_and_fail() -> None:
+        with Ledger.opened(folder.path, folder.edition) as ledger:
+            ledger.plan(folder.files, now=2e6, run_state=lambda key: RunState.SUCCEEDED, still_s=0, most=9)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        plan_and_fail()
     assert names(folder.tick()) == ()  # the first run is still running for it
 
 
