@@ -54,6 +54,7 @@ def run_request(key: str, first: str, last: str, videos: int) -> dg.RunRequest:
     """One run for a range of partitions."""
     return dg.RunRequest(
         run_key=key,
+        asset_selection=[dg.AssetKey(NAME)],  # the target's, so that lists of runs show it
         tags={
             ASSET_PARTITION_RANGE_START_TAG: first,
             ASSET_PARTITION_RANGE_END_TAG: last,

@@ -1,15 +1,19 @@
 """incoming_video_predictions: what the deployed model says of each video that is put into a folder."""
 
 import base64
+import contextlib
 import json
 import os
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import dagster as dg
 
@@ -27,6 +31,8 @@ from har_assets.runs import end_with_run
 if TYPE_CHECKING:
     from har_assets.runtime import Predictor
     from har_assets.runtime.video import VideoFailure, VideoPrediction
+
+Item = TypeVar("Item")
 
 NAME = "incoming_video_predictions"
 CODE_VERSION = "1"
@@ -94,23 +100,57 @@ def incoming_video_predictions(
             onnx=onnx,
             config=config,
             folder=incoming.path(store.project_folder),
+            # As Dagster writes them for an asset that returns one result: by these it knows what is out of date.
             tags={
                 "dagster/code_version": CODE_VERSION,
+                "dagster/data_version_is_user_provided": "true",
                 "dagster/input_data_version/onnx_model": onnx.record.data_version,
+                "dagster/input_event_pointer/onnx_model": "NULL",
             },
             mlflow_link=mlflow.link(onnx.record.lineage.get("mlflow_run_id", "")),
         )
         names = incoming.by_partition(store.project_folder)
         began = time.monotonic()
         try:
-            for event in work.predict([(key, names.get(key)) for key in context.partition_keys]):
-                if isinstance(event, dg.AssetObservation):
-                    context.log.warning(f"{event.partition}: {event.metadata['reason'].value}")
-                yield event
+            wanted = [(key, names.get(key)) for key in context.partition_keys]
+            # To note an event costs Dagster's database some commits: the predictions do not wait for that.
+            with contextlib.closing(in_background(work.predict(wanted))) as events:
+                for event in events:
+                    if isinstance(event, dg.AssetObservation):
+                        context.log.warning(f"{event.partition}: {event.metadata['reason'].value}")
+                    yield event
         finally:
             table = update_table(work.results.home, context.log.info)
         counts = ", ".join(f"{count} {what}" for what, count in work.counts.items() if count)
         context.log.info(f"{counts or 'nothing to do'} in {time.monotonic() - began:.1f} s; all are in {table}")
+
+
+def in_background(items: Generator[Item, None, None]) -> Generator[Item, None, None]:
+    """The items of a generator that goes on in a thread of its own, however long each takes to be used here.
+
+    What it raises is raised here after its last item; closing this one closes it.
+    """
+    queue: SimpleQueue[tuple[Item, ...]] = SimpleQueue()
+    enough = threading.Event()
+
+    def run() -> None:
+        try:
+            with contextlib.closing(items):
+                for item in items:
+                    queue.put((item,))
+                    if enough.is_set():
+                        return
+        finally:
+            queue.put(())
+
+    with ThreadPoolExecutor(1, thread_name_prefix="predictions") as pool:
+        running = pool.submit(run)
+        try:
+            while found := queue.get():
+                yield found[0]
+            running.result()
+        finally:
+            enough.set()
 
 
 @dataclass(frozen=True)
@@ -151,7 +191,7 @@ class _Work:
 
     def predict(
         self, wanted: list[tuple[str, bytes | None]]
-    ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
+    ) -> Generator[dg.AssetMaterialization | dg.AssetObservation, None, None]:
         """Predict partitions, each with the name of its video or None where it is gone; yield an event each."""
         unknown = self._unknown(iter(wanted))
         first = next(unknown, None)
