@@ -96,6 +96,7 @@ def read_windows(path: Path, spec: ModelSpec, windows: int, glimpses: int = 0) -
     Raises:
         VideoError: the file yields no frame; the message is the reason.
     """
+    size = spec.frame_height, spec.frame_width
     most = max(MAX_HELD_BYTES // (3 * spec.frame_height * spec.frame_width), spec.num_frames)
     reader = _reader(path, spec)
     held: list[Frames] = []
@@ -105,7 +106,7 @@ def read_windows(path: Path, spec: ModelSpec, windows: int, glimpses: int = 0) -
         seen.look_at(frame_HWC, num_frames)
         num_frames += 1
         if num_frames <= most:
-            held.append(_cropped_CHW(frame_HWC, spec))
+            held.append(cropped_CHW(frame_HWC, size))
         else:
             held.clear()
     starts = window_starts(num_frames, spec.num_frames, windows)
@@ -115,7 +116,7 @@ def read_windows(path: Path, spec: ModelSpec, windows: int, glimpses: int = 0) -
     if num_frames > most:
         wanted = {number for window in numbers for number in window}
         again = enumerate(_reader(path, spec))
-        frames = {number: _cropped_CHW(frame_HWC, spec) for number, frame_HWC in again if number in wanted}
+        frames = {number: cropped_CHW(frame_HWC, size) for number, frame_HWC in again if number in wanted}
         if len(frames) < len(wanted):
             raise VideoError("the file gives other frames each time it is read: it may still be written to")
     clips_BCTHW = np.stack([np.stack([frames[number] for number in window], axis=1) for window in numbers])
@@ -162,8 +163,9 @@ def _reader(path: Path, spec: ModelSpec) -> VideoReader:
     return VideoReader(path, size=(spec.decode_height, spec.decode_width), stride=spec.frame_stride)
 
 
-def _cropped_CHW(frame_HWC: Frames, spec: ModelSpec) -> Frames:
-    cropped_1HWC = centre_crop(frame_HWC[None], (spec.frame_height, spec.frame_width))
+def cropped_CHW(frame_HWC: Frames, size: tuple[int, int]) -> Frames:
+    """The centre of one frame, channels first: uint8 [3, size[0], size[1]], contiguous."""
+    cropped_1HWC = centre_crop(frame_HWC[None], size)
     return np.ascontiguousarray(cropped_1HWC[0].transpose(2, 0, 1))
 
 

@@ -12,16 +12,18 @@ Shapes: T frames, H height, W width, 3 colour channels in the order red, green, 
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from har_assets.errors import VideoError
+from har_assets.video.clock import FrameClock
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 Frames = NDArray[np.uint8]
+Made = TypeVar("Made")
 
 # Text files that make FFmpeg open other files and addresses; one of these in a folder of videos is no video.
 PLAYLIST_FORMATS = {"hls", "dash", "concat", "sdp", "rtsp", "ffmetadata", "webvtt", "srt"}
@@ -104,9 +107,9 @@ def iter_frames(
 class VideoReader:
     """Iterate once over the kept frames of a video, each uint8 [height, width, 3] in memory of its own.
 
-    `fps` is known from the start, `num_source_frames`, `decoder` and `note` are final when the iteration
-    ends. Arguments and errors are those of `decode_video`; VideoError comes from the constructor or with
-    the first frame, never later.
+    `fps`, `start_s` and `claimed_s` (see `VideoFacts`) are known from the start, `num_source_frames`, `decoder` and
+    `note` are final when the iteration ends. Arguments and errors are those of `decode_video`; VideoError comes from
+    the constructor or with the first frame, never later.
     """
 
     def __init__(self, path: Path, *, size: tuple[int, int] | None, stride: int = 1) -> None:
@@ -116,6 +119,8 @@ class VideoReader:
         self._size = size
         self._stride = stride
         self.fps = self._facts.fps
+        self.start_s = self._facts.start_s
+        self.claimed_s = self._facts.claimed_s
         self.num_source_frames = 0
         self.decoder = ""
         self.note = ""
@@ -130,6 +135,9 @@ class VideoReader:
             # on from there, so that a damaged file gives the same frames every time.
             self.decoder = "pyav"
             yield from self._keep(islice(self._read_pyav(), self.num_source_frames, None))
+        self._require_frames()
+
+    def _require_frames(self) -> None:
         if self.num_source_frames == 0:
             raise VideoError(
                 "the data is unreadable before the first frame (damaged or cut off)"
@@ -185,20 +193,52 @@ class VideoReader:
         except (decord.DECORDError, RuntimeError, AssertionError):
             self._ends_early()
 
+    def timed(self, *, threads: int = 1) -> Iterator[tuple[float, Callable[[], Frames]]]:
+        """Every frame of the file in order, with the second at which it is shown.
+
+        Instead of the plain iteration; `stride` plays no part. Seconds count from the start of the file as a
+        player shows it and never go back. The picture, uint8 [height, width, 3], is scaled when it is called
+        for, so a frame that nobody wants costs its decoding only; VideoError where it cannot be scaled.
+        PyAV reads all files here, as decord 0.6 knows no times while it reads in order. More threads give the same
+        frames of a sound file sooner; an AVI is read by one, as the times of its packets are lost with more.
+        """
+        import av  # noqa: PLC0415
+
+        def picture(frame: "VideoFrame") -> Frames:
+            try:
+                return np.array(resizer(frame))
+            except av.FFmpegError as error:
+                raise VideoError(f"a frame cannot be scaled ({error.strerror})") from None
+
+        self.decoder = "pyav"
+        resizer = _Resizer(self._size)
+        clock = FrameClock(self._facts.container, self._facts.start_s, self.fps)
+        for frame in self._av_frames(lambda frame: frame, 1 if clock.takes_packet_times else threads):
+            self.num_source_frames += 1
+            stamp = frame.dts if clock.takes_packet_times else frame.pts
+            stamp_s = None if stamp is None or frame.time_base is None else float(stamp * frame.time_base)
+            yield clock.time_s(stamp_s), partial(picture, frame)
+        self.note = "; ".join(filter(None, (self.note, clock.note)))
+        self._require_frames()
+
     def _read_pyav(self) -> Iterator[Frames]:
+        return self._av_frames(_Resizer(self._size))
+
+    def _av_frames(self, function: "Callable[[VideoFrame], Made]", threads: int = 1) -> "Iterator[Made]":
+        """What the function makes of each frame; an error of PyAV ends the video there, with a note."""
         import av  # noqa: PLC0415
 
         self.note, self._broke_off = "", False
         num_packets = 0
-        resizer = _Resizer(self._size)
         try:
-            with _open(self._facts.path) as container:
+            with open_container(self._facts.path) as container:
                 stream = container.streams.video[0]
-                stream.thread_count = 1
+                stream.thread_count = threads
+                if threads > 1:
+                    stream.thread_type = "AUTO"
                 for packet in container.demux(stream):
                     num_packets += packet.size > 0
-                    for frame in packet.decode():
-                        yield resizer(frame)
+                    yield from map(function, packet.decode())
         except av.FFmpegError:
             self._ends_early()
             return
@@ -220,6 +260,10 @@ class VideoFacts:
     """Pixels, upright."""
     fps: float
     """Frames a second; 0.0 where the file does not say."""
+    start_s: float | None
+    """Time in the file's own count at which it starts; None where the file does not say."""
+    claimed_s: float
+    """Seconds that the header claims; 0.0 where it is silent. For progress, never to be believed."""
     header_frames: int
     """Frames that the header claims; 0 where it is silent. For notes, never to be believed."""
     why_not_decord: str
@@ -237,7 +281,7 @@ def probe(path: Path) -> VideoFacts:
 
     path = _readable(path)
     try:
-        with _open(path) as container:
+        with open_container(path) as container:
             if container.format.name in PLAYLIST_FORMATS:
                 raise VideoError(f"the file is a playlist or text ({container.format.name}), not a video")
             if not container.streams.video:
@@ -277,7 +321,11 @@ def _facts_of(path: Path, container: "InputContainer", stream: "VideoStream") ->
             why_not_decord = "rotated: one rule for all angles"
         if quarter_turns % 2:
             height, width = width, height
-    return VideoFacts(path, container.format.name, codec, height, width, fps, stream.frames, why_not_decord)
+    start_s = None if container.start_time is None else container.start_time / 1e6  # microseconds
+    claimed_s = max(container.duration or 0, 0) / 1e6
+    return VideoFacts(
+        path, container.format.name, codec, height, width, fps, start_s, claimed_s, stream.frames, why_not_decord
+    )
 
 
 def _first_frame(container: "InputContainer", stream: "VideoStream") -> "VideoFrame | None":
@@ -363,7 +411,8 @@ def _centre_cut(frame_HWC: Frames, size: tuple[int, int] | None) -> Frames:
     return frame_HWC[top : top + size[0], left : left + size[1]]
 
 
-def _open(path: Path) -> "InputContainer":
+def open_container(path: Path) -> "InputContainer":
+    """Open a local file with PyAV; its errors are those of PyAV."""
     import av  # noqa: PLC0415
 
     # A real HMDB51 clip has a title that was cut inside a UTF-8 character: replace, do not raise.

@@ -4,15 +4,18 @@ A pool of `pebble` because it alone gives each task a time limit and survives a 
 fault, out of memory): `concurrent.futures` breaks the whole pool then.
 """
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from multiprocessing.connection import Connection
+from typing import Any, Self, TypeVar
 
 from har_assets.errors import HarError, VideoError
 
@@ -98,31 +101,104 @@ def _outcome(future: "Future[Any]", timeout_s: float) -> Any:
 
     try:
         return future.result()
-    except VideoError as error:
-        return error
-    except HarError:
+    except HarError as error:
+        if isinstance(error, VideoError):
+            return error
         raise
     except TimeoutError:
         return VideoError(f"decoding took longer than the limit of {timeout_s:g} s")
     except ProcessExpired as expired:
-        return VideoError(f"the decoder took its process down ({_death(expired.exitcode)})")
+        return _died(expired.exitcode)
     except BrokenProcessPool:
         raise HarError(
             "The decoding workers die before they take up work; a full memory is the usual cause: "
             "run the same command again, with fewer workers."
         ) from None
-    except MemoryError:
-        return VideoError("decoding needs more memory than there is")
     except Exception as error:  # noqa: BLE001 - whatever a decoder raises must cost one file only
-        return VideoError(f"the decoder failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        return _failed(error)
 
 
-def _death(exit_code: int | None) -> str:
+def _failed(error: Exception) -> VideoError:
+    if isinstance(error, MemoryError):
+        return VideoError("decoding needs more memory than there is")
+    return VideoError(f"the decoder failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+
+
+def _died(exit_code: int | None) -> VideoError:
     if exit_code is None or exit_code >= 0:
-        return f"exit code {exit_code}"
-    if -exit_code == signal.SIGKILL:
-        return "SIGKILL, most likely out of memory"
-    return signal.Signals(-exit_code).name
+        how = f"exit code {exit_code}"
+    elif -exit_code == signal.SIGKILL:
+        how = "SIGKILL, most likely out of memory"
+    else:
+        how = signal.Signals(-exit_code).name
+    return VideoError(f"the decoder took its process down ({how})")
+
+
+class DecoderProcess:
+    """One function in a process of its own that reports while it works: `function(connection, *arguments)`.
+
+    For one long file, where `decode_many` is for many short ones. Leaving the `with` kills the process if it still
+    runs. What the function sends is what `receive` returns; it should send something every second or so, or it is
+    taken for stuck.
+    """
+
+    def __init__(
+        self, function: Callable[..., None], *arguments: Any, timeout_s: float, silence_s: float = 120
+    ) -> None:
+        context = multiprocessing.get_context("spawn")  # decoders and their threads do not survive a fork
+        self._connection, self._theirs = context.Pipe()
+        self._process = context.Process(
+            target=_run_and_report, args=(self._theirs, os.getpid(), function, arguments), daemon=True
+        )
+        self._timeout_s, self._silence_s = timeout_s, silence_s
+
+    def __enter__(self) -> Self:
+        self._process.start()
+        self._theirs.close()  # the end of the process is then the end of what can be received
+        self._ends_at = time.monotonic() + self._timeout_s
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+
+    def send(self, message: Any) -> None:
+        """Something that the function can receive from its connection; `receive` says if it is no more."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._connection.send(message)
+
+    def receive(self) -> Any:
+        """What the function sent next.
+
+        Raises:
+            VideoError: the function raised it or failed, it took its process down, the time limit is over, or
+                nothing was heard for `silence_s` seconds.
+            HarError: the function raised it; something that is no fault of the file.
+        """
+        left_s = max(0.0, self._ends_at - time.monotonic())
+        try:
+            if not left_s or not self._connection.poll(min(left_s, self._silence_s)):
+                if left_s <= self._silence_s:
+                    raise VideoError(f"it took longer than the limit of {self._timeout_s:g} s")
+                raise VideoError(f"its decoder has not moved for {self._silence_s:g} s")
+            message = self._connection.recv()
+        except (EOFError, ConnectionResetError):
+            self._process.join()
+            raise _died(self._process.exitcode) from None
+        if isinstance(message, HarError):
+            raise message
+        return message
+
+
+def _run_and_report(connection: Connection, parent_pid: int, function: Callable[..., None], arguments: Any) -> None:
+    _start_worker(parent_pid)
+    try:
+        function(connection, *arguments)
+    except HarError as error:
+        connection.send(error)
+    except Exception as error:  # noqa: BLE001 - whatever a decoder raises must cost one file only
+        connection.send(_failed(error))
 
 
 def _start_worker(parent_pid: int) -> None:

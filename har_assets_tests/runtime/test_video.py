@@ -3,6 +3,7 @@ import multiprocessing.shared_memory
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -104,12 +105,9 @@ class Slow(Predictor):
         return np.full((len(clips_BCTHW), self.spec.num_classes), 1 / self.spec.num_classes, np.float32)
 
 
-def shared_blocks() -> set[str]:
-    return set(os.listdir("/dev/shm"))
-
-
-def test_paths_are_taken_as_they_are_needed_and_leave_nothing_behind(videos: list[Path], tiny_spec: ModelSpec) -> None:
-    before = shared_blocks()
+def test_paths_are_taken_as_they_are_needed_and_leave_nothing_behind(
+    videos: list[Path], tiny_spec: ModelSpec, left_blocks: Callable[[], list[str]]
+) -> None:
     taken = 0
 
     def endless() -> itertools.count:  # type: ignore[type-arg]
@@ -125,17 +123,18 @@ def test_paths_are_taken_as_they_are_needed_and_leave_nothing_behind(videos: lis
     # 16 a worker ahead of the oldest unfinished one, and the batches on their way.
     assert taken <= 40 + video.AHEAD + 10
     found.close()  # type: ignore[attr-defined]
-    assert shared_blocks() <= before
+    assert left_blocks() == []
     assert predictor.threads.isdisjoint({threading.get_ident()})
     assert len(predictor.threads) == 1
     assert set(predictor.batches) == {4}
 
 
-def test_an_error_of_the_model_ends_it_and_leaves_nothing_behind(videos: list[Path], tiny_spec: ModelSpec) -> None:
-    before = shared_blocks()
+def test_an_error_of_the_model_ends_it_and_leaves_nothing_behind(
+    videos: list[Path], tiny_spec: ModelSpec, left_blocks: Callable[[], list[str]]
+) -> None:
     with pytest.raises(HarError, match="out of memory"):
         list(predict_videos(Slow(tiny_spec, error=HarError("out of memory")), videos * 3, batch=4, workers=1))
-    assert shared_blocks() <= before
+    assert left_blocks() == []
 
 
 def test_a_decoder_that_takes_too_long_costs_one_video(

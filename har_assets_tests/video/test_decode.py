@@ -307,3 +307,50 @@ heavy = {'av', 'decord', 'torch', 'dagster', 'mlflow', 'pandas', 'pebble'} & sys
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ------------------------------------------------------------------------------------ frames with times
+
+
+def timed(reader: VideoReader) -> list[tuple[float, np.ndarray]]:
+    return [(second, picture()) for second, picture in reader.timed()]
+
+
+def test_timed_frames_are_those_of_the_plain_iteration(hmdb51_clips: list[Path]) -> None:
+    for clip in hmdb51_clips:
+        reader = VideoReader(clip, size=(112, 150))
+        found = timed(reader)
+        plain = decode_video(clip, size=(112, 150))
+        assert np.array_equal(np.stack([frame for _, frame in found]), plain.frames_THWC)
+        assert [second for second, _ in found] == pytest.approx([number / 30 for number in range(len(found))])
+        assert (reader.num_source_frames, reader.note, reader.decoder) == (plain.num_source_frames, "", "pyav")
+        assert reader.claimed_s == pytest.approx(len(found) / 30, abs=0.1)
+
+
+def test_a_picture_may_be_asked_for_later_or_never(small_video: SmallVideo) -> None:
+    video = small_video(b_frames=2, tag="DX50", frames=30)
+    pictures = [picture for _, picture in VideoReader(video, size=(24, 32)).timed()]
+    assert np.array_equal(pictures[7](), decode_video(video, size=(24, 32)).frames_THWC[7])
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
+def test_more_threads_give_the_same_frames_and_times(small_video: SmallVideo, name: str) -> None:
+    video = small_video(name, codec="libx264", b_frames=2, frames=60)
+    one, four = (
+        [(second, picture()) for second, picture in VideoReader(video, size=(24, 32)).timed(threads=threads)]
+        for threads in (1, 4)
+    )
+    assert [second for second, _ in four] == [second for second, _ in one]
+    assert np.array_equal([frame for _, frame in four], [frame for _, frame in one])
+
+
+def test_times_of_a_variable_frame_rate(awkward: Path) -> None:
+    found = [second for second, _ in VideoReader(awkward / "made_vfr.mkv", size=None).timed()]
+    assert found[:4] == pytest.approx([0, 0.033, 0.066, 0.1])
+    assert found[-1] == pytest.approx(1.5)
+    assert len(set(np.diff(found).round(2))) > 1
+
+
+def test_timed_frames_of_a_file_without_frames_are_refused(awkward: Path) -> None:
+    with pytest.raises(VideoError, match="no frame behind it"):
+        timed(VideoReader(awkward / "mp4parse_invalid_userdata.mp4", size=(8, 8)))

@@ -5,13 +5,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from har_assets.errors import HarError, VideoError
-from har_assets.video.workers import available_cores, decode_many
+from har_assets.video.workers import DecoderProcess, available_cores, decode_many
 
 # Functions that workers run: importable by name.
 
@@ -40,6 +41,11 @@ def misbehave(what: str) -> str:
     elif what == "disk":
         raise HarError("The disk is full.")
     return what
+
+
+def answer(connection: Connection, what: str) -> None:
+    connection.send(f"pid {os.getpid()}")
+    connection.send(misbehave(what) + str(connection.recv()))
 
 
 def report_pid_and_wait(folder: str) -> None:
@@ -175,3 +181,51 @@ def test_large_results_travel(tmp_path: Path) -> None:
 
 def test_available_cores() -> None:
     assert 1 <= available_cores() <= (os.cpu_count() or 1)
+
+
+def test_a_decoder_process_talks_and_is_gone_afterwards() -> None:
+    with DecoderProcess(answer, "so ", timeout_s=60) as process:
+        pid = int(process.receive().split()[1])
+        process.send("be it")
+        assert process.receive() == "so be it"
+    assert not alive(pid)
+    with DecoderProcess(answer, "so ", timeout_s=60) as process:
+        pid = int(process.receive().split()[1])
+    assert not alive(pid)  # although it still waited
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("segfault", r"took its process down \(SIGSEGV\)"),
+        ("killed", "SIGKILL, most likely out of memory"),
+        ("exit", "exit code 3"),
+        ("refuse", "^no frame in it$"),
+        ("raise", "ZeroDivisionError: half a frame"),
+        ("memory", "more memory than there is"),
+    ],
+)
+def test_what_happens_to_a_decoder_process_is_told(what: str, words: str) -> None:
+    with DecoderProcess(answer, what, timeout_s=60) as process:
+        process.receive()
+        with pytest.raises(VideoError, match=words):
+            process.receive()
+        process.send("nobody hears this")
+
+
+def test_a_decoder_process_that_is_silent_or_late_is_given_up() -> None:
+    for limits, words in (
+        ({"timeout_s": 60, "silence_s": 0.5}, "has not moved for 0.5 s"),
+        ({"timeout_s": 1.5}, "longer than the limit of 1.5 s"),
+    ):
+        with DecoderProcess(answer, "hang", **limits) as process:
+            began = time.monotonic()
+            with pytest.raises(VideoError, match=words):  # noqa: PT012
+                while True:
+                    process.receive()
+            assert time.monotonic() - began < 20
+    with (
+        DecoderProcess(answer, "disk", timeout_s=60) as process,
+        pytest.raises(HarError, match="The disk is full"),
+    ):
+        process.receive(), process.receive()
