@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import json
+import math
 import os
 import threading
 import time
@@ -20,7 +21,7 @@ import dagster as dg
 from har_assets.artifacts import Artifact, hash_of, sha256_of
 from har_assets.assets.deployment import ONNX, deployed_precision, refuse_failed_parity
 from har_assets.assets.publishing import AssetConfig, failures_in_words
-from har_assets.errors import HarError
+from har_assets.errors import HarError, VideoError
 from har_assets.incoming.folder import Signature, printable, signature_of
 from har_assets.incoming.results import TOP, Results, update_table, write_whole
 from har_assets.resources.incoming import IncomingVideos
@@ -45,7 +46,7 @@ class IncomingConfig(AssetConfig):
     """How new videos are scored."""
 
     not_content: ClassVar[frozenset[str]] = AssetConfig.not_content | {
-        "runtime", "batch", "workers", "timeout_s"
+        "runtime", "batch", "workers", "timeout_s", "film_timeout_s"
     }  # fmt: skip
 
     runtime: str = "auto"
@@ -58,6 +59,11 @@ class IncomingConfig(AssetConfig):
     """Decoding processes; 0 takes one a core."""
     timeout_s: float = 120.0
     """Seconds that decoding one video may take."""
+    film_from_s: float = 60.0
+    """Videos that claim to be longer than so many seconds are films: cut into windows from end to end, and predicted
+    as a timeline of segments; 0 predicts videos of any length by their few windows."""
+    film_timeout_s: float = 14400.0
+    """Seconds that one film may take."""
 
 
 @dg.asset(
@@ -186,6 +192,8 @@ class _Work:
     """Given to the predictor, in order."""
     same: dict[str, list[_Video]] = field(default_factory=dict)
     """Content that the predictor has: further videos with that content."""
+    films: list[_Video] = field(default_factory=list)
+    """Long videos, which come after all others."""
     ready: list[dg.AssetMaterialization | dg.AssetObservation] = field(default_factory=list)
     """Of videos that need no prediction."""
 
@@ -199,7 +207,7 @@ class _Work:
         if first is None:
             return
         from har_assets.runtime import open_model  # noqa: PLC0415
-        from har_assets.runtime.video import VideoPrediction, predict_videos  # noqa: PLC0415
+        from har_assets.runtime.video import VideoFailure, VideoPrediction, predict_videos  # noqa: PLC0415
 
         predictor = open_model(self.onnx.file(ONNX), self.config.runtime)
 
@@ -210,20 +218,39 @@ class _Work:
         for found in predict_videos(
             predictor, paths(), windows=self.config.windows, top=TOP, batch=self.config.batch,
             workers=self.config.workers or None, timeout_s=self.config.timeout_s, contact_sheets=True,
+            longest_s=self.config.film_from_s or math.inf,
         ):  # fmt: skip
             video = self.waiting.popleft()
-            others = self.same.pop(video.content)
-            if _signature(video.path) != video.signature:
-                for left in (video, *others):
-                    yield self._left(left.partition, "the file was replaced or removed while it was read")
+            if isinstance(found, VideoFailure) and found.too_long:
+                self.films.append(video)
             else:
-                if isinstance(found, VideoPrediction) and found.contact_sheet:
-                    write_whole(self.results.sheet(video.content), found.contact_sheet)
-                for this in (video, *others):
-                    fields = self._fields(this, predictor, found)
-                    yield self._materialized(fields, self.results.write(fields), known=False)
+                sheet = found.contact_sheet if isinstance(found, VideoPrediction) else b""
+                yield from self._keep(video, predictor, _says(found), sheet)
             yield from self._take_ready()
         yield from self._take_ready()
+        for video in self.films:
+            yield from self._keep(video, predictor, *predict_film(predictor, video.path, self.config.film_timeout_s))
+
+    def _keep(
+        self, video: _Video, predictor: "Predictor", says: dict[str, Any], sheet: bytes
+    ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
+        """Write what was found, for this video and those of the same content, if it is still what was read."""
+        same = (video, *self.same.pop(video.content))
+        if _signature(video.path) != video.signature:
+            for left in same:
+                yield self._left(left.partition, "the file was replaced or removed while it was read")
+            return
+        if sheet:
+            write_whole(self.results.sheet(video.content), sheet)
+        for this in same:
+            fields = self._common(this.partition, this.name) | {
+                "content_sha256": this.content,
+                "bytes": this.signature[0],
+                "spec": json.loads(predictor.spec.to_json()),
+                "runtime": predictor.runtime,
+                **says,
+            }
+            yield self._materialized(fields, self.results.write(fields), known=False)
 
     def _unknown(self, wanted: Iterator[tuple[str, bytes | None]]) -> Iterator[Path]:
         """Videos that have to be predicted; the events of all others are put into `ready`."""
@@ -261,30 +288,6 @@ class _Work:
         ready, self.ready = self.ready, []
         yield from ready
 
-    def _fields(self, video: _Video, predictor: "Predictor", found: "VideoPrediction | VideoFailure") -> dict[str, Any]:
-        from har_assets.runtime.video import VideoFailure  # noqa: PLC0415
-
-        fields = {
-            **self._common(video.partition, video.name),
-            "content_sha256": video.content,
-            "bytes": video.signature[0],
-            "spec": json.loads(predictor.spec.to_json()),
-            "runtime": predictor.runtime,
-        }
-        if isinstance(found, VideoFailure):
-            return {**fields, "reason": found.reason}
-        return {
-            **fields,
-            "top": [
-                {"label": label, "score": round(score, 6)}
-                for label, score in zip(found.labels, found.scores, strict=True)
-            ],
-            "windows": found.windows,
-            "frames": found.frames,
-            "note": found.note,
-            "seconds": {"decode": round(found.decode_s, 4), "inference": round(found.inference_s, 4)},
-        }
-
     def _unreadable(self, partition: str, name: bytes, reason: str) -> dict[str, Any]:
         return {**self._common(partition, name), "content_sha256": "", "bytes": 0, "runtime": "", "reason": reason}
 
@@ -302,6 +305,7 @@ class _Work:
                 **{name: record.lineage.get(name, "") for name in ("dataset", "synthetic", "split", "mlflow_run_id")},
             },
             "top": [],
+            "timeline": None,
             "windows": self.config.windows,
             "frames": 0,
             "reason": "",
@@ -341,6 +345,13 @@ class _Work:
             )
         else:
             shown["reason"] = fields["reason"]
+        if fields["timeline"]:
+            segments = fields["timeline"]["segments"]
+            shown["segments"] = len(segments)
+            shown["timeline"] = dg.MetadataValue.table(
+                [dg.TableRecord(segment) for segment in segments[:200]],
+                dg.TableSchema([dg.TableColumn(name) for name in ("label", "start_s", "end_s", "score")]),
+            )
         if fields["note"]:
             shown["note"] = fields["note"]
         if model["synthetic"]:
@@ -358,6 +369,49 @@ class _Work:
             "content_sha256": fields["content_sha256"],
             "result": dg.MetadataValue.path(str(path)),
         }
+
+
+def predict_film(predictor: "Predictor", path: Path, timeout_s: float) -> tuple[dict[str, Any], bytes]:
+    """What a result says of a long video, and its contact sheet."""
+    from har_assets.runtime.timeline import predict_timeline  # noqa: PLC0415
+    from har_assets.runtime.video import film_sheet, ranked  # noqa: PLC0415
+    from har_assets.video.workers import decode_many  # noqa: PLC0415
+
+    began = time.monotonic()
+    try:
+        timeline = predict_timeline(predictor, path, timeout_s=timeout_s)
+    except VideoError as error:
+        return {"reason": str(error)}, b""
+    says = {
+        "top": _ranking(*ranked(timeline.scores_NK.mean(axis=0), timeline.labels, TOP)),
+        "timeline": {name: value for name, value in timeline.to_dict().items() if name != "video"},
+        "windows": timeline.clips,
+        "frames": timeline.frames,
+        "note": timeline.note,
+        "seconds": {"film": round(time.monotonic() - began, 3)},
+    }
+    with contextlib.closing(decode_many([path], film_sheet, workers=1)) as sheets:
+        ((_, sheet),) = sheets
+    return says, sheet if isinstance(sheet, bytes) else b""
+
+
+def _says(found: "VideoPrediction | VideoFailure") -> dict[str, Any]:
+    """What a result says of a video, besides what is the same for all."""
+    from har_assets.runtime.video import VideoFailure  # noqa: PLC0415
+
+    if isinstance(found, VideoFailure):
+        return {"reason": found.reason}
+    return {
+        "top": _ranking(found.labels, found.scores),
+        "windows": found.windows,
+        "frames": found.frames,
+        "note": found.note,
+        "seconds": {"decode": round(found.decode_s, 4), "inference": round(found.inference_s, 4)},
+    }
+
+
+def _ranking(labels: tuple[str, ...], scores: tuple[float, ...]) -> list[dict[str, Any]]:
+    return [{"label": label, "score": round(score, 6)} for label, score in zip(labels, scores, strict=True)]
 
 
 def _signature(path: Path) -> Signature | None:

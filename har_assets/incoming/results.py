@@ -34,7 +34,8 @@ UNREAD = "unread"
 COLUMNS = (
     "video", "partition", "current", "label", "score",
     *(f"{what}_{rank}" for rank in range(2, TOP + 1) for what in ("label", "score")),
-    "reason", "note", "frames", "content_sha256", "model_version", "model_sha256", "runtime", "predicted", "result",
+    "segments", "reason", "note", "frames",
+    "content_sha256", "model_version", "model_sha256", "runtime", "predicted", "result",
 )  # fmt: skip
 
 
@@ -155,6 +156,7 @@ def _row(fields: dict[str, Any], name: str) -> dict[str, str]:
     for column in ("video", "partition", "reason", "note", "frames", "content_sha256", "runtime", "predicted"):
         row[column] = str(fields[column])
     row["model_version"], row["model_sha256"] = fields["model"]["version"], fields["model"]["sha256"]
+    row["segments"] = str(len(fields["timeline"]["segments"])) if fields["timeline"] else ""
     row["result"] = name
     return row
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +25,7 @@ import numpy as np
 from har_assets.errors import HarError, VideoError
 from har_assets.model.spec import ModelSpec
 from har_assets.runtime.predictor import Clips, Predictor, Scores
-from har_assets.video.decode import VideoReader
+from har_assets.video.decode import VideoReader, open_container
 from har_assets.video.sampling import Frames, centre_crop, clip_windows, window_starts
 from har_assets.video.workers import available_cores, decode_many
 
@@ -66,6 +67,12 @@ class VideoFailure:
 
     video: str
     reason: str
+    too_long: bool = False
+    """It was not decoded, as it claims to be longer than `longest_s`."""
+
+
+class TooLongError(VideoError):
+    """A video that claims to be longer than was asked for; nothing of it was decoded."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ def video_clips(frames_THWC: Frames, spec: ModelSpec, windows: int) -> Clips:
     return clip_windows(frames_THWC, window=spec.num_frames, count=windows, crop=(spec.frame_height, spec.frame_width))
 
 
-def read_windows(path: Path, spec: ModelSpec, windows: int, glimpses: int = 0) -> Windows:
+def read_windows(path: Path, spec: ModelSpec, windows: int, glimpses: int = 0, longest_s: float = math.inf) -> Windows:
     """Decode a video and cut `windows` clips out of it, spread evenly from its first frame to its last.
 
     The same clips as those of `video_clips`, in bounded memory: of a video too long to be held, which is as
@@ -95,10 +102,13 @@ def read_windows(path: Path, spec: ModelSpec, windows: int, glimpses: int = 0) -
 
     Raises:
         VideoError: the file yields no frame; the message is the reason.
+        TooLongError: it claims to be longer than `longest_s` seconds.
     """
     size = spec.frame_height, spec.frame_width
     most = max(MAX_HELD_BYTES // (3 * spec.frame_height * spec.frame_width), spec.num_frames)
     reader = _reader(path, spec)
+    if reader.claimed_s > longest_s:
+        raise TooLongError(f"the video claims to be {reader.claimed_s:.0f} s long")
     held: list[Frames] = []
     num_frames = 0
     seen = _Glimpses(glimpses)
@@ -169,6 +179,29 @@ def cropped_CHW(frame_HWC: Frames, size: tuple[int, int]) -> Frames:
     return np.ascontiguousarray(cropped_1HWC[0].transpose(2, 0, 1))
 
 
+def film_sheet(path: Path) -> bytes:
+    """Contact sheet of a long video: the key frames nearest to PICTURES places, without decoding what is between.
+
+    Empty where none can be decoded. For a decoding process: a damaged file may take it down.
+    """
+    import av  # noqa: PLC0415
+
+    frames: list[Frames] = []
+    with contextlib.suppress(av.FFmpegError, IndexError), open_container(path) as container:
+        stream = container.streams.video[0]
+        stream.thread_count = 1
+        stream.codec_context.skip_frame = "NONKEY"
+        for part in range(PICTURES):
+            container.seek((container.start_time or 0) + (2 * part + 1) * (container.duration or 0) // (2 * PICTURES))
+            frame = next(container.decode(stream), None)
+            if frame is not None:
+                width = max(round(PICTURE_HEIGHT * frame.width / frame.height), 1)
+                small = frame.reformat(width, PICTURE_HEIGHT, "rgb24").to_ndarray().astype(np.uint8)
+                upright_HWC: Frames = np.rot90(small, round(frame.rotation / 90))
+                frames.append(upright_HWC)
+    return contact_sheet([frame for frame in frames if frame.shape == frames[0].shape])
+
+
 def predict_video(predictor: Predictor, path: Path, *, windows: int = 4, top: int = 5) -> VideoPrediction:
     """The `top` most likely classes of a video file, decoded in this process.
 
@@ -190,6 +223,7 @@ def predict_videos(
     workers: int | None = None,
     timeout_s: float = 120,
     contact_sheets: bool = False,
+    longest_s: float = math.inf,
     done: Callable[[], None] = lambda: None,
 ) -> Iterator[VideoPrediction | VideoFailure]:
     """Predict any number of videos; yield one result each, in the order of the paths.
@@ -208,6 +242,7 @@ def predict_videos(
         workers: decoding processes; None takes one a core.
         timeout_s: seconds that one video may take to be decoded.
         contact_sheets: also make a contact sheet of each video, from the frames that are decoded anyway.
+        longest_s: seconds; a video that claims to be longer is a VideoFailure that says so, and costs no decoding.
         done: called after each video that is done, which may be ahead of the results.
 
     Raises:
@@ -228,7 +263,7 @@ def predict_videos(
                 yield _Task(jobs[position].path, jobs[position].slot)
 
         pictures = PICTURES if contact_sheets else 0
-        function = functools.partial(_decode_into_slot, slots.layout, predictor.spec, pictures)
+        function = functools.partial(_decode_into_slot, slots.layout, predictor.spec, pictures, longest_s)
         decoded = stack.enter_context(
             contextlib.closing(
                 decode_many(tasks(), function, workers=workers, timeout_s=timeout_s, in_flight=AHEAD * workers)
@@ -293,7 +328,7 @@ class _Flow:
         """One more video is decoded, or will not be."""
         job = self.jobs[position]
         if isinstance(facts, VideoError):
-            job.result = VideoFailure(str(job.path), str(facts))
+            job.result = VideoFailure(str(job.path), str(facts), isinstance(facts, TooLongError))
             self.slots.give_back(job.slot)
             self.done()
             return
@@ -397,10 +432,10 @@ class _Slots:
         self._free.append(slot)
 
 
-def _decode_into_slot(layout: _Layout, spec: ModelSpec, glimpses: int, task: _Task) -> _Facts:
+def _decode_into_slot(layout: _Layout, spec: ModelSpec, glimpses: int, longest_s: float, task: _Task) -> _Facts:
     """In a decoding process: write the windows of a video into its slot; return what else is known of it."""
     began = time.perf_counter()
-    read = read_windows(task.path, spec, layout.shape[1], glimpses)
+    read = read_windows(task.path, spec, layout.shape[1], glimpses, longest_s)
     layout.view(_attached(layout.name))[task.slot] = read.clips_BCTHW
     sheet = contact_sheet(read.glimpses)
     return _Facts(read.num_source_frames, read.note, time.perf_counter() - began, sheet)

@@ -75,6 +75,12 @@ def test_schedules_are_off_and_fire_when_they_say() -> None:
         assert next(ticks).isoformat().startswith(first)
 
 
+def test_sensors_that_start_runs_are_off_until_someone_wants_them() -> None:
+    for name in ("new_video_sensor", "new_model_sensor"):
+        sensor = defs.resolve_sensor_def(name)
+        assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
+
+
 def test_the_nightly_evaluation_asks_for_a_new_evaluation() -> None:
     schedule = defs.resolve_schedule_def("nightly_evaluation")
     with dg.build_schedule_context(scheduled_execution_time=datetime(2026, 11, 18, 2, tzinfo=UTC)) as context:
