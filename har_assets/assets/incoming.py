@@ -7,6 +7,7 @@ import math
 import os
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -66,18 +67,23 @@ class IncomingConfig(AssetConfig):
     """Seconds that one film may take."""
 
 
-@dg.asset(
-    deps=["onnx_model"],
-    partitions_def=INCOMING_PARTITIONS,
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    group_name="inference",
-    kinds={"onnx"},
-    code_version=CODE_VERSION,
-    pool="gpu",
-    # Each video is reported by itself, as soon as it is predicted.
-    output_required=False,
-    tags={"har/stage": "inference"},
-)
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", dg.BetaWarning)  # backfill_policy is beta in dagster 1.13
+    _asset = dg.asset(
+        deps=["onnx_model"],
+        partitions_def=INCOMING_PARTITIONS,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        group_name="inference",
+        kinds={"onnx"},
+        code_version=CODE_VERSION,
+        pool="gpu",
+        # Each video is reported by itself, as soon as it is predicted.
+        output_required=False,
+        tags={"har/stage": "inference"},
+    )
+
+
+@_asset
 def incoming_video_predictions(
     context: dg.AssetExecutionContext,
     config: IncomingConfig,

@@ -14,7 +14,8 @@ def fields(
 ) -> dict[str, Any]:
     return {
         "video": f"{partition}.avi", "partition": partition, "content_sha256": content, "reason": "", "note": "",
-        "timeline": None, "frames": 3, "runtime": "a test", "predicted": predicted, "model": {"version": "m1", "sha256": "s1"},
+        "timeline": None, "frames": 3, "runtime": "a test", "predicted": predicted,
+        "model": {"version": "m1", "sha256": "s1"},
         "top": [{"label": "wave", "score": 0.75}, {"label": "run, fast", "score": 0.25}], **more,
     }  # fmt: skip
 
