@@ -7,7 +7,6 @@ import dagster as dg
 
 from har_assets.errors import HarError
 from har_assets.incoming.folder import Signature, partition_key, scan
-from har_assets.video.check import VIDEO_SUFFIXES
 
 FOLDER_VARIABLE = "HAR_INCOMING"
 """Environment variable: the folder of new videos."""
@@ -35,6 +34,8 @@ class IncomingVideos(dg.ConfigurableResource):
 
     def scan(self, project: Path) -> dict[bytes, Signature]:
         """Name to signature of every video that is there; HarError where the folder cannot be read."""
+        from har_assets.video.check import VIDEO_SUFFIXES  # noqa: PLC0415
+
         named = self.suffixes or os.environ.get(SUFFIXES_VARIABLE, "").split(",")
         suffixes = [suffix.strip() for suffix in named if suffix.strip()] or sorted(VIDEO_SUFFIXES)
         bare = [suffix for suffix in suffixes if not suffix.startswith(".")]
