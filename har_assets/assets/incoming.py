@@ -10,7 +10,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -126,7 +126,7 @@ def incoming_video_predictions(
         try:
             wanted = [(key, names.get(key)) for key in context.partition_keys]
             # To note an event costs Dagster's database some commits: the predictions do not wait for that.
-            with contextlib.closing(in_background(work.predict(wanted))) as events:
+            with contextlib.closing(in_background(work.predict(wanted), work.stopped)) as events:
                 for event in events:
                     if isinstance(event, dg.AssetObservation):
                         context.log.warning(f"{event.partition}: {event.metadata['reason'].value}")
@@ -137,13 +137,12 @@ def incoming_video_predictions(
         context.log.info(f"{counts or 'nothing to do'} in {time.monotonic() - began:.1f} s; all are in {table}")
 
 
-def in_background(items: Generator[Item, None, None]) -> Generator[Item, None, None]:
+def in_background(items: Generator[Item, None, None], enough: threading.Event) -> Generator[Item, None, None]:
     """The items of a generator that goes on in a thread of its own, however long each takes to be used here.
 
-    What it raises is raised here after its last item; closing this one closes it.
+    What it raises is raised here after its last item. Closing this one sets `enough` and closes it after its next item.
     """
     queue: SimpleQueue[tuple[Item, ...]] = SimpleQueue()
-    enough = threading.Event()
 
     def run() -> None:
         try:
@@ -200,6 +199,8 @@ class _Work:
     """Content that the predictor has: further videos with that content."""
     films: list[_Video] = field(default_factory=list)
     """Long videos, which come after all others."""
+    stopped: threading.Event = field(default_factory=threading.Event)
+    """Nobody wants the rest."""
     ready: list[dg.AssetMaterialization | dg.AssetObservation] = field(default_factory=list)
     """Of videos that need no prediction."""
 
@@ -235,7 +236,8 @@ class _Work:
             yield from self._take_ready()
         yield from self._take_ready()
         for video in self.films:
-            yield from self._keep(video, predictor, *predict_film(predictor, video.path, self.config.film_timeout_s))
+            found_in_film = predict_film(predictor, video.path, self.config.film_timeout_s, self.stopped)
+            yield from self._keep(video, predictor, *found_in_film)
 
     def _keep(
         self, video: _Video, predictor: "Predictor", says: dict[str, Any], sheet: bytes
@@ -377,15 +379,22 @@ class _Work:
         }
 
 
-def predict_film(predictor: "Predictor", path: Path, timeout_s: float) -> tuple[dict[str, Any], bytes]:
-    """What a result says of a long video, and its contact sheet."""
+def predict_film(
+    predictor: "Predictor", path: Path, timeout_s: float, stopped: threading.Event
+) -> tuple[dict[str, Any], bytes]:
+    """What a result says of a long video, and its contact sheet; CancelledError soon after `stopped` was set."""
     from har_assets.runtime.timeline import predict_timeline  # noqa: PLC0415
     from har_assets.runtime.video import film_sheet, ranked  # noqa: PLC0415
     from har_assets.video.workers import decode_many  # noqa: PLC0415
 
+    def go_on(decoded_s: float, claimed_s: float) -> None:
+        if stopped.is_set():
+            raise CancelledError
+
+    go_on(0, 0)
     began = time.monotonic()
     try:
-        timeline = predict_timeline(predictor, path, timeout_s=timeout_s)
+        timeline = predict_timeline(predictor, path, timeout_s=timeout_s, progress=go_on)
     except VideoError as error:
         return {"reason": str(error)}, b""
     says = {

@@ -92,19 +92,25 @@ class Ledger:
         What the block does to it is kept when the block ends without an exception.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
+        connection = None
         try:
-            connection, found, is_new = _connect(path, edition)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):  # locked, disk full, read-only: no damage
-                raise HarError(f"{path} cannot be used ({error}): mend that; the sensor then goes on.") from None
-            for part in (path, *(path.with_name(path.name + end) for end in ("-journal", "-wal", "-shm"))):
-                part.unlink(missing_ok=True)  # damaged, and nothing in it is worth more than a second look
-            connection, found, is_new = _connect(path, None)
-        try:
+            try:
+                connection, found, is_new = _connect(path, edition)
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):
+                    raise
+                _remove(path)
+                connection, found, is_new = _connect(path, None)
             yield cls(connection, found, is_new)
             connection.commit()
+        except sqlite3.OperationalError as error:  # locked, disk full, read-only: no damage
+            raise HarError(f"{path} cannot be used ({error}): mend that, and the sensor goes on.") from None
+        except sqlite3.DatabaseError as error:
+            _remove(path)
+            raise HarError(f"{path} was damaged ({error}): the next tick begins a new one.") from None
         finally:
-            connection.close()
+            if connection is not None:
+                connection.close()
 
     def plan(
         self,
@@ -268,6 +274,12 @@ class Ledger:
 
 def _request_key(batch: str, attempt: int) -> str:
     return f"{batch}-{attempt}"
+
+
+def _remove(path: Path) -> None:
+    """Take a damaged file away: nothing in it is worth more than a second look at the folder."""
+    for end in ("", "-journal", "-wal", "-shm"):
+        path.with_name(path.name + end).unlink(missing_ok=True)
 
 
 def _connect(path: Path, edition: str | None) -> tuple[sqlite3.Connection, str, bool]:

@@ -3,7 +3,10 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Generator, Iterator
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +17,14 @@ import pytest
 from dagster import DagsterInstance
 
 from har_assets.artifacts import sha256_of
-from har_assets.assets.incoming import NAME, incoming_video_predictions
+from har_assets.assets.incoming import NAME, in_background, incoming_video_predictions, predict_film
 from har_assets.incoming.folder import partition_key
 from har_assets.incoming_sensor import PARTITIONS, new_model_sensor, new_video_sensor
 from har_assets.model.spec import Provenance
 from har_assets.resources.incoming import IncomingVideos
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
+from har_assets.runtime import open_model
 from har_assets_tests.conftest import write_video
 from har_assets_tests.incoming.server import current, instance_of, publish_model, results_of, table_of
 from har_assets_tests.project import Project
@@ -308,6 +312,45 @@ def test_pages_of_a_new_model_are_repeated_when_their_run_fails(here: Here) -> N
     assert again.run_key != request.run_key
     assert here.predict(again).success
     assert here.go(new_model_sensor) is None
+
+
+def test_a_generator_in_the_background_goes_on_raises_and_ends() -> None:
+    enough, closed = threading.Event(), threading.Event()
+
+    def numbers() -> Generator[int, None, None]:
+        try:
+            yield from range(1000)
+            raise KeyError("the end")
+        finally:
+            closed.set()
+
+    items = in_background(numbers(), enough)
+    assert next(items) == 0
+    with pytest.raises(KeyError, match="the end"):
+        list(items)
+    assert closed.is_set()
+
+    def endless() -> Generator[int, None, None]:
+        closed.clear()
+        try:
+            while True:
+                time.sleep(0.001)
+                yield 1
+        finally:
+            closed.set()
+
+    items = in_background(endless(), enough)
+    assert next(items) == 1
+    items.close()
+    assert closed.is_set()
+
+
+def test_a_film_is_not_finished_for_nobody(tiny_onnx: Path, tmp_path: Path) -> None:
+    stopped = threading.Event()
+    stopped.set()
+    film = make_video(tmp_path / "film.avi", 0, frames=300)
+    with pytest.raises(CancelledError):
+        predict_film(open_model(tiny_onnx, "onnxruntime_cpu"), film, 60, stopped)
 
 
 def test_partitions_without_a_file_leave_when_everything_is_looked_at_again(here: Here) -> None:

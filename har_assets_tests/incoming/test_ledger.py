@@ -199,6 +199,19 @@ def test_another_edition_knows_nothing_and_damage_is_a_new_edition(tmp_path: Pat
         folder.end(plan)
 
 
+def test_damage_that_shows_only_while_it_is_read_is_said_and_over_at_the_next_tick(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.put(*(f"{number:050d}.avi" for number in range(3000)))
+    folder.most = 3000
+    folder.end(folder.tick())
+    folder.tick()
+    whole = folder.path.read_bytes()
+    folder.path.write_bytes(whole[:60_000] + b"\xa5" * (len(whole) - 60_000))
+    with pytest.raises(HarError, match="was damaged"):
+        folder.tick()
+    assert len(names(folder.tick())) == 3000
+
+
 def test_what_a_block_that_fails_has_done_is_undone(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.put("a.avi")
