@@ -79,6 +79,7 @@ def test_switch_the_sensor_on_drop_videos_see_the_run_and_the_answer(
     )
     page.screenshot(path=pictures / "new_videos_sheet.png")
     page.keyboard.press("Escape")
+    page.get_by_role("button", name="Close").wait_for(state="hidden", timeout=30_000)
     page.get_by_text("rank", exact=True).first.wait_for(timeout=30_000)
     page.screenshot(path=pictures / "new_videos_answer.png")
     assert page.get_by_text("Unsynced").count() == 0, "the lineage that Dagster was told of does not fit onnx_model"
