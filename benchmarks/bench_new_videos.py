@@ -217,6 +217,7 @@ def many(folder: Path, clips: list[Path], onnx: Path, options: argparse.Namespac
         with instance_of(project) as instance:
             wait_for(finished(instance), 120, "the end of the run")
             records = instance.get_run_records()
+            phases = [phases_of(instance, record.dagster_run.run_id) for record in records]
             runs = [(record.start_time, record.end_time) for record in records]
     for path in sorted((project.folder / "incoming").iterdir()):
         shutil.move(path, staged / path.name)
@@ -227,8 +228,25 @@ def many(folder: Path, clips: list[Path], onnx: Path, options: argparse.Namespac
     print(f"{options.many} videos at once: {len(runs)} run(s)")
     print(f"  har predict, before and after    {before:.1f} s, {after:.1f} s: {options.many / reference:.1f} videos/s")
     print(f"  run(s), from start to end        {spent:.1f} s: {options.many / spent:.1f} videos/s")
+    for line in phases:
+        print(f"    {line}")
     print(f"  throughput of the run against it {reference / spent:.2f} x")
     print(f"  from the drop to the end         {ended - dropped:.1f} s, sensor interval {options.interval} s")
+
+
+def phases_of(instance: dg.DagsterInstance, run_id: str) -> str:
+    """Seconds from the start of a run to what follows."""
+    events = [entry for entry in instance.all_logs(run_id) if entry.is_dagster_event]
+    at: dict[str, list[float]] = {}
+    for entry in events:
+        at.setdefault(str(entry.get_dagster_event().event_type_value), []).append(entry.timestamp)
+    began = at["PIPELINE_START"][0]
+    made = at["ASSET_MATERIALIZATION"]
+    return (
+        f"its step began after {at['STEP_START'][0] - began:.1f} s, noted the first video after "
+        f"{made[0] - began:.1f} s, the last after {made[-1] - began:.1f} s, ended after "
+        f"{at['PIPELINE_SUCCESS'][0] - began:.1f} s"
+    )
 
 
 def finished(instance: dg.DagsterInstance) -> Callable[[], bool]:
