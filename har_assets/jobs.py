@@ -7,6 +7,7 @@ from dagster import AssetSelection
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from har_assets.assets.inference import infer, infer_from_onnx, infer_ml_flow
+from har_assets.assets.pruning import prune_artifacts
 
 UP_TO_CHECKPOINT = AssetSelection.assets("trained_checkpoint").upstream()
 
@@ -58,4 +59,5 @@ JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     infer_from_onnx,
     infer_ml_flow,
     infer,
+    prune_artifacts,
 ]

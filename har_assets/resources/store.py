@@ -5,6 +5,7 @@ from pathlib import Path
 import dagster as dg
 
 from har_assets.artifacts import Artifact, ArtifactFolder
+from har_assets.quota import Quota
 
 
 class ArtifactStore(dg.ConfigurableResource):
@@ -14,6 +15,8 @@ class ArtifactStore(dg.ConfigurableResource):
     """Folder of all products, relative to the project folder or absolute."""
     project: str = "."
     """Project folder: `data/`, `data.dvc` and relative paths are below it."""
+    quota: str = ""
+    """Most that all products may take together, `200 GB`; empty takes HAR_STORE_QUOTA, else there is no limit."""
 
     @property
     def project_folder(self) -> Path:
@@ -23,7 +26,8 @@ class ArtifactStore(dg.ConfigurableResource):
     @property
     def folder(self) -> ArtifactFolder:
         """The store itself."""
-        return ArtifactFolder(self.project_folder / self.root)
+        root = self.project_folder / self.root
+        return ArtifactFolder(root, quota=Quota.of(root, self.quota))
 
     @property
     def data_folder(self) -> Path:

@@ -64,7 +64,11 @@ def test_what_uses_the_gpu_shares_one_pool() -> None:
 
 
 def test_schedules_are_off_and_fire_when_they_say() -> None:
-    expected = {"weekly_retraining": "2026-11-23T03:00", "nightly_evaluation": "2026-11-19T02:00"}
+    expected = {
+        "weekly_retraining": "2026-11-23T03:00",
+        "nightly_evaluation": "2026-11-19T02:00",
+        "weekly_pruning": "2026-11-22T05:00",
+    }
     for name, first in expected.items():
         schedule = defs.resolve_schedule_def(name)
         assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
@@ -82,9 +86,9 @@ def test_the_nightly_evaluation_asks_for_a_new_evaluation() -> None:
 
 
 def test_configuration_fields_are_all_described() -> None:
-    from har_assets.assets import benchmark, dataset, deployment, evaluation, inference, training
+    from har_assets.assets import benchmark, dataset, deployment, evaluation, inference, pruning, training
 
-    for module in (benchmark, dataset, deployment, evaluation, inference, training):
+    for module in (benchmark, dataset, deployment, evaluation, inference, pruning, training):
         for name, value in vars(module).items():
             if isinstance(value, type) and issubclass(value, dg.Config) and value.__module__ == module.__name__:
                 source = (module.__file__ and open(module.__file__).read()) or ""  # noqa: SIM115
