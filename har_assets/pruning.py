@@ -45,11 +45,6 @@ WORK_PATTERNS = (".work*", ".downloads", ".timing_caches")
 LOCKED_AT_ONCE = 100
 """Versions that are removed in one go; each takes a file handle, of which a process has about a thousand."""
 
-ONNX_VERSION_TAG = "har.onnx_model"
-"""Tag of a registered version: the data version of the onnx_model that it serves."""
-BEFORE_TAG = "har.champion_before"
-"""Tag of a registered version: the version that was champion before it."""
-
 Log = Callable[[str], None]
 
 
@@ -339,6 +334,9 @@ def registered_versions(uri: str) -> list[Registered]:
 
 
 def _registered(client: Any) -> Iterator[Registered]:
+    from har_assets.serving.package import ONNX_VERSION_TAG  # noqa: PLC0415 imports NumPy
+    from har_assets.serving.promotion import BEFORE_TAG  # noqa: PLC0415
+
     token: str | None = ""
     while token is not None:
         page = client.search_registered_models(max_results=100, page_token=token or None)

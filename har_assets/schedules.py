@@ -13,7 +13,7 @@ weekly_retraining = dg.ScheduleDefinition(
 
 nightly_evaluation = dg.ScheduleDefinition(
     name="nightly_evaluation",
-    target=dg.AssetSelection.assets("test_predictions"),
+    target=dg.AssetSelection.assets("test_predictions", "evaluation_report"),
     cron_schedule="0 2 * * *",
     run_config={"ops": {"test_predictions": {"config": {"force": True}}}},
     description="Every night at 02:00: the latest model on every test video, again although nothing has changed.",
