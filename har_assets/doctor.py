@@ -355,6 +355,9 @@ def check_mlflow_database(project: Path) -> Finding:
                 connection.close()
         except sqlite3.Error as error:
             return Finding(name, PROBLEM, f"{path} is no database of MLflow ({_line(str(error))})", remedy)
+    elif uri.startswith(("http://", "https://")) and (reason := _no_answer(uri)):
+        return Finding("mlflow server", WARNING, f"{uri} does not answer ({reason}): steps keep what they log",
+                       "start it, or correct MLFLOW_TRACKING_URI; then `har mlflow-sync`")  # fmt: skip
     tried = _python(
         "import sys; from mlflow import MlflowClient\n"
         "print(len(MlflowClient(sys.argv[1]).search_experiments(max_results=1000)))",
@@ -363,6 +366,17 @@ def check_mlflow_database(project: Path) -> Finding:
     if tried.returncode:
         return Finding(name, PROBLEM, f"{uri} cannot be opened: {tried.said}", f"mlflow db upgrade {uri}")
     return Finding(name, OK, f"{uri} opens, {tried.said} experiments")
+
+
+def _no_answer(uri: str) -> str:
+    """Why a server does not say that it is well, a clause; empty where it does."""
+    import requests  # noqa: PLC0415
+
+    try:
+        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=5)
+    except requests.RequestException as error:
+        return type(error).__name__
+    return "" if answer.ok else f"status {answer.status_code}"
 
 
 def check_mlflow_outbox(project: Path) -> Finding:

@@ -314,6 +314,16 @@ def test_mlflow_database(project: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.slow
+def test_an_mlflow_server_that_is_away_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from har_assets.resources.mlflow import MlflowTracking
+
+    monkeypatch.setattr(MlflowTracking, "uri", lambda self, project: "http://127.0.0.1:9")
+    found = doctor.check_mlflow_database(project)
+    assert isinstance(found, Finding)
+    assert state(found) == "warning"
+    assert found.found == "http://127.0.0.1:9 does not answer (ConnectionError): steps keep what they log"
+
+
 def test_a_sound_mlflow_database(project: Path) -> None:
     from har_assets.resources.mlflow import MlflowTracking
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import dagster as dg
 
 from har_assets.artifacts import Artifact, ArtifactFolder
+from har_assets.confinement import confined
 from har_assets.quota import Quota
 
 
@@ -20,13 +21,13 @@ class ArtifactStore(dg.ConfigurableResource):
 
     @property
     def project_folder(self) -> Path:
-        """Absolute project folder."""
-        return Path(self.project).absolute()
+        """Absolute project folder; HarError where a configuration names one that it may not."""
+        return confined(Path(self.project).absolute(), Path.cwd(), "project of store")
 
     @property
     def folder(self) -> ArtifactFolder:
         """The store itself."""
-        root = self.project_folder / self.root
+        root = confined(self.project_folder / self.root, Path.cwd(), "root of store")
         return ArtifactFolder(root, quota=Quota.of(root, self.quota))
 
     @property
