@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from har_assets.errors import ModelFileError
-from har_assets.model.spec import from_metadata
+from har_assets.model.spec import ModelSpec, from_metadata
 
 if TYPE_CHECKING:
     import onnx
@@ -74,6 +74,21 @@ def verify(path: Path) -> onnx.ModelProto:
         )
     seal(proto)
     return proto
+
+
+def refuse_false_spec(proto: onnx.ModelProto, spec: ModelSpec, path: Path) -> None:
+    """ModelFileError unless the graph takes the clips and gives the classes that the spec in its metadata says."""
+
+    def shape_of(values: Any) -> list[int]:
+        shape = values[0].type.tensor_type.shape if len(values) == 1 else None
+        return [dimension.dim_value for dimension in shape.dim[1:]] if shape else []  # without the batch
+
+    takes, gives = shape_of(proto.graph.input), shape_of(proto.graph.output)
+    if takes != list(spec.clip_shape_CTHW) or gives != [spec.num_classes]:
+        raise ModelFileError(
+            f"{path} contradicts itself (its graph makes {gives} scores of clips {takes}, its spec says "
+            f"{spec.num_classes} of {list(spec.clip_shape_CTHW)}): export it again."
+        )
 
 
 def _names_other_files(message: Any) -> bool:
