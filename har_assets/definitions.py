@@ -7,12 +7,14 @@ from har_assets.assets.data_dvc import data_dvc
 from har_assets.assets.dataset import class_index, data_unspoiled, frame_cache, manifests, raw_archive, video_clips
 from har_assets.assets.deployment import onnx_model, trt_engine
 from har_assets.assets.evaluation import test_predictions
+from har_assets.assets.incoming import incoming_video_predictions
 from har_assets.assets.report import evaluation_report
 from har_assets.assets.serving import serving_model
 from har_assets.assets.splits import hmdb51_benchmark, split_evaluation
 from har_assets.assets.training import pretrained_weights, trained_checkpoint
 from har_assets.jobs import JOBS
 from har_assets.resources.dvc import Dvc
+from har_assets.resources.incoming import IncomingVideos
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
 from har_assets.runs import surviving_executor
@@ -36,7 +38,16 @@ ASSETS: list[dg.AssetsDefinition | dg.SourceAsset] = [
     runtime_benchmark,
     split_evaluation,
     hmdb51_benchmark,
+    incoming_video_predictions,
 ]
+
+RESOURCES = {
+    "store": ArtifactStore(),
+    "dvc": Dvc(),
+    "mlflow": MlflowTracking(),
+    "incoming": IncomingVideos(),
+    "pipes": dg.PipesSubprocessClient(termination_timeout_seconds=60),
+}
 
 defs = dg.Definitions(
     assets=ASSETS,
@@ -44,12 +55,7 @@ defs = dg.Definitions(
     jobs=JOBS,
     schedules=SCHEDULES,
     sensors=SENSORS,
-    resources={
-        "store": ArtifactStore(),
-        "dvc": Dvc(),
-        "mlflow": MlflowTracking(),
-        "pipes": dg.PipesSubprocessClient(termination_timeout_seconds=60),
-    },
+    resources=RESOURCES,
     # Steps fork from a process that has imported the graph already: 0.1 s a step instead of 3.
     executor=surviving_executor.configured(
         {"start_method": {"forkserver": {"preload_modules": ["har_assets.definitions"]}}}

@@ -34,8 +34,10 @@ def prune(
     a process is reading.
     """
 
-    def plan_now() -> Plan:
-        return plan_pruning(store.absolute(), registered_versions(uri), keep=keep, older_than_days=older_than_days)
+    def plan_now(going: frozenset[Path] | None = None) -> Plan:
+        return plan_pruning(
+            store.absolute(), registered_versions(uri), keep=keep, older_than_days=older_than_days, going=going
+        )
 
     plan = plan_now()
     done = pruned(plan, plan_now) if yes else None

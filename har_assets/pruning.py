@@ -22,7 +22,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,7 @@ def plan_pruning(
     *,
     keep: int = KEEP,
     older_than_days: float = OLDER_THAN_DAYS,
+    going: frozenset[Path] | None = None,
 ) -> Plan:
     """Look what may go from the store at `root`; nothing is changed.
 
@@ -121,6 +122,8 @@ def plan_pruning(
         registered: versions of the model registry to keep, from `registered_versions`.
         keep: newest versions of each asset to keep, 1 or more.
         older_than_days: age of abandoned work and caches, 1 or more.
+        going: the only versions that may go: those that the caller has locked. All others stay, and so does what they
+            were made from. None asks for every version that may go.
 
     Raises:
         HarError: for a number that is too small.
@@ -143,10 +146,15 @@ def plan_pruning(
             found = [artifact for artifact in every if artifact.record.asset == asset]
             serving = [artifact for artifact in found if _stands_for(artifact, version)]
             _keep_one(serving, kept, f"{version.words} needs it")
+    if going is not None:
+        for artifact in every:
+            if artifact.folder not in going:
+                kept.setdefault(artifact.folder, "it is not to go now")
     _keep_lineages(every, kept)
     candidates = [
         Candidate(artifact.folder, freed(artifact.folder), _words(artifact), "version", artifact.folder)
-        for artifact in every
+        # What was made from others goes before these: at no moment does a version stay whose inputs are gone.
+        for artifact in sorted(every, key=_age, reverse=True)
         if artifact.folder not in kept
     ]
     for home in homes:
@@ -154,14 +162,17 @@ def plan_pruning(
     return Plan(root, tuple(candidates), kept)
 
 
-def prune(plan: Plan, replan: Callable[[], Plan], log: Log = silent) -> Pruned:
+Replan = Callable[[frozenset[Path]], Plan]
+
+
+def prune(plan: Plan, replan: Replan, log: Log = silent) -> Pruned:
     """Remove what a plan names, as far as a second look while it is locked still finds it removable.
 
     One prune at a time in a store, and none while `har promote` or `har rollback` moves an alias.
 
     Args:
         plan: from `plan_pruning`.
-        replan: makes the plan once more, the registry asked again.
+        replan: makes the plan once more, the registry asked again, with what it is given as `going`.
         log: takes a line for each thing removed or left.
 
     Raises:
@@ -183,16 +194,17 @@ def prune(plan: Plan, replan: Callable[[], Plan], log: Log = silent) -> Pruned:
 
 
 def _take_away(
-    batch: Iterable[Candidate],
+    batch: Sequence[Candidate],
     root: Path,
-    replan: Callable[[], Plan],
+    replan: Replan,
     left: list[tuple[Candidate, str]],
     log: Log,
 ) -> list[tuple[Candidate, Path]]:
     """Rename to hidden names what is still removable while nobody can begin to read it; it is deleted afterwards.
 
     A run that publishes something made from a candidate holds that candidate until it is published. So whatever can
-    be locked here has all that was made from it in the store already, and the second plan sees it.
+    be locked here has all that was made from it in the store already, and the second plan sees it: it lets go only
+    what nothing but other locked versions was made from.
     """
     trash = []
     with contextlib.ExitStack() as held:
@@ -203,7 +215,8 @@ def _take_away(
                 locks[candidate.guard] = lock = FolderLock.exclusive(candidate.guard)
                 if lock is not None:
                     held.callback(lock.release)
-        still = {candidate.folder for candidate in replan().candidates}
+        mine = frozenset(candidate.folder for candidate in batch if locks[candidate.guard] is not None)
+        still = {candidate.folder for candidate in replan(mine).candidates}
         for candidate in batch:
             if locks[candidate.guard] is None:
                 left.append((candidate, "something uses it at this moment"))

@@ -96,6 +96,15 @@ def test_a_run_moves_no_store(change: dict[str, str], project: Path) -> None:
         _ = ArtifactStore(**change).folder
 
 
+def test_a_run_names_no_other_folder_of_new_videos(project: Path) -> None:
+    from har_assets.resources.incoming import IncomingVideos
+
+    allowed = project.parent / "incoming"
+    assert IncomingVideos(folder=str(allowed)).path(project) == allowed
+    with pytest.raises(HarError, match="outside the folders"):
+        IncomingVideos(folder="/etc").scan(project)
+
+
 def test_a_run_names_no_other_mlflow(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from har_assets.resources.mlflow import MlflowTracking
 

@@ -1,5 +1,7 @@
 """prune_artifacts: the job that removes old versions, for a schedule."""
 
+from pathlib import Path
+
 import dagster as dg
 
 from har_assets.assets.publishing import failures_in_words
@@ -27,8 +29,10 @@ def prune_store(
     """Remove old versions that neither `latest`, the model registry nor a lineage needs, and abandoned work."""
     root, uri = store.folder.root, mlflow.uri(store.project_folder)
 
-    def plan_now() -> Plan:
-        return plan_pruning(root, registered_versions(uri), keep=config.keep, older_than_days=config.older_than_days)
+    def plan_now(going: frozenset[Path] | None = None) -> Plan:
+        return plan_pruning(
+            root, registered_versions(uri), keep=config.keep, older_than_days=config.older_than_days, going=going
+        )
 
     with failures_in_words():
         plan = plan_now()

@@ -30,6 +30,7 @@ DEPENDENCIES = {
     "serving_model": {"onnx_model"},
     "split_evaluation": {"video_clips", "class_index", "pretrained_weights"},
     "hmdb51_benchmark": {"split_evaluation"},
+    "incoming_video_predictions": {"onnx_model"},
 }
 
 ORIGINAL_COMMANDS = {
@@ -50,7 +51,7 @@ def test_the_graph_is_that_of_the_design() -> None:
 def test_every_asset_is_described_grouped_and_versioned() -> None:
     for spec in defs.resolve_all_asset_specs():
         assert spec.description, spec.key
-        assert spec.group_name in {"dataset", "training", "deployment", "evaluation"}, spec.key
+        assert spec.group_name in {"dataset", "training", "deployment", "evaluation", "inference"}, spec.key
         assert spec.code_version or spec.key.to_user_string() == "data_dvc", spec.key  # a source has no code
         assert spec.kinds, spec.key
 
@@ -64,7 +65,7 @@ def test_what_uses_the_gpu_shares_one_pool() -> None:
     pools = {name: defs.resolve_assets_def(name).op.pool for name in DEPENDENCIES}
     assert {name for name, pool in pools.items() if pool == "gpu"} == {
         "trained_checkpoint", "onnx_model", "trt_engine", "test_predictions", "evaluation_report",
-        "runtime_benchmark", "serving_model", "split_evaluation",
+        "runtime_benchmark", "serving_model", "split_evaluation", "incoming_video_predictions",
     }  # fmt: skip
 
 
@@ -82,6 +83,12 @@ def test_schedules_are_off_and_fire_when_they_say() -> None:
         assert next(ticks).isoformat().startswith(first)
 
 
+def test_sensors_that_start_runs_are_off_until_someone_wants_them() -> None:
+    for name in ("new_video_sensor", "new_model_sensor"):
+        sensor = defs.resolve_sensor_def(name)
+        assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
+
+
 def test_the_nightly_evaluation_asks_for_a_new_evaluation() -> None:
     schedule = defs.resolve_schedule_def("nightly_evaluation")
     with dg.build_schedule_context(scheduled_execution_time=datetime(2026, 11, 18, 2, tzinfo=UTC)) as context:
@@ -96,6 +103,7 @@ def test_configuration_fields_are_all_described() -> None:
         dataset,
         deployment,
         evaluation,
+        incoming,
         inference,
         promotion,
         pruning,
@@ -106,7 +114,8 @@ def test_configuration_fields_are_all_described() -> None:
     )
 
     modules = (
-        benchmark, dataset, deployment, evaluation, inference, promotion, pruning, report, serving, splits, training,
+        benchmark, dataset, deployment, evaluation, incoming, inference, promotion, pruning, report, serving, splits,
+        training,
     )  # fmt: skip
     for module in modules:
         for name, value in vars(module).items():
