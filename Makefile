@@ -4,12 +4,14 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint test-full clean
+.PHONY: help install demo test lint test-full clean licences audit
 
 help:
 	@echo "make demo       build every asset on the built-in synthetic sample (installs first)"
 	@echo "make test       lint, types, import contracts, tests, the sample road (installs first)"
 	@echo "make test-full  the same with the long tests: fuzzing, kills"
+	@echo "make licences   write docs/licences.md anew, after a change of requirements.lock"
+	@echo "make audit      look for known vulnerabilities in what is locked (asks a database on the network)"
 	@echo "make install    environment $(VENV) from requirements.lock"
 	@echo "make clean      remove everything that demo and test have made, the environment excepted"
 
@@ -48,6 +50,15 @@ test: lint
 
 test-full: lint
 	$(PYTEST)
+
+licences: $(VENV)/.installed
+	$(BIN)/python -m tools.licences > docs/licences.md
+
+# Not part of `make test`: it asks the vulnerability database of PyPI, and its answer changes without a commit.
+audit: $(VENV)/.installed
+	$(BIN)/python -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet 'pip-audit>=2.9'
+	.venv-audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --progress-spinner off
 
 clean:
 	chmod -R u+w data 2>/dev/null || true

@@ -7,6 +7,9 @@
 
 A version is named by the hash of what it was made from (inputs, configuration, code version). It is
 never overwritten; a killed run leaves the previous one as it was.
+
+Old versions are removed by har_assets.pruning, and never one that a process is reading: an Artifact that came from
+here holds a shared lock on its folder for as long as it exists.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -24,6 +28,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from har_assets.errors import HarError, MissingArtifactError
+from har_assets.folder_lock import FolderLock
+from har_assets.quota import Quota
 
 RECORD_FILE = "artifact.json"
 LATEST = "latest"
@@ -66,10 +72,14 @@ class Artifact:
 
     folder: Path
     record: Record
+    lock: FolderLock | None = field(default=None, compare=False, repr=False)
+    """While it is held the version is not pruned; freed with this object. None where nothing is to be held."""
 
     def file(self, name: str) -> Path:
         """Path of one of its files; MissingArtifactError when it was removed by hand."""
         path = self.folder / name
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            raise HarError(f"{name!r} leads out of {self.folder}: name a file of {self.record.asset}.")
         if not path.is_file():
             raise MissingArtifactError(
                 f"{path} is gone although {self.record.asset} was published: materialize {self.record.asset} "
@@ -84,11 +94,18 @@ class Artifact:
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        """The version in a folder, or None where there is no complete one."""
+        """The version in a folder, or None where there is no complete one. It is not held: it may be pruned."""
         try:
             return cls(folder, Record(**json.loads((folder / RECORD_FILE).read_text())))
         except (OSError, ValueError, TypeError):
             return None
+
+    @classmethod
+    def hold(cls, folder: Path) -> Self | None:
+        """The version in a folder, kept from being pruned while the result exists; None where there is none."""
+        lock = FolderLock.shared(folder)
+        found = cls.read(folder)
+        return cls(folder, found.record, lock) if found else None
 
 
 class ArtifactFolder:
@@ -97,9 +114,16 @@ class ArtifactFolder:
     With a `lender`, a version that this one has under the same key is taken from there, and stays there.
     """
 
-    def __init__(self, root: Path, lender: ArtifactFolder | None = None) -> None:
+    def __init__(self, root: Path, lender: ArtifactFolder | None = None, *, quota: Quota | None = None) -> None:
         self.root = Path(root).absolute()
         self.lender = lender
+        self.quota = quota
+
+    def home(self, asset: str) -> Path:
+        """Folder of an asset's versions; HarError for a name that could lead elsewhere."""
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", asset):
+            raise HarError(f"{asset!r} is no name of an asset: use letters, digits and _ as the graph does.")
+        return self.root / asset
 
     def latest(self, asset: str) -> Artifact:
         """The current version of an asset; MissingArtifactError names the command that makes it."""
@@ -113,34 +137,51 @@ class ArtifactFolder:
 
     def find_latest(self, asset: str) -> Artifact | None:
         """The current version of an asset, or None."""
-        pointer = self.root / asset / LATEST
-        return Artifact.read(pointer.resolve()) if pointer.exists() else None
+        pointer = self.home(asset) / LATEST
+        while pointer.exists():
+            folder = pointer.resolve()
+            if (found := Artifact.hold(folder)) or folder == pointer.resolve():
+                return found
+            # Pruned between the two looks, which happens to what is no longer the latest: look again.
+        return None
 
     def find(self, asset: str, key: str) -> Artifact | None:
         """The newest complete version of that key, or None."""
-        folders = sorted((self.root / asset).glob(f"{key[:12]}*"), key=lambda folder: folder.stat().st_mtime)
+        folders = sorted(self.home(asset).glob(f"{key[:12]}*"), key=modified)
         for folder in reversed(folders):
-            artifact = Artifact.read(folder)
+            artifact = Artifact.hold(folder)
             if artifact and artifact.record.key == key:
                 return artifact
         return self.lender.find(asset, key) if self.lender else None
 
     @contextlib.contextmanager
     def staging(self, asset: str) -> Iterator[Path]:
-        """An empty folder on the same file system, removed unless `publish` has taken it."""
-        home = self.root / asset
+        """An empty folder on the same file system, removed unless `publish` has taken it.
+
+        While it is there nothing prunes what unfinished work of the asset has kept. HarError where the store is full
+        already by its quota.
+        """
+        home = self.home(asset)
         home.mkdir(parents=True, exist_ok=True)
+        making = FolderLock.shared(home)
         remove_stale_staging(home)
+        if self.quota:
+            self.quota.refuse_when_full(asset)
         folder = Path(tempfile.mkdtemp(prefix=f"{STAGING_PREFIX}{os.getpid()}-", dir=home))
         folder.chmod(0o755)
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            if making:
+                making.release()
 
     def publish(self, staging: Path, record: Record) -> Artifact:
-        """Turn a staging folder into the latest version of its asset."""
-        home = self.root / record.asset
+        """Turn a staging folder into the latest version of its asset; HarError where the quota has no room for it."""
+        home = self.home(record.asset)
+        if self.quota:
+            self.quota.refuse_when_full(record.asset)
+        lock = FolderLock.shared(staging)  # from before it has its name until it is the latest: see pruning
         text = json.dumps(asdict(record), indent=2, sort_keys=True) + "\n"
         (staging / RECORD_FILE).write_text(text)
         folder = home / record.key[:12]
@@ -153,7 +194,7 @@ class ArtifactFolder:
                 folder = home / f"{record.key[:12]}.{attempt}"
         else:
             raise HarError(f"{home} holds ten thousand versions of one key: remove old ones.")
-        artifact = Artifact(folder, record)
+        artifact = Artifact(folder, record, lock)
         self.point_to(artifact)
         return artifact
 
@@ -168,7 +209,15 @@ class ArtifactFolder:
 
     def work(self, asset: str, key: str) -> Path:
         """Where unfinished work on that key is kept between attempts; made by whoever needs it."""
-        return self.root / asset / f".work-{key[:12]}"
+        return self.home(asset) / f".work-{key[:12]}"
+
+
+def modified(path: Path) -> float:
+    """Time of the last change, seconds since 1970; 0 for what has gone since it was listed."""
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def remove_stale_staging(home: Path) -> None:

@@ -16,6 +16,7 @@ from rich.text import Text
 from har_assets.artifacts import Artifact, ArtifactFolder
 from har_assets.errors import HarError, VideoError
 from har_assets.promotion_command import promote, rollback
+from har_assets.prune_command import prune
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -499,6 +500,9 @@ def _printable(text: str) -> str:
     """Text that any terminal can show: control characters and what the encoding lacks are written as escapes."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
     return shown.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(sys.stdout.encoding or "utf-8")
+
+
+app.command()(prune)
 
 
 @app.command()

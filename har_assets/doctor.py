@@ -250,6 +250,38 @@ def check_disk(project: Path) -> Finding:
     return Finding("disk", OK, found)
 
 
+def check_quota(project: Path) -> Finding:
+    """Size of the store against its quota and against what the disk could hold."""
+    from har_assets.hmdb51._files import format_bytes  # noqa: PLC0415
+    from har_assets.quota import QUOTA_VARIABLE, Quota, size_of  # noqa: PLC0415
+
+    root = project / "artifacts"
+    quota, used = Quota.of(root), size_of(root)
+    if quota is None:
+        return Finding("quota", OK, f"none; the store holds {format_bytes(used)}")
+    found = f"the store holds {format_bytes(used)} of {format_bytes(quota.bytes)}"
+    if used > quota.bytes:
+        return Finding("quota", PROBLEM, f"{found}: nothing is published", f"har prune, or raise {QUOTA_VARIABLE}")
+    if used > 0.9 * quota.bytes:
+        return Finding("quota", WARNING, found, f"har prune, or raise {QUOTA_VARIABLE}")
+    if quota.bytes - used > shutil.disk_usage(project).free:
+        return Finding("quota", WARNING, f"{found}, and the disk is full before that", f"lower {QUOTA_VARIABLE}")
+    return Finding("quota", OK, found)
+
+
+def check_pruning(project: Path) -> Finding:
+    """Versions and abandoned work that `har prune` would remove."""
+    from har_assets.hmdb51._files import format_bytes  # noqa: PLC0415
+    from har_assets.pruning import plan_pruning, registered_versions  # noqa: PLC0415
+    from har_assets.resources.mlflow import MlflowTracking  # noqa: PLC0415
+
+    plan = plan_pruning(project / "artifacts", registered_versions(MlflowTracking().uri(project)))
+    if not plan.candidates:
+        return Finding("pruning", OK, f"nothing may go, {len(plan.kept)} versions are kept")
+    found = f"{len(plan.candidates)} old versions or abandoned work, {format_bytes(plan.bytes)}"
+    return Finding("pruning", OK, f"`har prune` would remove {found}")
+
+
 def check_folders(project: Path) -> Finding:
     """Whether files can be written where the project and its temporary files are."""
     refused = []
@@ -323,6 +355,9 @@ def check_mlflow_database(project: Path) -> Finding:
                 connection.close()
         except sqlite3.Error as error:
             return Finding(name, PROBLEM, f"{path} is no database of MLflow ({_line(str(error))})", remedy)
+    elif uri.startswith(("http://", "https://")) and (reason := _no_answer(uri)):
+        return Finding("mlflow server", WARNING, f"{uri} does not answer ({reason}): steps keep what they log",
+                       "start it, or correct MLFLOW_TRACKING_URI; then `har mlflow-sync`")  # fmt: skip
     tried = _python(
         "import sys; from mlflow import MlflowClient\n"
         "print(len(MlflowClient(sys.argv[1]).search_experiments(max_results=1000)))",
@@ -331,6 +366,17 @@ def check_mlflow_database(project: Path) -> Finding:
     if tried.returncode:
         return Finding(name, PROBLEM, f"{uri} cannot be opened: {tried.said}", f"mlflow db upgrade {uri}")
     return Finding(name, OK, f"{uri} opens, {tried.said} experiments")
+
+
+def _no_answer(uri: str) -> str:
+    """Why a server does not say that it is well, a clause; empty where it does."""
+    import requests  # noqa: PLC0415
+
+    try:
+        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=5)
+    except requests.RequestException as error:
+        return type(error).__name__
+    return "" if answer.ok else f"status {answer.status_code}"
 
 
 def check_mlflow_outbox(project: Path) -> Finding:
@@ -412,7 +458,7 @@ def check_leftovers(project: Path) -> Finding:
 
 CHECKS: tuple[Check, ...] = (
     check_python, check_packages, check_asset_selection, check_gpu, check_tensorrt, check_onnxruntime,
-    check_decoders, check_disk, check_folders, check_working_folder, check_dagster_database,
+    check_decoders, check_disk, check_quota, check_pruning, check_folders, check_working_folder, check_dagster_database,
     check_mlflow_database, check_mlflow_outbox, check_data, check_leftovers,
 )  # fmt: skip
 

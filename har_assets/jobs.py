@@ -8,6 +8,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from har_assets.assets.inference import infer, infer_from_onnx, infer_ml_flow
 from har_assets.assets.promotion import promote, rollback
+from har_assets.assets.pruning import prune_artifacts
 
 UP_TO_CHECKPOINT = AssetSelection.assets("trained_checkpoint").upstream()
 
@@ -67,4 +68,5 @@ JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     infer,
     promote,
     rollback,
+    prune_artifacts,
 ]

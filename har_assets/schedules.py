@@ -20,4 +20,14 @@ nightly_evaluation = dg.ScheduleDefinition(
     default_status=dg.DefaultScheduleStatus.STOPPED,
 )
 
-SCHEDULES = [weekly_retraining, nightly_evaluation]
+weekly_pruning = dg.ScheduleDefinition(
+    name="weekly_pruning",
+    job_name="prune_artifacts",
+    cron_schedule="0 5 * * 0",
+    run_config={"ops": {"prune_store": {"config": {"remove": True}}}},
+    description="Sundays at 05:00: removes old versions from the store, three of each asset and all that is needed "
+    "excepted. Costs a look at every record.",
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+)
+
+SCHEDULES = [weekly_retraining, nightly_evaluation, weekly_pruning]

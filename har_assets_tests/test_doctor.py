@@ -18,12 +18,15 @@ from dagster import DagsterInstance, DagsterRunStatus
 from typer.testing import CliRunner
 
 from har_assets import doctor
+from har_assets.artifacts import ArtifactFolder
 from har_assets.cli import app
 from har_assets.doctor import Finding
 from har_assets.errors import HarError
+from har_assets.quota import QUOTA_VARIABLE, size_of
 from har_assets.runs import HOST_TAG, PROCESS_TAG, process_name, this_host
 from har_assets_tests.conftest import write_video
 from har_assets_tests.project import REPOSITORY
+from har_assets_tests.test_artifacts import make_record, publish
 
 
 @pytest.fixture
@@ -46,6 +49,36 @@ def state(finding: Finding | list[Finding]) -> str:
 def states(findings: Finding | list[Finding]) -> dict[str, str]:
     assert isinstance(findings, list)
     return {finding.check: state(finding) for finding in findings}
+
+
+# --- The store -----------------------------------------------------------------------------------------------------
+
+
+def test_quota(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(QUOTA_VARIABLE, raising=False)
+    assert state(doctor.check_quota(project)) == "ok"
+    publish(ArtifactFolder(project / "artifacts"), make_record(), "x" * 10_000)
+    used = size_of(project / "artifacts")
+    for quota, expected in ((used * 20, "ok"), (used + 100, "warning"), (used - 1, "problem"), (10**18, "warning")):
+        monkeypatch.setenv(QUOTA_VARIABLE, str(quota))
+        assert state(doctor.check_quota(project)) == expected, quota
+    monkeypatch.setenv(QUOTA_VARIABLE, "much")
+    with pytest.raises(HarError, match="is no size"):
+        doctor.check_quota(project)
+
+
+def test_pruning_candidates(project: Path) -> None:
+    store = ArtifactFolder(project / "artifacts")
+    publish(store, make_record(key="0" * 64))
+    found = doctor.check_pruning(project)
+    assert isinstance(found, Finding)
+    assert found.found == "nothing may go, 1 versions are kept"
+    for key in "abc":
+        publish(store, make_record(key=key * 64))
+    found = doctor.check_pruning(project)
+    assert isinstance(found, Finding)
+    assert state(found) == "ok"
+    assert "`har prune` would remove 1 old versions" in found.found
 
 
 # --- Machine and environment ---------------------------------------------------------------------------------------
@@ -281,6 +314,16 @@ def test_mlflow_database(project: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.slow
+def test_an_mlflow_server_that_is_away_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from har_assets.resources.mlflow import MlflowTracking
+
+    monkeypatch.setattr(MlflowTracking, "uri", lambda self, project: "http://127.0.0.1:9")
+    found = doctor.check_mlflow_database(project)
+    assert isinstance(found, Finding)
+    assert state(found) == "warning"
+    assert found.found == "http://127.0.0.1:9 does not answer (ConnectionError): steps keep what they log"
+
+
 def test_a_sound_mlflow_database(project: Path) -> None:
     from har_assets.resources.mlflow import MlflowTracking
 

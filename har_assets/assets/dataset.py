@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import dagster as dg
 
@@ -22,6 +24,7 @@ from har_assets.assets.publishing import (
     failures_in_words,
     publish,
 )
+from har_assets.confinement import confined
 from har_assets.errors import DatasetError, HarError
 from har_assets.hmdb51._files import locked
 from har_assets.hmdb51.dataset import DATASET_FILE, SPLITS, VIDEOS, Dataset, class_list, is_complete
@@ -42,7 +45,7 @@ DVC = "dvc"
 class RawArchiveConfig(AssetConfig):
     """Where the videos come from."""
 
-    not_content: ClassVar[frozenset[str]] = AssetConfig.not_content | {"workers", "source"}
+    not_content: ClassVar[frozenset[str]] = AssetConfig.not_content | {"workers", "source", "download_hosts"}
 
     source: str = ""
     """`sample` (built in, synthetic), `hmdb51` (downloaded), `dvc` (no archive: video_clips is restored as
@@ -56,6 +59,8 @@ class RawArchiveConfig(AssetConfig):
     """Mirrors of hmdb51_org.rar; empty takes the home page of the data set."""
     split_lists_urls: list[str] = []
     """Mirrors of test_train_splits.rar; empty takes the home page of the data set."""
+    download_hosts: list[str] = []
+    """Hosts, besides those of the mirrors, to which a download may be redirected."""
     sha256: str = ""
     """SHA-256 that the archive must have. Empty: the one that this project has recorded, at first the MD5 that is
     known of hmdb51_org.rar; with mirrors of one's own the first download is trusted and recorded."""
@@ -153,6 +158,7 @@ def choose_source(wanted: str, store: ArtifactStore, dvc: Dvc, *, pulled: bool =
         return str(source)
     path = Path(source.removeprefix("file://")).expanduser()
     path = path if path.is_absolute() else store.project_folder / path
+    confined(path, store.project_folder, "source of raw_archive")
     if not path.exists():
         raise HarError(
             f"There is no source {source!r}: choose {SAMPLE}, {HMDB51}, {DVC}, or the path of an existing archive or "
@@ -187,6 +193,7 @@ def _source_identity(source: str, config: RawArchiveConfig, store: ArtifactStore
     if config.split_lists:
         path = Path(config.split_lists).expanduser()
         path = path if path.is_absolute() else store.project_folder / path
+        confined(path, store.project_folder, "split_lists of raw_archive")
         if not path.exists():
             raise HarError(f"There are no split lists {path}: correct split_lists, or leave it empty.")
         lists = str(path)
@@ -223,6 +230,9 @@ def _download_hmdb51(
     """
     from har_assets.hmdb51 import download as dl  # noqa: PLC0415
 
+    for url in (*config.archive_urls, *config.split_lists_urls):
+        if not url.startswith(("http://", "https://")):
+            confined(Path(url2pathname(urlsplit(url).path)), store.project_folder, "a mirror of raw_archive")
     work = store.folder.root / "raw_archive" / ".downloads"
     work.mkdir(parents=True, exist_ok=True)
     trusted = config.sha256 or _recorded_sha256(store, "hmdb51_org.rar")
@@ -232,12 +242,14 @@ def _download_hmdb51(
         sha256=trusted or None,
         md5=None if trusted or config.archive_urls else dl.HMDB51_ARCHIVE_MD5,
         log=context.log.info,
+        redirect_hosts=config.download_hosts,
     )
     lists = dl.download(
         config.split_lists_urls or dl.HMDB51_SPLITS_URLS,
         work / "test_train_splits.rar",
         md5=dl.HMDB51_SPLITS_MD5,
         log=context.log.info,
+        redirect_hosts=config.download_hosts,
     )
     for result in (archive, lists):
         os.link(result.path, folder / result.path.name)

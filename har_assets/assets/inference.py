@@ -8,6 +8,7 @@ import dagster as dg
 from har_assets.assets.deployment import published_onnx
 from har_assets.assets.publishing import failures_in_words
 from har_assets.assets.training import CHECKPOINT
+from har_assets.confinement import confined
 from har_assets.errors import HarError
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
@@ -91,7 +92,9 @@ def _predict(context: dg.OpExecutionContext, config: InferenceConfig, store: Art
         raise HarError("No video was named: set `video` in the configuration of the op to the path of a video file.")
     if config.windows < 1 or config.top < 1:
         raise HarError(f"windows is {config.windows} and top {config.top}: choose 1 or more of each.")
-    video = store.project_folder / config.video
+    video = confined(store.project_folder / config.video, store.project_folder, "video")
+    if config.model:
+        confined(store.project_folder / model, store.project_folder, "model")
     predictor = open_model(store.project_folder / model)
     prediction = predict_video(predictor, video, windows=config.windows, top=config.top)
     rows = [

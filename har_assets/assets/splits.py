@@ -75,7 +75,7 @@ class SplitStore(ArtifactStore):
     def folder(self) -> ArtifactFolder:
         """The store itself."""
         road = super().folder
-        return ArtifactFolder(road.root / "split_evaluation" / self.split, lender=road)
+        return ArtifactFolder(road.root / "split_evaluation" / self.split, lender=road, quota=road.quota)
 
     def latest(self, asset: str) -> Artifact:
         """As in the store of the road, from which the shared products come."""
@@ -84,7 +84,7 @@ class SplitStore(ArtifactStore):
     @classmethod
     def of(cls, store: ArtifactStore, split: str) -> "SplitStore":
         """That of a split, inside the road's."""
-        return cls(root=store.root, project=store.project, split=split)
+        return cls(root=store.root, project=store.project, quota=store.quota, split=split)
 
 
 class SplitConfig(AssetConfig):

@@ -3,6 +3,9 @@
 What has arrived stays in `.NAME.partial` with a note of its origin beside it, and the next call goes on from
 there (HTTP Range with If-Range), also after kill -9 or on another mirror where a hash is known. The file
 takes its name by one rename after size and hash were verified.
+
+Only hosts that were named are asked: those of the addresses, and those that may be redirected to. A redirect to any
+other, be it a machine of the inner network or the metadata service of a cloud, is refused before it is followed.
 """
 
 import hashlib
@@ -15,12 +18,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 from urllib.request import url2pathname
 
 import requests
 import urllib3
 
+from har_assets.confinement import HOSTS_VARIABLE, allowed_hosts, hosts_of, is_among
 from har_assets.errors import DownloadError
 from har_assets.hmdb51._files import (
     DISK_FULL_ERRNOS,
@@ -99,6 +103,7 @@ def download(
     log: Log = silent,
     log_every_s: float = 5.0,
     session: requests.Session | None = None,
+    redirect_hosts: Sequence[str] = (),
 ) -> DownloadResult:
     """Fetch `source` to the file `target`.
 
@@ -117,6 +122,8 @@ def download(
         log: takes progress lines.
         log_every_s: seconds between progress lines.
         session: for proxies, headers, credentials. Certificates are verified unless it says otherwise.
+        redirect_hosts: hosts, besides those of `source`, to which a server may redirect. Where the environment variable
+            HAR_DOWNLOAD_HOSTS is set, its hosts are the only ones that are asked for anything.
 
     Raises:
         DownloadError: no mirror gave the file, its bytes are not the expected ones, or the disk is too full.
@@ -139,6 +146,7 @@ def download(
                 log=log,
                 log_every_s=log_every_s,
                 session=active_session,
+                hosts=hosts_of(mirror for mirror in mirrors if "://" in mirror) | hosts_of(redirect_hosts),
             )
             for mirror in mirrors:
                 try:
@@ -315,6 +323,7 @@ class _Fetch:
         log: Log,
         log_every_s: float,
         session: requests.Session,
+        hosts: set[str],
     ) -> None:
         self._target = target
         self._expected = expected
@@ -322,6 +331,7 @@ class _Fetch:
         self._log = log
         self._log_every_s = log_every_s
         self._session = session
+        self._hosts = hosts
         self._partial = target.parent / f".{target.name}.partial"
         self._origin_file = target.parent / f".{target.name}.partial.json"
 
@@ -363,7 +373,9 @@ class _Fetch:
             headers |= {"Range": f"bytes={offset}-"}
         else:
             offset = 0
-        with self._session.get(url, headers=headers, stream=True, timeout=self._timeout_s) as response:
+        self._refuse_host(url)
+        hooks = {"response": self._refuse_redirect}  # called before a redirect is followed
+        with self._session.get(url, headers=headers, stream=True, timeout=self._timeout_s, hooks=hooks) as response:
             if response.status_code == 416:  # the partial file is as long as the whole one, or longer
                 if _content_range(response)[1] == offset:
                     return True
@@ -403,6 +415,32 @@ class _Fetch:
                 progress.add(len(data))
         if total is not None and arrived < total:
             raise _RetryError(f"the connection ended at {arrived:,} of {total:,} bytes")
+
+    def _refuse_host(self, url: str) -> None:
+        allowed = allowed_hosts()
+        if allowed is not None and not is_among(url, allowed):
+            raise _MirrorError(
+                f"its host is not among those that {HOSTS_VARIABLE} allows ({', '.join(sorted(allowed))})"
+            )
+
+    def _refuse_redirect(self, response: requests.Response, *_: object, **__: object) -> None:
+        if not response.is_redirect:
+            return
+        try:
+            target = urljoin(response.url, response.headers["Location"])
+            parts = urlsplit(target)
+            known = is_among(target, allowed_hosts() or self._hosts)
+        except ValueError:
+            raise _MirrorError("it redirects to what is no address") from None
+        if parts.scheme not in ("http", "https"):
+            raise _MirrorError(f"it redirects to a {parts.scheme or 'nameless'} address, which is never followed")
+        if not known:
+            raise _MirrorError(
+                f"it redirects to another host, {parts.netloc.rpartition('@')[2]}: add that to download_hosts if you "
+                "trust it"
+            )
+        if parts.scheme == "http" and response.url.startswith("https:") and not self._expected.has_hash:
+            raise _MirrorError("it redirects from https to http, and no hash is known that would show a forged file")
 
     def _refuse_status(self, response: requests.Response) -> None:
         status = response.status_code

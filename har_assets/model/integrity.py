@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from har_assets.errors import ModelFileError
-from har_assets.model.spec import from_metadata
+from har_assets.model.spec import ModelSpec, from_metadata
 
 if TYPE_CHECKING:
     import onnx
@@ -47,7 +47,8 @@ def verify(path: Path) -> onnx.ModelProto:
     What runs it should be given `SerializeToString()` of the result, so that it sees what was verified.
 
     Raises:
-        ModelFileError: the file is missing, no ONNX, not of har_assets, without a seal, or not what was sealed.
+        ModelFileError: the file is missing, no ONNX, not of har_assets, without a seal, not what was sealed, or it
+            names other files that hold its tensors.
     """
     import onnx  # noqa: PLC0415
     from google.protobuf.message import DecodeError  # noqa: PLC0415
@@ -67,8 +68,42 @@ def verify(path: Path) -> onnx.ModelProto:
     sealed = proto.metadata_props[-1]
     if sealed.key != SHA256_KEY or sealed.value != _digest(proto):
         raise ModelFileError(f"{path} is damaged (its checksum does not fit its content): export it again.")
+    if _names_other_files(proto):
+        raise ModelFileError(
+            f"{path} keeps tensors in other files, which are never opened: export it again with har_assets."
+        )
     seal(proto)
     return proto
+
+
+def refuse_false_spec(proto: onnx.ModelProto, spec: ModelSpec, path: Path) -> None:
+    """ModelFileError unless the graph takes the clips and gives the classes that the spec in its metadata says."""
+
+    def shape_of(values: Any) -> list[int]:
+        shape = values[0].type.tensor_type.shape if len(values) == 1 else None
+        return [dimension.dim_value for dimension in shape.dim[1:]] if shape else []  # without the batch
+
+    takes, gives = shape_of(proto.graph.input), shape_of(proto.graph.output)
+    if takes != list(spec.clip_shape_CTHW) or gives != [spec.num_classes]:
+        raise ModelFileError(
+            f"{path} contradicts itself (its graph makes {gives} scores of clips {takes}, its spec says "
+            f"{spec.num_classes} of {list(spec.clip_shape_CTHW)}): export it again."
+        )
+
+
+def _names_other_files(message: Any) -> bool:
+    """Whether a tensor anywhere in an ONNX message, subgraphs included, lies in another file (`data_location`)."""
+    import onnx  # noqa: PLC0415
+
+    if isinstance(message, onnx.TensorProto):
+        return bool(message.data_location == onnx.TensorProto.EXTERNAL or message.external_data)
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for inner in value if field.is_repeated else (value,):
+            if _names_other_files(inner):
+                return True
+    return False
 
 
 def _digest(proto: onnx.ModelProto) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from har_assets.confinement import confined
 from har_assets.errors import HarError
 from har_assets.incoming.folder import Signature, partition_key, scan
 
@@ -29,8 +30,9 @@ class IncomingVideos(dg.ConfigurableResource):
     """Videos that one run is asked to predict; the others follow in the next one."""
 
     def path(self, project: Path) -> Path:
-        """The folder, absolute."""
-        return project / (self.folder or os.environ.get(FOLDER_VARIABLE) or "incoming")
+        """The folder, absolute; HarError for one that a configuration may not name."""
+        named = project / (self.folder or os.environ.get(FOLDER_VARIABLE) or "incoming")
+        return confined(named, project, "folder of incoming")
 
     def scan(self, project: Path) -> dict[bytes, Signature]:
         """Name to signature of every video that is there; HarError where the folder cannot be read."""

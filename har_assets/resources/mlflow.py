@@ -13,6 +13,7 @@ from pathlib import Path
 import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
 
+from har_assets.confinement import MLFLOW_VARIABLE, confined, refuse_other_server
 from har_assets.errors import HarError
 from har_assets.training.outbox import (
     FAILED,
@@ -31,6 +32,9 @@ from har_assets.training.outbox import (
     undisturbed,
 )
 
+OWN_DATABASE = "sqlite:///mlflow.db"
+"""Tracking address without a server, relative to the project folder."""
+
 WEB_UI_VARIABLE = "HAR_DAGSTER_UI"
 """Environment variable: the address at which people open the web UI of Dagster."""
 
@@ -38,8 +42,9 @@ WEB_UI_VARIABLE = "HAR_DAGSTER_UI"
 class MlflowTracking(dg.ConfigurableResource):
     """Where runs are tracked. Relative sqlite addresses and folders are below the project folder."""
 
-    tracking_uri: str = "sqlite:///mlflow.db"
-    """Server (`http://...`) or database; empty trains without MLflow."""
+    tracking_uri: str = os.environ.get(MLFLOW_VARIABLE) or OWN_DATABASE
+    """Server (`http://...`) or database; empty trains without MLflow. Left out: that of the environment variable
+    MLFLOW_TRACKING_URI, else a database in the project folder."""
     experiment: str = "har_assets"
     """Experiment that runs are filed under."""
     artifact_root: str = "mlartifacts"
@@ -50,7 +55,8 @@ class MlflowTracking(dg.ConfigurableResource):
     """Address of Dagster's web UI, for links from MLflow; empty takes HAR_DAGSTER_UI, else http://127.0.0.1:3000."""
 
     def uri(self, project: Path) -> str:
-        """The tracking address with an absolute path."""
+        """The tracking address with an absolute path; HarError for one that a configuration may not name."""
+        refuse_other_server(self.tracking_uri, OWN_DATABASE)
         prefix = "sqlite:///"
         if self.tracking_uri.startswith(prefix) and not self.tracking_uri.startswith(prefix + "/"):
             return f"{prefix}{project / self.tracking_uri.removeprefix(prefix)}"
@@ -60,11 +66,11 @@ class MlflowTracking(dg.ConfigurableResource):
         """Address of run files for a new experiment; empty for a server."""
         if not self.tracking_uri.startswith("sqlite:"):
             return ""
-        return (project / self.artifact_root).as_uri()
+        return confined(project / self.artifact_root, project, "artifact_root of mlflow").as_uri()
 
     def outbox_folder(self, project: Path) -> Path:
         """Where steps keep what the server has not got yet."""
-        return project / self.outbox
+        return confined(project / self.outbox, project, "outbox of mlflow")
 
     def dagster_url(self, dagster_run_id: str) -> str:
         """Address of a Dagster run in the web UI."""

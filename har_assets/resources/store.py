@@ -5,6 +5,8 @@ from pathlib import Path
 import dagster as dg
 
 from har_assets.artifacts import Artifact, ArtifactFolder
+from har_assets.confinement import confined
+from har_assets.quota import Quota
 
 
 class ArtifactStore(dg.ConfigurableResource):
@@ -14,16 +16,19 @@ class ArtifactStore(dg.ConfigurableResource):
     """Folder of all products, relative to the project folder or absolute."""
     project: str = "."
     """Project folder: `data/`, `data.dvc` and relative paths are below it."""
+    quota: str = ""
+    """Most that all products may take together, `200 GB`; empty takes HAR_STORE_QUOTA, else there is no limit."""
 
     @property
     def project_folder(self) -> Path:
-        """Absolute project folder."""
-        return Path(self.project).absolute()
+        """Absolute project folder; HarError where a configuration names one that it may not."""
+        return confined(Path(self.project).absolute(), Path.cwd(), "project of store")
 
     @property
     def folder(self) -> ArtifactFolder:
         """The store itself."""
-        return ArtifactFolder(self.project_folder / self.root)
+        root = confined(self.project_folder / self.root, Path.cwd(), "root of store")
+        return ArtifactFolder(root, quota=Quota.of(root, self.quota))
 
     @property
     def data_folder(self) -> Path:

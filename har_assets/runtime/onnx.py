@@ -7,7 +7,7 @@ from typing import Any
 
 from har_assets.errors import ModelFileError
 from har_assets.gpu import gpu_compute_capability
-from har_assets.model.integrity import verify
+from har_assets.model.integrity import refuse_false_spec, verify
 from har_assets.model.spec import from_metadata
 from har_assets.runtime.predictor import Clips, Predictor, Scores
 from har_assets.video.workers import available_cores
@@ -22,6 +22,7 @@ class OnnxPredictor(Predictor):
 
         proto = verify(path)
         spec, provenance = from_metadata({entry.key: entry.value for entry in proto.metadata_props}, str(path))
+        refuse_false_spec(proto, spec, path)
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or available_cores()

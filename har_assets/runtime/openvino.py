@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from har_assets.errors import ModelFileError
-from har_assets.model.integrity import verify
+from har_assets.model.integrity import refuse_false_spec, verify
 from har_assets.model.spec import from_metadata
 from har_assets.runtime.predictor import Clips, Predictor, Scores
 from har_assets.video.workers import available_cores
@@ -30,6 +30,7 @@ class OpenVinoPredictor(Predictor):
 
         proto = verify(path)
         spec, provenance = from_metadata({entry.key: entry.value for entry in proto.metadata_props}, str(path))
+        refuse_false_spec(proto, spec, path)
         version = openvino.__version__.split("-")[0]
         try:
             core = openvino.Core()

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from har_assets.errors import VideoError
+from har_assets.errors import HarError, VideoError
 from har_assets.video.clock import FrameClock
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ Made = TypeVar("Made")
 
 # Text files that make FFmpeg open other files and addresses; one of these in a folder of videos is no video.
 PLAYLIST_FORMATS = {"hls", "dash", "concat", "sdp", "rtsp", "ffmetadata", "webvtt", "srt"}
+
+DECODER_VARIABLE = "HAR_DECODER"
+"""Environment variable: `pyav` leaves decord alone, whose FFmpeg is of 2020, where videos come from strangers."""
 
 # Scaling a strip of pixels until it covers a square takes memory in proportion to its aspect ratio.
 MAX_ASPECT_RATIO = 20
@@ -317,6 +320,10 @@ def _facts_of(path: Path, container: "InputContainer", stream: "VideoStream") ->
         why_not_decord = "decord 0.6 has no AV1 decoder"
     elif container.duration is None:
         why_not_decord = "decord does not open a file without a duration"
+    elif (decoder := os.environ.get(DECODER_VARIABLE, "")) == "pyav":
+        why_not_decord = f"{DECODER_VARIABLE} says pyav"
+    elif decoder not in ("", "auto"):
+        raise HarError(f"{DECODER_VARIABLE} is {decoder!r}: choose auto, or pyav to leave decord alone.")
     if container.format.name != "avi":  # an AVI cannot say that it is rotated
         quarter_turns = _quarter_turns(_first_frame(container, stream))
         if quarter_turns:

@@ -70,7 +70,11 @@ def test_what_uses_the_gpu_shares_one_pool() -> None:
 
 
 def test_schedules_are_off_and_fire_when_they_say() -> None:
-    expected = {"weekly_retraining": "2026-11-23T03:00", "nightly_evaluation": "2026-11-19T02:00"}
+    expected = {
+        "weekly_retraining": "2026-11-23T03:00",
+        "nightly_evaluation": "2026-11-19T02:00",
+        "weekly_pruning": "2026-11-22T05:00",
+    }
     for name, first in expected.items():
         schedule = defs.resolve_schedule_def(name)
         assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
@@ -102,6 +106,7 @@ def test_configuration_fields_are_all_described() -> None:
         incoming,
         inference,
         promotion,
+        pruning,
         report,
         serving,
         splits,
@@ -109,7 +114,8 @@ def test_configuration_fields_are_all_described() -> None:
     )
 
     modules = (
-        benchmark, dataset, deployment, evaluation, incoming, inference, promotion, report, serving, splits, training,
+        benchmark, dataset, deployment, evaluation, incoming, inference, promotion, pruning, report, serving, splits,
+        training,
     )  # fmt: skip
     for module in modules:
         for name, value in vars(module).items():

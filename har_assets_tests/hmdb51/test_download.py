@@ -60,6 +60,12 @@ class Handler(BaseHTTPRequestHandler):
         step = server.plan.pop(0) if server.plan else "sound"
         word, _, number = step.partition(" ")
         content = server.content
+        if word == "to":
+            self.send_response(302)
+            self.send_header("Location", number)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if word.isdecimal():
             self.send_response(int(word))
             if number:
@@ -383,6 +389,48 @@ def test_addresses_that_cannot_be_fetched(address: str, target: Path):
     assert os.listdir(target.parent) == []
     with pytest.raises(DownloadError, match="no address"):
         fetch([], target)
+
+
+def test_a_redirect_within_the_named_hosts_is_followed(server: Server, target: Path):
+    server.plan = [f"to {server.url}?again", "to /hmdb51_org.rar"]
+    assert fetch(server.url, target, sha256=SHA256).sha256 == SHA256
+    server.plan = [f"to {server.url.replace('127.0.0.1', 'localhost')}"]
+    target.unlink()
+    assert fetch(server.url, target, redirect_hosts=["localhost"]).sha256 == SHA256
+
+
+@pytest.mark.parametrize(
+    ("location", "words"),
+    [
+        ("http://localhost:{port}/x", "redirects to another host, localhost:[0-9]+: add that to download_hosts"),
+        ("http://169.254.169.254/latest/meta-data/", "another host, 169.254.169.254: add that"),
+        ("//[::1]:{port}/x", r"another host, \[::1\]:[0-9]+: add that"),
+        ("http://127.0.0.1:1/x", "another host, 127.0.0.1:1: add that"),
+        ("http://127.0.0.1:{port}@evil.example/x", "another host, evil.example: add that"),
+        ("file:///etc/passwd", "redirects to a file address, which is never followed"),
+        ("ftp://127.0.0.1:{port}/x", "redirects to a ftp address, which is never followed"),
+        ("http://[::1/x", "redirects to what is no address"),
+    ],
+)
+def test_a_redirect_to_anywhere_else_is_refused(location: str, words: str, server: Server, target: Path):
+    server.plan = [f"to {location.format(port=server.server_address[1])}"]
+    with pytest.raises(DownloadError, match=words) as error:
+        fetch(server.url, target, sha256=SHA256)
+    assert "\n" not in str(error.value)
+    assert server.ranges == [None], "nothing was asked of the other place"
+    assert os.listdir(target.parent) == []
+
+
+def test_only_the_hosts_of_the_deployment_are_asked(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HAR_DOWNLOAD_HOSTS", "mirror.example, localhost")
+    with pytest.raises(DownloadError, match="its host is not among those that HAR_DOWNLOAD_HOSTS allows"):
+        fetch(server.url, target, redirect_hosts=["127.0.0.1"])
+    assert server.ranges == []
+    local = server.url.replace("127.0.0.1", "localhost")
+    server.plan = [f"to {server.url}"]
+    with pytest.raises(DownloadError, match=r"another host, 127.0.0.1"):
+        fetch(local, target, redirect_hosts=["127.0.0.1"])
+    assert fetch(local, target, sha256=SHA256).sha256 == SHA256
 
 
 def test_tls_that_cannot_be_verified_is_refused(server: Server, target: Path, tmp_path: Path):

@@ -1,0 +1,89 @@
+"""Which files and hosts a configuration may name.
+
+On a machine of one's own: all of them. Where others may launch runs, a configuration is a request of theirs, and two
+environment variables of the code location draw the border:
+
+    HAR_ALLOWED_FOLDERS   folders, with `:` between them, below which a path that a configuration names has to lie,
+                          links followed; the project folder is one of them. May be empty.
+    HAR_DOWNLOAD_HOSTS    hosts, with `,` between them, that may be asked for a file; `host:port` names the port too
+
+Dagster lets a run's configuration replace fields of resources as well (`resources: store: config: project: /etc`), so
+with the first of them the project is the folder that the code location was started in, and MLflow is the one of
+MLFLOW_TRACKING_URI or of the project folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from har_assets.errors import HarError
+
+FOLDERS_VARIABLE = "HAR_ALLOWED_FOLDERS"
+HOSTS_VARIABLE = "HAR_DOWNLOAD_HOSTS"
+MLFLOW_VARIABLE = "MLFLOW_TRACKING_URI"
+
+
+def confined(path: Path, project: Path, what: str) -> Path:
+    """The path itself, where a configuration may name it; `what` is the option, for the sentence.
+
+    HarError where HAR_ALLOWED_FOLDERS is set and the path, its links followed, lies below none of them.
+    """
+    allowed = os.environ.get(FOLDERS_VARIABLE)
+    if allowed is None:
+        return path
+    folders = [project, *(Path(folder) for folder in allowed.split(os.pathsep) if folder)]
+    try:
+        target = path.resolve()
+        inside = any(target.is_relative_to(folder.resolve()) for folder in folders)
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL byte
+        inside = False
+    if not inside:
+        raise HarError(
+            f"{what} names {str(path)!r}, which lies outside the folders that configurations may read here: choose a "
+            f"file below {' or '.join(str(folder) for folder in folders)}, or have {FOLDERS_VARIABLE} changed."
+        )
+    return path
+
+
+def refuse_other_server(address: str, own: str) -> None:
+    """HarError where HAR_ALLOWED_FOLDERS is set and MLflow's `address` is neither `own` nor the environment's."""
+    if os.environ.get(FOLDERS_VARIABLE) is not None and address not in ("", own, os.environ.get(MLFLOW_VARIABLE)):
+        raise HarError(
+            f"tracking_uri of mlflow names {address!r}, which configurations may not do here: leave it out, or have "
+            f"{MLFLOW_VARIABLE} changed."
+        )
+
+
+def allowed_hosts() -> frozenset[str] | None:
+    """The hosts of HAR_DOWNLOAD_HOSTS, in lower case; None where any host may be named."""
+    names = os.environ.get(HOSTS_VARIABLE)
+    return None if names is None else frozenset(hosts_of(names.split(",")))
+
+
+def hosts_of(addresses: Iterable[str]) -> set[str]:
+    """Hosts of addresses (`https://host:port/...`) and of bare names (`host`, `host:port`), in lower case.
+
+    What is no address has none.
+    """
+    found = set()
+    for address in addresses:
+        try:
+            name = urlsplit(address).netloc.rpartition("@")[2] if "://" in address else address
+        except ValueError:
+            continue
+        if name.strip():
+            found.add(name.strip().lower())
+    return found
+
+
+def is_among(address: str, hosts: Iterable[str]) -> bool:
+    """Whether the host of an address is one of `hosts`; where one has a port, the port has to be that one.
+
+    ValueError for what is no address.
+    """
+    parts = urlsplit(address)
+    host, port = (parts.hostname or "").lower(), parts.port or (443 if parts.scheme == "https" else 80)
+    return bool(host) and any(allowed in (host, f"{host}:{port}", f"[{host}]", f"[{host}]:{port}") for allowed in hosts)

@@ -1,0 +1,396 @@
+"""Removal of old versions and of abandoned work from an artifact store, never of anything that is needed.
+
+Kept of each asset are
+
+- the latest version, and any that a `latest` of a store inside this one points to;
+- the newest `keep` versions;
+- what an alias of the model registry stands for: the ONNX model, its test predictions, its serving model, and of the
+  version that was champion before, to which `har rollback` returns;
+- the versions that kept ones were made from, and those that these were made from, and so on;
+- what a process is reading at this moment (it holds a lock on it, see har_assets.artifacts).
+
+Nothing is half there at any moment: a version is renamed to a hidden name first, and deleted under that. What a killed
+run leaves under such a name is deleted by the next one.
+
+Work folders and caches that nothing has written to for some days go as well, unless their asset is being made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from har_assets.artifacts import LATEST, RECORD_FILE, Artifact, modified
+from har_assets.errors import HarError
+from har_assets.folder_lock import FolderLock
+from har_assets.hmdb51._files import format_bytes, locked, silent
+
+KEEP = 3
+"""Versions of an asset that are kept because they are the newest, unless another number is named."""
+
+OLDER_THAN_DAYS = 14.0
+"""Days without a change after which unfinished work counts as abandoned, unless another number is named."""
+
+TRASH_PREFIX = ".trash-"
+WORK_PATTERNS = (".work*", ".downloads", ".timing_caches")
+"""Names, beside the versions of an asset, of unfinished work and of what makes the next build faster."""
+
+LOCKED_AT_ONCE = 100
+"""Versions that are removed in one go; each takes a file handle, of which a process has about a thousand."""
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version of a registered model that an alias stands for, or that a rollback returns to."""
+
+    name: str
+    number: str
+    onnx_version: str
+    """Data version of the onnx_model that it serves; empty where that is not known."""
+    alias: str
+
+    @property
+    def words(self) -> str:
+        """`har_video_action version 3 (champion)`."""
+        return f"{self.name} version {self.number} ({self.alias})"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Something that may go."""
+
+    folder: Path
+    bytes: int
+    """What its removal frees; packs that another version shares are not counted."""
+    why: str
+    """`onnx_model of 2026-11-03T10:00:00+00:00: ...`, for people."""
+    kind: str
+    """`version`, `work` or `trash`."""
+    guard: Path
+    """Folder whose lock says whether anyone uses it: its own, of unfinished work that of the asset."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What may go and what stays for which reason."""
+
+    root: Path
+    candidates: tuple[Candidate, ...]
+    kept: dict[Path, str]
+    """Version to the reason for which it stays."""
+
+    @property
+    def bytes(self) -> int:
+        """What removing all candidates frees."""
+        return sum(candidate.bytes for candidate in self.candidates)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was removed, and what of the plan was not and why."""
+
+    removed: tuple[Candidate, ...]
+    left: tuple[tuple[Candidate, str], ...]
+
+    @property
+    def bytes(self) -> int:
+        """What was freed."""
+        return sum(candidate.bytes for candidate in self.removed)
+
+
+def plan_pruning(
+    root: Path,
+    registered: Iterable[Registered] = (),
+    *,
+    keep: int = KEEP,
+    older_than_days: float = OLDER_THAN_DAYS,
+    going: frozenset[Path] | None = None,
+) -> Plan:
+    """Look what may go from the store at `root`; nothing is changed.
+
+    Args:
+        root: folder of the store.
+        registered: versions of the model registry to keep, from `registered_versions`.
+        keep: newest versions of each asset to keep, 1 or more.
+        older_than_days: age of abandoned work and caches, 1 or more.
+        going: the only versions that may go: those that the caller has locked. All others stay, and so does what they
+            were made from. None asks for every version that may go.
+
+    Raises:
+        HarError: for a number that is too small.
+    """
+    if keep < 1 or older_than_days < 1:
+        raise HarError(f"keep is {keep} and older_than_days {older_than_days:g}: choose 1 or more of each.")
+    homes = list(asset_homes(root))
+    versions = {home: _versions(home) for home in homes}
+    every = [artifact for found in versions.values() for artifact in found]
+    kept: dict[Path, str] = {}
+    for home in homes:
+        pointer = home / LATEST
+        if pointer.is_symlink():
+            kept.setdefault(pointer.resolve(), "it is the latest")
+    for found in versions.values():
+        for artifact in found[:keep]:
+            kept.setdefault(artifact.folder, f"it is one of the {keep} newest")
+    for version in registered:
+        for asset in ("onnx_model", "test_predictions", "serving_model"):
+            found = [artifact for artifact in every if artifact.record.asset == asset]
+            serving = [artifact for artifact in found if _stands_for(artifact, version)]
+            _keep_one(serving, kept, f"{version.words} needs it")
+    if going is not None:
+        for artifact in every:
+            if artifact.folder not in going:
+                kept.setdefault(artifact.folder, "it is not to go now")
+    _keep_lineages(every, kept)
+    candidates = [
+        Candidate(artifact.folder, freed(artifact.folder), _words(artifact), "version", artifact.folder)
+        # What was made from others goes before these: at no moment does a version stay whose inputs are gone.
+        for artifact in sorted(every, key=_age, reverse=True)
+        if artifact.folder not in kept
+    ]
+    for home in homes:
+        candidates += _abandoned(home, older_than_days)
+    return Plan(root, tuple(candidates), kept)
+
+
+Replan = Callable[[frozenset[Path]], Plan]
+
+
+def prune(plan: Plan, replan: Replan, log: Log = silent) -> Pruned:
+    """Remove what a plan names, as far as a second look while it is locked still finds it removable.
+
+    One prune at a time in a store, and none while `har promote` or `har rollback` moves an alias.
+
+    Args:
+        plan: from `plan_pruning`.
+        replan: makes the plan once more, the registry asked again, with what it is given as `going`.
+        log: takes a line for each thing removed or left.
+
+    Raises:
+        HarError: nothing can be written to the store, or what `replan` raises; what was removed by then is whole.
+    """
+    removed: list[Candidate] = []
+    left: list[tuple[Candidate, str]] = []
+    with locked(plan.root / "pruning", log):
+        for at in range(0, len(plan.candidates), LOCKED_AT_ONCE):
+            batch = plan.candidates[at : at + LOCKED_AT_ONCE]
+            trash = _take_away(batch, plan.root, replan, left, log)
+            for candidate, hidden in trash:
+                remove_tree(hidden)
+                removed.append(candidate)
+                log(f"removed {candidate.why}, {format_bytes(candidate.bytes)}")
+    for candidate, reason in left:
+        log(f"left {candidate.why}, as {reason}")
+    return Pruned(tuple(removed), tuple(left))
+
+
+def _take_away(
+    batch: Sequence[Candidate],
+    root: Path,
+    replan: Replan,
+    left: list[tuple[Candidate, str]],
+    log: Log,
+) -> list[tuple[Candidate, Path]]:
+    """Rename to hidden names what is still removable while nobody can begin to read it; it is deleted afterwards.
+
+    A run that publishes something made from a candidate holds that candidate until it is published. So whatever can
+    be locked here has all that was made from it in the store already, and the second plan sees it: it lets go only
+    what nothing but other locked versions was made from.
+    """
+    trash = []
+    with contextlib.ExitStack() as held:
+        held.enter_context(locked(root / "promotion", log))
+        locks: dict[Path, FolderLock | None] = {}
+        for candidate in batch:
+            if candidate.guard not in locks:
+                locks[candidate.guard] = lock = FolderLock.exclusive(candidate.guard)
+                if lock is not None:
+                    held.callback(lock.release)
+        mine = frozenset(candidate.folder for candidate in batch if locks[candidate.guard] is not None)
+        still = {candidate.folder for candidate in replan(mine).candidates}
+        for candidate in batch:
+            if locks[candidate.guard] is None:
+                left.append((candidate, "something uses it at this moment"))
+                continue
+            if candidate.folder not in still:
+                left.append((candidate, "it is needed by now"))
+                continue
+            hidden = candidate.folder
+            if candidate.kind != "trash":
+                hidden = candidate.folder.with_name(f"{TRASH_PREFIX}{os.getpid()}-{time.time_ns()}")
+                try:
+                    candidate.folder.rename(hidden)
+                except OSError as error:
+                    left.append((candidate, f"it cannot be moved ({error.strerror})"))
+                    continue
+            trash.append((candidate, hidden))
+    return trash
+
+
+def asset_homes(root: Path, depth: int = 4) -> Iterator[Path]:
+    """Folders that hold versions of an asset, those of stores inside this store too (split_evaluation)."""
+    for folder in _folders(root):
+        if folder.name.startswith(".") or (folder / RECORD_FILE).exists():
+            continue
+        inside = _folders(folder)
+        if (folder / LATEST).is_symlink() or any(
+            child.name.startswith(".") or (child / RECORD_FILE).exists() for child in inside
+        ):
+            yield folder
+        if depth > 1:
+            yield from asset_homes(folder, depth - 1)
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Folders in a folder, links to such left out; none where it cannot be read."""
+    try:
+        return sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False))
+    except OSError:
+        return []
+
+
+def _versions(home: Path) -> list[Artifact]:
+    """Complete versions, the newest first."""
+    found = [Artifact.read(folder) for folder in _folders(home) if not folder.name.startswith(".")]
+    return sorted((artifact for artifact in found if artifact), key=_age, reverse=True)
+
+
+def _age(artifact: Artifact) -> tuple[str, float]:
+    return artifact.record.created, modified(artifact.folder)
+
+
+def _stands_for(artifact: Artifact, version: Registered) -> bool:
+    record = artifact.record
+    if record.asset == "serving_model":
+        return record.metadata.get("registered") == {"name": version.name, "version": version.number}
+    if not version.onnx_version:
+        return False
+    if record.asset == "onnx_model":
+        return record.data_version == version.onnx_version
+    return record.asset == "test_predictions" and record.inputs.get("onnx_model") == version.onnx_version
+
+
+def _keep_one(found: Iterable[Artifact], kept: dict[Path, str], reason: str) -> list[Artifact]:
+    """Keep, of equal versions, one in each folder: a kept one or the newest. Returns those that are kept by this."""
+    by_home: dict[Path, list[Artifact]] = {}
+    for artifact in found:
+        by_home.setdefault(artifact.folder.parent, []).append(artifact)
+    chosen = []
+    for equal in by_home.values():
+        if not any(artifact.folder in kept for artifact in equal):
+            newest = max(equal, key=_age)
+            kept[newest.folder] = reason
+            chosen.append(newest)
+    return chosen
+
+
+def _keep_lineages(every: list[Artifact], kept: dict[Path, str]) -> None:
+    """Keep what kept versions were made from, and what that was made from."""
+    by_version: dict[tuple[str, str], list[Artifact]] = {}
+    for artifact in every:
+        by_version.setdefault((artifact.record.asset, artifact.record.data_version), []).append(artifact)
+    waiting = [artifact for artifact in every if artifact.folder in kept]
+    while waiting:
+        child = waiting.pop()
+        for source in child.record.inputs.items():
+            words = f"{child.record.asset} {child.folder.name} was made from it"
+            waiting += _keep_one(by_version.get(source, ()), kept, words)
+
+
+def _abandoned(home: Path, older_than_days: float) -> Iterator[Candidate]:
+    """Trash of killed prunes, and work and caches that nothing has written to for so long."""
+    before = time.time() - older_than_days * 86_400
+    for folder in _folders(home):
+        if folder.name.startswith(TRASH_PREFIX):
+            yield Candidate(folder, freed(folder), f"{home.name}: what a killed prune has left", "trash", folder)
+        elif any(folder.match(pattern) for pattern in WORK_PATTERNS):
+            last = max((modified(path) for path in folder.rglob("*")), default=modified(folder))
+            if max(last, modified(folder)) < before:
+                days = (time.time() - last) / 86_400
+                words = f"{home.name}/{folder.name}: untouched for {days:.0f} days"
+                yield Candidate(folder, freed(folder), words, "work", home)
+
+
+def registered_versions(uri: str) -> list[Registered]:
+    """Versions of the model registry that an alias stands for, and those to which a rollback returns.
+
+    None without a registry: `uri` is empty, or names a local database that is not there.
+
+    Raises:
+        HarError: it does not answer, so that nobody knows what its aliases need.
+    """
+    path = uri.removeprefix("sqlite:///")
+    if not uri or (path != uri and not Path(path).is_file()):
+        return []
+    import sqlalchemy  # noqa: PLC0415
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415 two seconds
+    from requests import RequestException  # noqa: PLC0415
+
+    from har_assets.training.outbox import client_of, one_line  # noqa: PLC0415
+
+    try:
+        return list(_registered(client_of(uri)))
+    except (MlflowException, RequestException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+        raise HarError(
+            f"The model registry at {uri} does not answer ({one_line(error, 160)}), and what its aliases stand for "
+            "must not be pruned: start it, or correct the tracking address."
+        ) from error
+
+
+def _registered(client: Any) -> Iterator[Registered]:
+    from har_assets.serving.package import ONNX_VERSION_TAG  # noqa: PLC0415 imports NumPy
+    from har_assets.serving.promotion import BEFORE_TAG  # noqa: PLC0415
+
+    token: str | None = ""
+    while token is not None:
+        page = client.search_registered_models(max_results=100, page_token=token or None)
+        token = page.token or None
+        for model in page:
+            for alias, number in client.get_registered_model(model.name).aliases.items():
+                tags = client.get_model_version(model.name, str(number)).tags
+                yield Registered(model.name, str(number), tags.get(ONNX_VERSION_TAG, ""), alias)
+                for earlier in client.search_model_versions(f"name = '{model.name}'"):
+                    if str(earlier.version) == tags.get(BEFORE_TAG):
+                        known = earlier.tags.get(ONNX_VERSION_TAG, "")
+                        yield Registered(model.name, str(earlier.version), known, f"before {alias}")
+
+
+def freed(folder: Path) -> int:
+    """Bytes that go with a folder: files that are linked from elsewhere too are not counted."""
+    total = 0
+    links: dict[tuple[int, int], int] = {}
+    for path in folder.rglob("*"):
+        try:
+            status = path.lstat()
+        except OSError:
+            continue
+        if stat.S_ISDIR(status.st_mode):
+            continue
+        file = status.st_dev, status.st_ino
+        links[file] = links.get(file, 0) + 1
+        if links[file] == status.st_nlink:
+            total += status.st_size
+    return total
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder, also where its folders are read-only; what cannot be removed stays, for the next time."""
+
+    for path, _, _ in os.walk(folder):
+        with contextlib.suppress(OSError):
+            os.chmod(path, 0o700)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _words(artifact: Artifact) -> str:
+    record = artifact.record
+    return f"{record.asset} {artifact.folder.name} of {record.created[:16].replace('T', ' ')}: {record.headline}"
