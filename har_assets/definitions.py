@@ -8,6 +8,7 @@ from har_assets.assets.dataset import class_index, data_unspoiled, frame_cache, 
 from har_assets.assets.deployment import onnx_model, trt_engine
 from har_assets.assets.evaluation import test_predictions
 from har_assets.assets.training import pretrained_weights, trained_checkpoint
+from har_assets.automation import automated
 from har_assets.jobs import JOBS
 from har_assets.resources.dvc import Dvc
 from har_assets.resources.mlflow import MlflowTracking
@@ -32,7 +33,7 @@ ASSETS: list[dg.AssetsDefinition | dg.SourceAsset] = [
 ]
 
 defs = dg.Definitions(
-    assets=ASSETS,
+    assets=automated(ASSETS),
     asset_checks=[data_unspoiled],
     jobs=JOBS,
     schedules=SCHEDULES,
