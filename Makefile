@@ -30,7 +30,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	mkdir -p .dagster && touch $@
 
 demo: $(VENV)/.installed .dagster/.ready
-	$(BIN)/dagster asset materialize -m har_assets --select '+key:runtime_benchmark or +key:test_predictions'
+	$(BIN)/dagster asset materialize -m har_assets --select '+key:runtime_benchmark or +key:evaluation_report'
 	@echo
 	@$(BIN)/har status
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SELECT = "+key:runtime_benchmark or +key:test_predictions"
+SELECT = "+key:runtime_benchmark or +key:evaluation_report"
 
 
 def measured(command: list[str], folder: Path) -> tuple[float, float]:

@@ -92,10 +92,14 @@ class Artifact:
 
 
 class ArtifactFolder:
-    """All products below one root folder."""
+    """All products below one root folder.
 
-    def __init__(self, root: Path) -> None:
+    With a `lender`, a version that this one has under the same key is taken from there, and stays there.
+    """
+
+    def __init__(self, root: Path, lender: ArtifactFolder | None = None) -> None:
         self.root = Path(root).absolute()
+        self.lender = lender
 
     def latest(self, asset: str) -> Artifact:
         """The current version of an asset; MissingArtifactError names the command that makes it."""
@@ -119,7 +123,7 @@ class ArtifactFolder:
             artifact = Artifact.read(folder)
             if artifact and artifact.record.key == key:
                 return artifact
-        return None
+        return self.lender.find(asset, key) if self.lender else None
 
     @contextlib.contextmanager
     def staging(self, asset: str) -> Iterator[Path]:
@@ -154,11 +158,12 @@ class ArtifactFolder:
         return artifact
 
     def point_to(self, artifact: Artifact) -> None:
-        """Make a version the latest one, atomically."""
-        home = artifact.folder.parent
+        """Make a version the latest one, atomically; that of a lender is pointed to where it lies."""
+        home = self.root / artifact.record.asset
+        home.mkdir(parents=True, exist_ok=True)
         temporary = home / f".{LATEST}-{os.getpid()}"
         temporary.unlink(missing_ok=True)
-        temporary.symlink_to(artifact.folder.name)
+        temporary.symlink_to(os.path.relpath(artifact.folder, home))
         temporary.replace(home / LATEST)
 
     def work(self, asset: str, key: str) -> Path:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from har_assets.artifacts import Artifact, ArtifactFolder
 from har_assets.errors import HarError, VideoError
+from har_assets.promotion_command import promote, rollback
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -27,7 +28,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pret
 
 ROAD = (
     "raw_archive", "video_clips", "train_manifest", "val_manifest", "test_manifest", "class_index", "frame_cache",
-    "pretrained_weights", "trained_checkpoint", "onnx_model", "trt_engine", "test_predictions", "runtime_benchmark",
+    "pretrained_weights", "trained_checkpoint", "onnx_model", "trt_engine", "test_predictions",
+    "evaluation_report", "runtime_benchmark",
 )  # fmt: skip
 """Assets in the order in which they are made."""
 
@@ -239,6 +241,48 @@ def _progress(*, seconds: bool = False) -> "Progress":
 
 
 @app.command()
+def explain(
+    video: Annotated[Path, typer.Argument(help="Video file.")],
+    out: Annotated[Path | None, typer.Option(help="WebP file to write; VIDEO.webp here if left out.")] = None,
+    label: Annotated[str, typer.Option(help="Class to explain; the model's answer if left out.")] = "",
+    model: Annotated[Path | None, typer.Option(help="A .ckpt file; the latest trained_checkpoint if left out.")] = None,
+    windows: Annotated[int, typer.Option(min=1, help="Temporal clips; the one with the highest score is shown.")] = 4,
+    store: Store = Path("artifacts"),
+) -> None:
+    """Show where and when a video speaks for the model's answer, as a moving picture beside the frames (Grad-CAM)."""
+    import numpy as np  # noqa: PLC0415
+
+    from har_assets.model.saliency import class_saliency  # noqa: PLC0415
+    from har_assets.report.frames import moving_webp, shown_from_video, with_heat  # noqa: PLC0415
+    from har_assets.runtime.checkpoint import CheckpointPredictor  # noqa: PLC0415
+    from har_assets.runtime.video import ranked, read_windows  # noqa: PLC0415
+    from har_assets.video.sampling import window_starts  # noqa: PLC0415
+
+    target = out or Path(f"{video.stem}.webp")
+    if target.suffix != ".webp":
+        raise HarError(f"{target} is no .webp file, which is what is written: give another name.")
+    path = model or ArtifactFolder(store).latest("trained_checkpoint").file("video_action_model.ckpt")
+    predictor = CheckpointPredictor(path)
+    spec = predictor.spec
+    if label and label not in spec.labels:
+        raise HarError(f"The model has no class {label!r}: choose one of {', '.join(spec.labels)}.")
+    read = read_windows(video, spec, windows)
+    (answer, *_), (score, *_) = ranked(predictor.predict(read.clips_BCTHW).mean(axis=0), spec.labels, 1)
+    found = class_saliency(predictor.model, read.clips_BCTHW, spec.labels.index(label or answer))
+    kept = -(-read.num_source_frames // spec.frame_stride)
+    start = window_starts(kept, spec.num_frames, windows)[found.clip]
+    shown = shown_from_video(video, spec, start)
+    both_THWC = np.concatenate([shown.frames_THWC, with_heat(shown, found.heat_THW)], axis=2)
+    try:
+        target.write_bytes(moving_webp(both_THWC, shown.frame_ms))
+    except OSError as error:
+        raise HarError(f"{target} cannot be written ({error.strerror}): name another file by --out.") from None
+    print(_printable(f"{video}: {answer} ({score:.1%})"))
+    nothing = "" if found.heat_THW.any() else " (nothing does)"
+    print(_printable(f"{target} shows what speaks for {label or answer}{nothing}"))
+
+
+@app.command()
 def bench(
     model: Annotated[
         list[Path] | None, typer.Option(help="A model file, several times for several; the latest ones if left out.")
@@ -326,7 +370,7 @@ def _latest_models(store: Path) -> list[Path]:
     """The latest published ONNX file and, where there are such, checkpoint and engine."""
     folder = ArtifactFolder(store)
     models = [folder.latest("onnx_model").file("video_action_model.onnx")]
-    for asset, name in (("trained_checkpoint", "model.ckpt"), ("trt_engine", "video_action_model.engine")):
+    for asset, name in (("trained_checkpoint", "video_action_model.ckpt"), ("trt_engine", "video_action_model.engine")):
         artifact = folder.find_latest(asset)
         if artifact is not None:
             models.append(artifact.file(name))
@@ -372,6 +416,9 @@ def status(store: Store = Path("artifacts")) -> None:
     console = Console(highlight=False)
     console.width = max(console.width, 110)
     console.print(table)
+    report = found["evaluation_report"]
+    if report is not None:
+        console.print(f"\nReport:       {report.file('evaluation_report.html')}", soft_wrap=True)
     engine = found["trt_engine"]
     if engine is not None:
         console.print(f"\nEngine:       {engine.file('video_action_model.engine')}", soft_wrap=True)
@@ -469,6 +516,10 @@ def init() -> None:
     if released:
         print(f"Runs whose process had died, now marked failed: {', '.join(released)}")
     MlflowTracking().create_database(Path.cwd())
+
+
+app.command()(promote)
+app.command()(rollback)
 
 
 @app.command()

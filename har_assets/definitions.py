@@ -7,6 +7,9 @@ from har_assets.assets.data_dvc import data_dvc
 from har_assets.assets.dataset import class_index, data_unspoiled, frame_cache, manifests, raw_archive, video_clips
 from har_assets.assets.deployment import onnx_model, trt_engine
 from har_assets.assets.evaluation import test_predictions
+from har_assets.assets.report import evaluation_report
+from har_assets.assets.serving import serving_model
+from har_assets.assets.splits import hmdb51_benchmark, split_evaluation
 from har_assets.assets.training import pretrained_weights, trained_checkpoint
 from har_assets.automation import automated
 from har_assets.jobs import JOBS
@@ -28,8 +31,12 @@ ASSETS: list[dg.AssetsDefinition | dg.SourceAsset] = [
     trained_checkpoint,
     onnx_model,
     trt_engine,
+    serving_model,
     test_predictions,
+    evaluation_report,
     runtime_benchmark,
+    split_evaluation,
+    hmdb51_benchmark,
 ]
 
 defs = dg.Definitions(

@@ -7,6 +7,7 @@ from dagster import AssetSelection
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from har_assets.assets.inference import infer, infer_from_onnx, infer_ml_flow
+from har_assets.assets.promotion import promote, rollback
 
 UP_TO_CHECKPOINT = AssetSelection.assets("trained_checkpoint").upstream()
 
@@ -34,6 +35,12 @@ JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
         description="train-ml-flow-dvc: the same with data/ versioned by DVC.",
     ),
     dg.define_asset_job(
+        "train_ml_flow_server_dvc",
+        AssetSelection.assets("serving_model").upstream(),
+        config=_with_dvc("add"),
+        description="train-ml-flow-server-dvc: the same, then the model registered in MLflow, ready to be served.",
+    ),
+    dg.define_asset_job(
         "export_onnx",
         AssetSelection.assets("onnx_model"),
         description="export-onnx: the latest checkpoint to ONNX, compared with it. `precision: fp16` (or int8) on "
@@ -52,10 +59,12 @@ JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     ),
     dg.define_asset_job(
         "whole_road",
-        AssetSelection.assets("trt_engine", "test_predictions").upstream(),
-        description="From the archive to the engine and the test predictions.",
+        AssetSelection.assets("trt_engine", "evaluation_report").upstream(),
+        description="From the archive to the engine and the evaluation report.",
     ),
     infer_from_onnx,
     infer_ml_flow,
     infer,
+    promote,
+    rollback,
 ]

@@ -56,7 +56,7 @@ def sample_road(tmp_path_factory: pytest.TempPathFactory) -> "Project":
     from har_assets_tests.project import Project, log_of
 
     project = Project.make(tmp_path_factory.mktemp("sample"))
-    done = project.materialize("+key:runtime_benchmark or +key:test_predictions")
+    done = project.materialize("+key:runtime_benchmark or +key:evaluation_report")
     assert done.returncode == 0, log_of(done)[-4000:]
     return project
 

@@ -69,15 +69,19 @@ class Project:
         return arguments
 
 
-def materialize_here(project: Project, select: str, config: dict[str, dict[str, Any]]) -> list[str]:
+def materialize_here(
+    project: Project, select: str, config: dict[str, dict[str, Any]], *, tracked: bool = False
+) -> list[str]:
     """Materialize in this process, in the project folder; return the descriptions of the failures."""
-    result = execute_here(project, select, config)
+    result = execute_here(project, select, config, tracked=tracked)
     failures = [event.step_failure_data.user_failure_data for event in result.get_step_failure_events()]
     return [failure.description or "" if failure else "a failure that is not in words" for failure in failures]
 
 
-def execute_here(project: Project, select: str, config: dict[str, dict[str, Any]]) -> "dg.ExecuteInProcessResult":
-    """Materialize in this process, in the project folder, without MLflow."""
+def execute_here(
+    project: Project, select: str, config: dict[str, dict[str, Any]], *, tracked: bool = False
+) -> "dg.ExecuteInProcessResult":
+    """Materialize in this process, in the project folder, without MLflow unless `tracked`."""
     import dagster as dg
 
     from har_assets.definitions import ASSETS
@@ -92,7 +96,7 @@ def execute_here(project: Project, select: str, config: dict[str, dict[str, Any]
         resources={
             "store": ArtifactStore(project=str(project.folder)),
             "dvc": Dvc(),
-            "mlflow": MlflowTracking(tracking_uri=""),
+            "mlflow": MlflowTracking() if tracked else MlflowTracking(tracking_uri=""),
             "pipes": dg.PipesSubprocessClient(),
         },
         raise_on_error=False,

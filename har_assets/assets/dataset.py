@@ -31,6 +31,8 @@ from har_assets.resources.store import ArtifactStore
 if TYPE_CHECKING:
     import pandas as pd
 
+    from har_assets.hmdb51.splits import Manifests
+
 ROLES = ("train", "val", "test")
 SAMPLE = "sample"
 HMDB51 = "hmdb51"
@@ -597,22 +599,8 @@ def manifests(
     context: dg.AssetExecutionContext, config: ManifestsConfig, store: ArtifactStore
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """Sort the clips by the official lists, or by a seeded split where there are none."""
-    from har_assets.hmdb51.splits import build_manifests, check_manifests, write_manifest  # noqa: PLC0415
-
     with failures_in_words():
-        store.latest("video_clips")
-        data = store.data_folder
-        dataset = Dataset.read(data)
-        lists = data / SPLITS
-        made = build_manifests(
-            data / VIDEOS,
-            lists if lists.is_dir() else None,
-            split=config.split,
-            class_names=dataset.classes,
-            val_fraction=config.val_fraction,
-            seed=config.seed,
-        )
-        problems = check_manifests(made, data / VIDEOS, dataset.classes, full_dataset=dataset.complete)
+        made, problems, dataset = sorted_clips(config, store)
         for note in made.summary["notes"]:
             context.log.info(note)
     checks = {
@@ -636,26 +624,59 @@ def manifests(
             continue
 
         def build(making: Making, role: str = role, table: "pd.DataFrame" = table) -> Product:
-            write_manifest(table, making.folder / f"{role}.csv")
-            lineage = {"split": config.split, "split_seed": config.seed, "val_fraction": config.val_fraction}
-            return Product(
-                headline=f"{len(table):,} clips of {table['label'].nunique()} classes, split {config.split}",
-                metadata={
-                    "clips": len(table),
-                    "films": int(table["film"].nunique()),
-                    "split_source": made.summary["source"],
-                    "listed": made.summary["listed"],
-                    "absent": made.summary["absent"],
-                    "unused": made.summary["unused"],
-                    "notes": made.summary["notes"],
-                    "first_rows": table.head(10).astype(str).to_dict("records"),
-                },
-                checks=checks if role == "test" else {},
-                lineage=lineage,
-                data_version=hash_of([sha256_of(making.folder / f"{role}.csv"), lineage]),
-            )
+            return manifest_product(making, role, table, made.summary, config, checks if role == "test" else {})
 
         yield publish(context, store, config, build, asset=f"{role}_manifest", upstream=("video_clips",))
+
+
+def sorted_clips(config: ManifestsConfig, store: ArtifactStore) -> "tuple[Manifests, dict[str, list[str]], Dataset]":
+    """The manifests of a split, what is wrong with them by name of the check, and the data set. Raises HarError."""
+    from har_assets.hmdb51.splits import build_manifests, check_manifests  # noqa: PLC0415
+
+    store.latest("video_clips")
+    data = store.data_folder
+    dataset = Dataset.read(data)
+    lists = data / SPLITS
+    made = build_manifests(
+        data / VIDEOS,
+        lists if lists.is_dir() else None,
+        split=config.split,
+        class_names=dataset.classes,
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+    )
+    return made, check_manifests(made, data / VIDEOS, dataset.classes, full_dataset=dataset.complete), dataset
+
+
+def manifest_product(
+    making: Making,
+    role: str,
+    table: "pd.DataFrame",
+    summary: dict[str, Any],
+    config: ManifestsConfig,
+    checks: dict[str, dict[str, Any]],
+) -> Product:
+    """Write the manifest of a role, `train.csv` for instance, into the folder of its asset."""
+    from har_assets.hmdb51.splits import write_manifest  # noqa: PLC0415
+
+    write_manifest(table, making.folder / f"{role}.csv")
+    lineage = {"split": config.split, "split_seed": config.seed, "val_fraction": config.val_fraction}
+    return Product(
+        headline=f"{len(table):,} clips of {table['label'].nunique()} classes, split {config.split}",
+        metadata={
+            "clips": len(table),
+            "films": int(table["film"].nunique()),
+            "split_source": summary["source"],
+            "listed": summary["listed"],
+            "absent": summary["absent"],
+            "unused": summary["unused"],
+            "notes": summary["notes"],
+            "first_rows": table.head(10).astype(str).to_dict("records"),
+        },
+        checks=checks,
+        lineage=lineage,
+        data_version=hash_of([sha256_of(making.folder / f"{role}.csv"), lineage]),
+    )
 
 
 class ClassIndexConfig(AssetConfig):
@@ -733,46 +754,65 @@ def frame_cache(
     A clip that gives no frame is quarantined: listed here with its reason, left out of training and counted
     as wrong in the evaluation.
     """
-    from har_assets.video.frame_cache import CacheParams, build_frame_cache, clear_work  # noqa: PLC0415
+    from har_assets.video.frame_cache import clear_work  # noqa: PLC0415
 
     previous = store.folder.find_latest("frame_cache")
     work = store.folder.root / "frame_cache" / ".work"
-
-    def build(making: Making) -> Product:
-        tables = [read_manifest_of(making.inputs[f"{role}_manifest"], role) for role in ROLES]
-        videos = store.data_folder / VIDEOS
-        report = build_frame_cache(
-            {clip: videos / clip for table in tables for clip in table["clip"]},
-            params=CacheParams(config.height, config.width, config.stride, config.max_frames),
-            folder=making.folder,
-            work=work,
-            previous=previous.folder if previous else None,
-            workers=config.workers or None,
-            timeout_s=config.timeout_s,
-            log=context.log.info,
-        )
-        quarantine = [{"clip": clip, "reason": reason} for clip, reason in report.quarantined.items()]
-        headline = f"{report.clips:,} clips, {report.frames:,} frames of {config.height}x{config.width}"
-        return Product(
-            headline=headline + (f", {len(quarantine)} quarantined" if quarantine else ""),
-            metadata={
-                "clips": report.clips,
-                "frames": report.frames,
-                "decoded": report.decoded,
-                "reused": report.reused,
-                "clips_per_second": round(report.decoded / max(report.seconds, 1e-9), 1),
-                "quarantine": quarantine,
-                "notes": [{"clip": clip, "note": note} for clip, note in report.notes.items()],
-            },
-            checks={
-                "all_clips_decoded": {
-                    "passed": not quarantine,
-                    "warning": True,
-                    "quarantined": len(quarantine),
-                }
-            },
-        )
-
-    result = publish(context, store, config, build, upstream=("train_manifest", "val_manifest", "test_manifest"))
+    result = publish(
+        context,
+        store,
+        config,
+        lambda making: cached_frames(making, config, store, previous, work, context.log.info),
+        upstream=("train_manifest", "val_manifest", "test_manifest"),
+    )
     clear_work(work)
     return result
+
+
+def cached_frames(
+    making: Making,
+    config: FrameCacheConfig,
+    store: ArtifactStore,
+    previous: Artifact | None,
+    work: Path,
+    log: Callable[[str], None],
+) -> Product:
+    """Decode every clip of the manifests into the folder of the asset.
+
+    `previous` lends what it has decoded; `work` is kept between attempts, to be cleared when this is published.
+    """
+    from har_assets.video.frame_cache import CacheParams, build_frame_cache  # noqa: PLC0415
+
+    tables = [read_manifest_of(making.inputs[f"{role}_manifest"], role) for role in ROLES]
+    videos = store.data_folder / VIDEOS
+    report = build_frame_cache(
+        {clip: videos / clip for table in tables for clip in table["clip"]},
+        params=CacheParams(config.height, config.width, config.stride, config.max_frames),
+        folder=making.folder,
+        work=work,
+        previous=previous.folder if previous else None,
+        workers=config.workers or None,
+        timeout_s=config.timeout_s,
+        log=log,
+    )
+    quarantine = [{"clip": clip, "reason": reason} for clip, reason in report.quarantined.items()]
+    headline = f"{report.clips:,} clips, {report.frames:,} frames of {config.height}x{config.width}"
+    return Product(
+        headline=headline + (f", {len(quarantine)} quarantined" if quarantine else ""),
+        metadata={
+            "clips": report.clips,
+            "frames": report.frames,
+            "decoded": report.decoded,
+            "reused": report.reused,
+            "clips_per_second": round(report.decoded / max(report.seconds, 1e-9), 1),
+            "quarantine": quarantine,
+            "notes": [{"clip": clip, "note": note} for clip, note in report.notes.items()],
+        },
+        checks={
+            "all_clips_decoded": {
+                "passed": not quarantine,
+                "warning": True,
+                "quarantined": len(quarantine),
+            }
+        },
+    )

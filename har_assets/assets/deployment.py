@@ -8,8 +8,8 @@ import dagster as dg
 
 from har_assets.artifacts import Artifact
 from har_assets.assets.dataset import read_manifest_of
-from har_assets.assets.publishing import AssetConfig, Making, Product, failures_in_words, publish
-from har_assets.assets.training import CHECKPOINT
+from har_assets.assets.publishing import AssetConfig, Making, Product, failures_in_words, made, publish, result_of
+from har_assets.assets.training import CARD, CHECKPOINT
 from har_assets.errors import HarError
 from har_assets.model.parity import DEFAULT_LIMITS, Limits
 from har_assets.model.spec import ModelSpec
@@ -111,6 +111,14 @@ def onnx_model(
     In float32, float16 or 8 bits. Compared with the checkpoint on windows of the test videos before it is
     published, in every precision.
     """
+    with failures_in_words():
+        return result_of(*make_onnx(context, config, store, mlflow))
+
+
+def make_onnx(
+    context: dg.AssetExecutionContext, config: OnnxConfig, store: ArtifactStore, mlflow: MlflowTracking
+) -> tuple[Artifact, bool]:
+    """onnx_model in a store, and whether it was there already. Raises HarError."""
 
     def build(making: Making) -> Product:
         from har_assets.export.gate import ROUNDED, gate_predictors  # noqa: PLC0415
@@ -136,6 +144,7 @@ def onnx_model(
         parity, child = parities[config.precision], children[config.precision]
         making.run.metrics({"onnx_max_difference": parity.max_difference, "onnx_top1_agreement": parity.top1_agreement})
         making.run.file(path)
+        _write_card(making, parent, config.precision, parity)
         figures = parity.to_dict()
         rows = [{"precision": name, "file": files[name], **parities[name].to_dict()} for name in precisions]
         if ROUNDED in parities:
@@ -153,7 +162,35 @@ def onnx_model(
             checks={"parity_with_checkpoint": {**figures, "precisions": rows}},
         )
 
-    return publish(context, store, config, build, upstream=("trained_checkpoint", *DATA), mlflow=mlflow)
+    return made(
+        context,
+        store,
+        config,
+        build,
+        name="onnx_model",
+        code_version=onnx_model.get_asset_spec().code_version,
+        upstream=("trained_checkpoint", *DATA),
+        mlflow=mlflow,
+    )
+
+
+def _write_card(making: Making, parent: "Predictor", precision: str, parity: "Parity") -> None:
+    """The model card beside the ONNX file."""
+    from har_assets.model.networks import weights_licence  # noqa: PLC0415
+    from har_assets.report.card import model_card, training_facts  # noqa: PLC0415
+
+    checkpoint = making.inputs["trained_checkpoint"].record
+    card = model_card(
+        parent.spec,
+        parent.provenance,
+        file=ONNX,
+        weights_licence=weights_licence(parent.spec.network),
+        facts=[
+            *training_facts(checkpoint.metadata, checkpoint.config),
+            ("ONNX file", f"{precision}; against the checkpoint: {parity.words}"),
+        ],
+    )
+    (making.folder / CARD).write_text(card, encoding="utf-8")
 
 
 def convert(

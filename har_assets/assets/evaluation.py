@@ -7,11 +7,13 @@ import dagster as dg
 from har_assets.artifacts import Artifact
 from har_assets.assets.dataset import read_manifest_of
 from har_assets.assets.deployment import ONNX, refuse_failed_parity
-from har_assets.assets.publishing import AssetConfig, Making, Product, publish
+from har_assets.assets.publishing import AssetConfig, Making, Product, failures_in_words, made, result_of
 from har_assets.assets.training import CHECKPOINT
 from har_assets.errors import HarError
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
+
+CONFUSION = "test_confusion.png"
 
 if TYPE_CHECKING:
     from har_assets.runtime import Predictor
@@ -30,7 +32,7 @@ class PredictionConfig(AssetConfig):
     deps=["onnx_model", "test_manifest", "frame_cache"],
     group_name="evaluation",
     kinds={"onnx", "pandas"},
-    code_version="1",
+    code_version="2",
     pool="gpu",
     tags={"har/stage": "evaluation"},
 )
@@ -41,6 +43,15 @@ def test_predictions(
 
     A video that could not be decoded counts as wrong.
     """
+
+    with failures_in_words():
+        return result_of(*make_test_predictions(context, config, store, mlflow))
+
+
+def make_test_predictions(
+    context: dg.AssetExecutionContext, config: PredictionConfig, store: ArtifactStore, mlflow: MlflowTracking
+) -> tuple[Artifact, bool]:
+    """test_predictions in a store, and whether it was there already. Raises HarError."""
 
     def build(making: Making) -> Product:
         import numpy as np  # noqa: PLC0415
@@ -60,21 +71,28 @@ def test_predictions(
         plot_confusion(
             confusion_KK,
             predictor.spec.labels,
-            making.folder / "confusion.png",
+            making.folder / CONFUSION,
             title=f"top-1 {figures['top1']:.3f} on {len(table)} test videos{synthetic}",
         )
         making.run.metrics({f"test_video_{name}": figures[name] for name in ("top1", "top5", "mean_class_accuracy")})
         making.run.file(making.folder / "test_predictions.csv")
-        making.run.file(making.folder / "confusion.png")
+        making.run.file(making.folder / CONFUSION)
         return Product(
             headline=f"test top-1 {figures['top1']:.3f}, top-5 {figures['top5']:.3f}, mean class "
             f"{figures['mean_class_accuracy']:.3f} on {len(table)} videos{synthetic}",
             metadata={**figures, "runtime": predictor.runtime, "windows": config.windows},
-            pictures=("confusion.png",),
+            pictures=(CONFUSION,),
         )
 
-    return publish(
-        context, store, config, build, upstream=("onnx_model", "test_manifest", "frame_cache"), mlflow=mlflow
+    return made(
+        context,
+        store,
+        config,
+        build,
+        name="test_predictions",
+        code_version=test_predictions.get_asset_spec().code_version,
+        upstream=("onnx_model", "test_manifest", "frame_cache"),
+        mlflow=mlflow,
     )
 
 

@@ -93,49 +93,78 @@ def publish(
         dagster.Failure: with one sentence, for every HarError below.
     """
     with failures_in_words():
-        end_with_run(context.instance, context.run.run_id)
         name = asset or context.asset_key.to_user_string()
-        inputs = {upper: store.latest(upper) for upper in upstream}
-        lineage = merge_lineage(inputs)
-        input_versions = {upper: artifact.record.data_version for upper, artifact in inputs.items()}
-        key = hash_of(
-            {
-                "asset": name,
-                "code_version": context.assets_def.specs_by_key[dg.AssetKey(name)].code_version,
-                "config": config.content(),
-                "inputs": input_versions,
-                "identity": identity or {},
-            }
+        artifact, unchanged = made(
+            context,
+            store,
+            config,
+            build,
+            name=name,
+            code_version=context.assets_def.specs_by_key[dg.AssetKey(name)].code_version,
+            upstream=upstream,
+            identity=identity,
+            reusable=reusable,
+            mlflow=mlflow,
         )
-        found = store.folder.find(name, key)
-        if found and not config.force and reusable(found):
-            store.folder.point_to(found)
-            context.log.info(f"{name} is unchanged since {found.record.created}: {found.record.headline}")
-            return _result(found, unchanged=True)
+        return result_of(artifact, unchanged)
 
-        started = time.monotonic()
-        with store.folder.staging(name) as folder, model_run(context, store, mlflow, name, lineage) as run:
-            product = build(Making(folder, inputs, store.folder.work(name, key), run))
-            if mlflow and run.run_id:
-                product.metadata["mlflow_run"] = mlflow.link(run.run_id)
-            record = Record(
-                asset=name,
-                key=key,
-                # Made again by force, a product that is not reproducible is another one for the assets downstream.
-                data_version=product.data_version or (hash_of([key, time.time_ns()]) if config.force else key),
-                files=describe_files(folder),
-                headline=product.headline,
-                lineage={**lineage, **product.lineage},
-                metadata={**product.metadata, "pictures": list(product.pictures)},
-                checks=product.checks,
-                inputs=input_versions,
-                config=config.model_dump(),
-                seconds=round(time.monotonic() - started, 2),
-            )
-            published = store.folder.publish(folder, record)
-        shutil.rmtree(store.folder.work(name, key), ignore_errors=True)
-        context.log.info(f"{name}: {record.headline} ({record.seconds:.1f} s)")
-        return _result(published, unchanged=False)
+
+def made(
+    context: dg.AssetExecutionContext,
+    store: ArtifactStore,
+    config: AssetConfig,
+    build: Callable[[Making], Product],
+    *,
+    name: str,
+    code_version: str | None,
+    upstream: tuple[str, ...] = (),
+    identity: dict[str, Any] | None = None,
+    reusable: Callable[[Artifact], bool] = lambda artifact: True,
+    mlflow: MlflowTracking | None = None,
+) -> tuple[Artifact, bool]:
+    """The product `name` in a store, built unless it is there, and whether it was; see `publish`. Raises HarError."""
+    end_with_run(context.instance, context.run.run_id)
+    inputs = {upper: store.latest(upper) for upper in upstream}
+    lineage = merge_lineage(inputs)
+    input_versions = {upper: artifact.record.data_version for upper, artifact in inputs.items()}
+    key = hash_of(
+        {
+            "asset": name,
+            "code_version": code_version,
+            "config": config.content(),
+            "inputs": input_versions,
+            "identity": identity or {},
+        }
+    )
+    found = store.folder.find(name, key)
+    if found and not config.force and reusable(found):
+        store.folder.point_to(found)
+        context.log.info(f"{name} is unchanged since {found.record.created}: {found.record.headline}")
+        return found, True
+
+    started = time.monotonic()
+    with store.folder.staging(name) as folder, model_run(context, store, mlflow, name, lineage) as run:
+        product = build(Making(folder, inputs, store.folder.work(name, key), run))
+        if mlflow and run.run_id:
+            product.metadata["mlflow_run"] = mlflow.link(run.run_id)
+        record = Record(
+            asset=name,
+            key=key,
+            # Made again by force, a product that is not reproducible is another one for the assets downstream.
+            data_version=product.data_version or (hash_of([key, time.time_ns()]) if config.force else key),
+            files=describe_files(folder),
+            headline=product.headline,
+            lineage={**lineage, **product.lineage},
+            metadata={**product.metadata, "pictures": list(product.pictures)},
+            checks=product.checks,
+            inputs=input_versions,
+            config=config.model_dump(),
+            seconds=round(time.monotonic() - started, 2),
+        )
+        published = store.folder.publish(folder, record)
+    shutil.rmtree(store.folder.work(name, key), ignore_errors=True)
+    context.log.info(f"{name}: {record.headline} ({record.seconds:.1f} s)")
+    return published, False
 
 
 @contextmanager
@@ -182,7 +211,8 @@ def failures_in_words() -> Iterator[None]:
         ) from error
 
 
-def _result(artifact: Artifact, *, unchanged: bool) -> dg.MaterializeResult:
+def result_of(artifact: Artifact, unchanged: bool) -> dg.MaterializeResult:
+    """What Dagster shows of a published product."""
     record = artifact.record
     figures = dict(record.metadata)
     pictures = figures.pop("pictures", [])

@@ -1,5 +1,6 @@
 """trained_checkpoint: the training process started, watched and published."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,7 +13,16 @@ import dagster as dg
 
 from har_assets.artifacts import Artifact
 from har_assets.assets.dataset import read_class_index
-from har_assets.assets.publishing import AssetConfig, Making, Product, note_outbox, publish
+from har_assets.assets.publishing import (
+    AssetConfig,
+    Making,
+    Product,
+    failures_in_words,
+    made,
+    note_outbox,
+    publish,
+    result_of,
+)
 from har_assets.errors import HarError
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.resources.mlflow import MlflowTracking
@@ -21,6 +31,9 @@ from har_assets.training.outbox import report_settled, settle
 from har_assets.training.request import CONFUSION_FILE, ERROR_FILE, SUMMARY_FILE, TrainingRequest
 
 CHECKPOINT = "video_action_model.ckpt"
+CURVES = "curves.png"
+CARD = "README.md"
+"""Model card: under this name a model hub shows it."""
 
 
 class TrainingConfig(AssetConfig):
@@ -186,6 +199,18 @@ def trained_checkpoint(
 
     The same command after any kind of end goes on after the last whole epoch.
     """
+    with failures_in_words():
+        return result_of(*make_checkpoint(context, config, store, mlflow, pipes))
+
+
+def make_checkpoint(
+    context: dg.AssetExecutionContext,
+    config: TrainingConfig,
+    store: ArtifactStore,
+    mlflow: MlflowTracking,
+    pipes: dg.PipesSubprocessClient,
+) -> tuple[Artifact, bool]:
+    """trained_checkpoint in a store, and whether it was there already. Raises HarError."""
 
     def build(making: Making) -> Product:
         making.work.mkdir(parents=True, exist_ok=True)
@@ -205,25 +230,28 @@ def trained_checkpoint(
         summary: dict[str, Any] = json.loads((making.work / SUMMARY_FILE).read_text())
         for source, name in (
             ("model.ckpt", CHECKPOINT),
-            ("curves.png", "curves.png"),
+            (CURVES, CURVES),
             ("history.jsonl",) * 2,
             *([(CONFUSION_FILE,) * 2] if summary["validated"] else []),
         ):
             shutil.copy2(making.work / source, making.folder / name)
+        _write_card(making, config, summary)
         best = f"epoch {summary['best_epoch'] + 1} of {summary['epochs_run']}"
         top1 = f"validation top-1 {summary['val_top1']:.3f}" if summary["validated"] else "no validation clips"
         return Product(
             headline=f"{top1} ({best})",
             metadata={**summary, "mlflow_run": mlflow.link(summary["mlflow_run_id"]) or "none: tracking is off"},
-            pictures=("curves.png", *([CONFUSION_FILE] if summary["validated"] else [])),
+            pictures=(CURVES, *([CONFUSION_FILE] if summary["validated"] else [])),
             lineage={"mlflow_run_id": summary["mlflow_run_id"]},
         )
 
-    return publish(
+    return made(
         context,
         store,
         config,
         build,
+        name="trained_checkpoint",
+        code_version=trained_checkpoint.get_asset_spec().code_version,
         upstream=(
             "frame_cache",
             "train_manifest",
@@ -232,6 +260,22 @@ def trained_checkpoint(
             *(("pretrained_weights",) if config.pretrained else ()),
         ),
     )
+
+
+def _write_card(making: Making, config: TrainingConfig, summary: dict[str, Any]) -> None:
+    """The model card beside the checkpoint."""
+    from har_assets.report.card import model_card, training_facts  # noqa: PLC0415
+
+    request = json.loads((making.work / "request.json").read_text())
+    weights = making.inputs.get("pretrained_weights")
+    card = model_card(
+        ModelSpec.from_json(json.dumps(summary["spec"])),
+        dataclasses.replace(Provenance.from_json(request["provenance"]), mlflow_run_id=summary["mlflow_run_id"]),
+        file=CHECKPOINT,
+        weights_licence=weights.record.metadata["licence"] if weights else "",
+        facts=training_facts(summary, config.model_dump()),
+    )
+    (making.folder / CARD).write_text(card, encoding="utf-8")
 
 
 def training_request(

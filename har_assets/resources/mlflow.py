@@ -71,6 +71,10 @@ class MlflowTracking(dg.ConfigurableResource):
         base = self.dagster_ui or os.environ.get(WEB_UI_VARIABLE) or "http://127.0.0.1:3000"
         return f"{base.rstrip('/')}/runs/{dagster_run_id}"
 
+    def dagster_asset_url(self, asset: str) -> str:
+        """Address of an asset in the web UI."""
+        return f"{self.dagster_url('').removesuffix('/runs/')}/assets/{asset}"
+
     def link(self, run_id: str) -> str:
         """Where people see an MLflow run: its web page at a server, else its id and the command that shows it."""
         if not run_id:

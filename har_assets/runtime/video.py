@@ -56,6 +56,18 @@ class VideoFailure:
 
 
 @dataclass(frozen=True)
+class ReadLimits:
+    """What a video may be; one beyond it is refused, as soon as that is known."""
+
+    max_frames: int
+    """Frames of the file."""
+    max_seconds: float
+    """Frames of the file divided by the frames a second that it names; not held where it names none."""
+    max_pixels: int
+    """Height times width of a picture."""
+
+
+@dataclass(frozen=True)
 class Windows:
     """What a decoder makes of one video."""
 
@@ -71,21 +83,25 @@ def video_clips(frames_THWC: Frames, spec: ModelSpec, windows: int) -> Clips:
     return clip_windows(frames_THWC, window=spec.num_frames, count=windows, crop=(spec.frame_height, spec.frame_width))
 
 
-def read_windows(path: Path, spec: ModelSpec, windows: int) -> Windows:
+def read_windows(path: Path, spec: ModelSpec, windows: int, limits: ReadLimits | None = None) -> Windows:
     """Decode a video and cut `windows` clips out of it, spread evenly from its first frame to its last.
 
     The same clips as those of `video_clips`, in bounded memory: of a video too long to be held, which is as
     long as it takes to be known, only the frames of the windows are kept when it is read a second time.
 
     Raises:
-        VideoError: the file yields no frame; the message is the reason.
+        VideoError: the file yields no frame, or is beyond `limits`; the message is the reason.
     """
     size = spec.frame_height, spec.frame_width
     most = max(MAX_HELD_BYTES // (3 * spec.frame_height * spec.frame_width), spec.num_frames)
     reader = _reader(path, spec)
+    if limits:
+        _refuse_large(reader, limits)
     held: list[Frames] = []
     num_frames = 0
     for frame_HWC in reader:
+        if limits:
+            _refuse_long(reader, limits)
         num_frames += 1
         if num_frames <= most:
             held.append(cropped_CHW(frame_HWC, size))
@@ -103,6 +119,21 @@ def read_windows(path: Path, spec: ModelSpec, windows: int) -> Windows:
             raise VideoError("the file gives other frames each time it is read: it may still be written to")
     clips_BCTHW = np.stack([np.stack([frames[number] for number in window], axis=1) for window in numbers])
     return Windows(clips_BCTHW, reader.num_source_frames, reader.note)
+
+
+def _refuse_large(reader: VideoReader, limits: ReadLimits) -> None:
+    if reader.height * reader.width > limits.max_pixels:
+        raise VideoError(
+            f"the picture is {reader.width}x{reader.height}, {reader.width * reader.height:,} pixels; the limit is "
+            f"{limits.max_pixels:,}"
+        )
+
+
+def _refuse_long(reader: VideoReader, limits: ReadLimits) -> None:
+    if reader.num_source_frames > limits.max_frames:
+        raise VideoError(f"the video has more than {limits.max_frames:,} frames, the limit")
+    if reader.fps > 0 and reader.num_source_frames > limits.max_seconds * reader.fps:
+        raise VideoError(f"the video is longer than {limits.max_seconds:g} s, the limit")
 
 
 def _reader(path: Path, spec: ModelSpec) -> VideoReader:

@@ -107,9 +107,9 @@ def iter_frames(
 class VideoReader:
     """Iterate once over the kept frames of a video, each uint8 [height, width, 3] in memory of its own.
 
-    `fps`, `start_s` and `claimed_s` (see `VideoFacts`) are known from the start, `num_source_frames`, `decoder` and
-    `note` are final when the iteration ends. Arguments and errors are those of `decode_video`; VideoError comes from
-    the constructor or with the first frame, never later.
+    `fps`, `height`, `width`, `start_s` and `claimed_s` (see `VideoFacts`) are known from the start,
+    `num_source_frames`, `decoder` and `note` are final when the iteration ends. Arguments and errors are those of
+    `decode_video`; VideoError comes from the constructor or with the first frame, never later.
     """
 
     def __init__(self, path: Path, *, size: tuple[int, int] | None, stride: int = 1) -> None:
@@ -121,6 +121,8 @@ class VideoReader:
         self.fps = self._facts.fps
         self.start_s = self._facts.start_s
         self.claimed_s = self._facts.claimed_s
+        self.height, self.width = self._facts.height, self._facts.width
+        """Of the stored picture, pixels, upright."""
         self.num_source_frames = 0
         self.decoder = ""
         self.note = ""

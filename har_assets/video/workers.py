@@ -79,7 +79,7 @@ def decode_many(
     pool = ProcessPool(
         max_workers=workers,
         context=context,
-        initializer=_start_worker,
+        initializer=start_worker,
         initargs=[os.getpid(), context.Array("i", workers) if pinned else None],
     )
     try:
@@ -114,23 +114,25 @@ def _outcome(future: "Future[Any]", timeout_s: float) -> Any:
     except TimeoutError:
         return VideoError(f"decoding took longer than the limit of {timeout_s:g} s")
     except ProcessExpired as expired:
-        return _died(expired.exitcode)
+        return decoder_died(expired.exitcode)
     except BrokenProcessPool:
         raise HarError(
             "The decoding workers die before they take up work; a full memory is the usual cause: "
             "run the same command again, with fewer workers."
         ) from None
     except Exception as error:  # noqa: BLE001 - whatever a decoder raises must cost one file only
-        return _failed(error)
+        return decoder_failed(error)
 
 
-def _failed(error: Exception) -> VideoError:
+def decoder_failed(error: Exception) -> VideoError:
+    """What is said of a video whose decoder raised something."""
     if isinstance(error, MemoryError):
         return VideoError("decoding needs more memory than there is")
     return VideoError(f"the decoder failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
 
-def _died(exit_code: int | None) -> VideoError:
+def decoder_died(exit_code: int | None) -> VideoError:
+    """What is said of a video whose decoder ended its process."""
     if exit_code is None or exit_code >= 0:
         how = f"exit code {exit_code}"
     elif -exit_code == signal.SIGKILL:
@@ -191,20 +193,20 @@ class DecoderProcess:
             message = self._connection.recv()
         except (EOFError, ConnectionResetError):
             self._process.join()
-            raise _died(self._process.exitcode) from None
+            raise decoder_died(self._process.exitcode) from None
         if isinstance(message, HarError):
             raise message
         return message
 
 
 def _run_and_report(connection: Connection, parent_pid: int, function: Callable[..., None], arguments: Any) -> None:
-    _start_worker(parent_pid)
+    start_worker(parent_pid)
     try:
         function(connection, *arguments)
     except HarError as error:
         connection.send(error)
     except Exception as error:  # noqa: BLE001 - whatever a decoder raises must cost one file only
-        connection.send(_failed(error))
+        connection.send(decoder_failed(error))
 
 
 def _is_alive(pid: int) -> bool:
@@ -215,7 +217,7 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _start_worker(parent_pid: int, owners: Any = None) -> None:
+def start_worker(parent_pid: int, owners: Any = None) -> None:
     """Die with the parent, leave Ctrl-C to it, and silence what decoders write to stderr about bad files.
 
     `owners` holds the process number of the worker on each core, 0 where there is none yet; the new worker

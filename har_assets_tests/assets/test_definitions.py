@@ -26,12 +26,16 @@ DEPENDENCIES = {
     "onnx_model": {"trained_checkpoint", "frame_cache", "test_manifest", "val_manifest", "train_manifest"},
     "trt_engine": {"onnx_model", "frame_cache", "test_manifest", "val_manifest", "train_manifest"},
     "test_predictions": {"onnx_model", "test_manifest", "frame_cache"},
+    "evaluation_report": {"test_predictions", "onnx_model", "trained_checkpoint", "test_manifest", "frame_cache"},
     "runtime_benchmark": {"onnx_model", "trained_checkpoint", "trt_engine", "test_manifest", "frame_cache"},
+    "serving_model": {"onnx_model"},
+    "split_evaluation": {"video_clips", "class_index", "pretrained_weights"},
+    "hmdb51_benchmark": {"split_evaluation"},
 }
 
 ORIGINAL_COMMANDS = {
     "download_data", "train_ml_flow", "train_ml_flow_dvc", "export_onnx", "convert_trt", "index_to_class",
-    "infer_from_onnx", "infer_ml_flow", "infer",
+    "infer_from_onnx", "infer_ml_flow", "infer", "train_ml_flow_server_dvc",
 }  # fmt: skip
 
 
@@ -60,7 +64,8 @@ def test_each_command_of_the_original_project_has_a_job() -> None:
 def test_what_uses_the_gpu_shares_one_pool() -> None:
     pools = {name: defs.resolve_assets_def(name).op.pool for name in DEPENDENCIES}
     assert {name for name, pool in pools.items() if pool == "gpu"} == {
-        "trained_checkpoint", "onnx_model", "trt_engine", "test_predictions", "runtime_benchmark",
+        "trained_checkpoint", "onnx_model", "trt_engine", "test_predictions", "evaluation_report",
+        "runtime_benchmark", "serving_model", "split_evaluation",
     }  # fmt: skip
 
 
@@ -87,9 +92,23 @@ def test_the_nightly_evaluation_asks_for_a_new_evaluation(tmp_path: Path) -> Non
 
 
 def test_configuration_fields_are_all_described() -> None:
-    from har_assets.assets import benchmark, dataset, deployment, evaluation, inference, training
+    from har_assets.assets import (
+        benchmark,
+        dataset,
+        deployment,
+        evaluation,
+        inference,
+        promotion,
+        report,
+        serving,
+        splits,
+        training,
+    )
 
-    for module in (benchmark, dataset, deployment, evaluation, inference, training):
+    modules = (
+        benchmark, dataset, deployment, evaluation, inference, promotion, report, serving, splits, training,
+    )  # fmt: skip
+    for module in modules:
         for name, value in vars(module).items():
             if isinstance(value, type) and issubclass(value, dg.Config) and value.__module__ == module.__name__:
                 source = (module.__file__ and open(module.__file__).read()) or ""  # noqa: SIM115

@@ -44,7 +44,7 @@ def test_test_predictions_are_good_and_complete(sample: Project) -> None:
     assert {"clip", "label", "correct", "runtime", "label_1", "score_1", "label_5", "score_5"} <= rows[0].keys()
     right = np.mean([row["label"] == row["label_1"] for row in rows])
     assert right == pytest.approx(artifact.record.metadata["top1"])
-    assert artifact.file("confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert artifact.file("test_confusion.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_lineage_runs_from_the_data_to_the_engine(sample: Project) -> None:
@@ -105,6 +105,13 @@ def test_har_predict_names_the_action_of_a_clip(sample: Project) -> None:
     assert table.returncode == 0
     assert "trt_engine" in table.stdout
     assert "synthetic" in table.stdout
+
+
+def test_har_bench_finds_every_model_by_itself(sample: Project) -> None:
+    from har_assets.cli import _latest_models
+
+    found = [path.name for path in _latest_models(sample.folder / "artifacts")]
+    assert found == ["video_action_model.onnx", "video_action_model.ckpt", "video_action_model.engine"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,270 @@
+"""Which version serves: the alias `champion` moves only to one that is better on the same test videos beyond noise.
+
+Both models have said something of each test video. Videos that both got right, or both wrong, say nothing about which
+is better; of the others each would get half if the two were equally good. That is the exact test of McNemar
+(Psychometrika 12, 1947): the two-sided binomial probability of a division as uneven as the one found.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from har_assets.artifacts import Artifact, ArtifactFolder
+from har_assets.errors import HarError
+from har_assets.hmdb51._files import locked
+from har_assets.serving.package import CHALLENGER, CHAMPION, ONNX_VERSION_TAG, registry_in_words
+from har_assets.training.outbox import client_of
+
+BEFORE_TAG = "har.champion_before"
+"""Of a version: the one that was champion before it, to which `rollback` returns."""
+
+LAST_TAG = "har.champion"
+"""Of the registered model: its last champion, so that a deleted one is missed."""
+
+ALPHA = 0.05
+"""Largest p-value that is taken for more than noise."""
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class OnTestVideos:
+    """What the test videos say of a version."""
+
+    version: str
+    right: dict[tuple[str, str], bool]
+    """(clip, true label) to whether the highest score was that of the label."""
+    data_version: str
+    protocol: dict[str, Any]
+    """Configuration of the test: windows, runtime."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two versions on the same videos."""
+
+    videos: int
+    challenger_right: int
+    champion_right: int
+    only_challenger: int
+    """Videos that the challenger alone got right."""
+    only_champion: int
+    p_value: float
+    """Of a difference like this between two equally good models, two-sided."""
+
+    @property
+    def words(self) -> str:
+        """Both figures, where they differ, and how likely that is by chance."""
+        return (
+            f"right on {self.challenger_right} of {self.videos} test videos against {self.champion_right}; "
+            f"{self.only_challenger} only by the challenger, {self.only_champion} only by the champion, "
+            f"p = {self.p_value:.2g} (exact McNemar)"
+        )
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of a promotion or rollback."""
+
+    moved: bool
+    champion: str
+    """Version that has the alias now; empty where none has."""
+    words: str
+    comparison: Comparison | None = None
+
+
+def tested_version(store: ArtifactFolder, version: Any) -> OnTestVideos:
+    """The newest test predictions of a registered version; HarError, with the command, where there are none here."""
+    onnx_version = version.tags.get(ONNX_VERSION_TAG, "")
+    folders = (store.root / "test_predictions").glob("[!.]*/")
+    found = [
+        artifact
+        for folder in folders
+        if not folder.is_symlink()
+        and (artifact := Artifact.read(folder)) is not None
+        and artifact.record.inputs.get("onnx_model") == onnx_version
+    ]
+    if not found:
+        raise HarError(
+            f"There are no test predictions of version {version.version} in {store.root}: materialize test_predictions "
+            "while its onnx_model is the latest, `dagster asset materialize -m har_assets --select test_predictions`."
+        )
+    newest = max(found, key=lambda artifact: artifact.record.created)
+    with newest.file("test_predictions.csv").open(newline="") as file:
+        right = {(row["clip"], row["label"]): row["correct"] == "True" for row in csv.DictReader(file)}
+    protocol = {name: value for name, value in newest.record.config.items() if name != "force"}
+    return OnTestVideos(str(version.version), right, str(newest.record.lineage["data_version"]), protocol)
+
+
+def compare(challenger: OnTestVideos, champion: OnTestVideos) -> Comparison:
+    """Both on the same videos; HarError where the videos or the way they were tested differ."""
+    both = f"Version {challenger.version} and the champion, version {champion.version},"
+    if challenger.data_version != champion.data_version or challenger.right.keys() != champion.right.keys():
+        shared = len(challenger.right.keys() & champion.right.keys())
+        raise HarError(
+            f"{both} were tested on different videos ({len(challenger.right)} and {len(champion.right)}, {shared} in "
+            "common, or another version of the data), which cannot be compared: test both on the same split and data."
+        )
+    if challenger.protocol != champion.protocol:
+        raise HarError(
+            f"{both} were tested differently ({challenger.protocol} and {champion.protocol}): materialize "
+            "test_predictions with the same options for both."
+        )
+    from scipy.stats import binomtest  # noqa: PLC0415
+
+    pairs = [(right, champion.right[video]) for video, right in challenger.right.items()]
+    only_challenger = sum(ours and not theirs for ours, theirs in pairs)
+    only_champion = sum(theirs and not ours for ours, theirs in pairs)
+    differing = only_challenger + only_champion
+    return Comparison(
+        videos=len(pairs),
+        challenger_right=sum(ours for ours, _ in pairs),
+        champion_right=sum(theirs for _, theirs in pairs),
+        only_challenger=only_challenger,
+        only_champion=only_champion,
+        p_value=float(binomtest(only_challenger, differing).pvalue) if differing else 1.0,
+    )
+
+
+def promote(
+    uri: str, name: str, store: ArtifactFolder, *, version: str = "", alpha: float = ALPHA, log: Log = print
+) -> Decision:
+    """Make the challenger champion if it is better than the champion beyond noise; the first one becomes it at once.
+
+    Args:
+        uri: tracking address of MLflow.
+        name: of the registered model.
+        store: where test predictions are published.
+        version: to promote; empty takes the one with the alias `challenger`.
+        alpha: largest p-value that counts as more than noise, above 0 and below 1.
+        log: takes a line while another promotion is waited for.
+
+    Raises:
+        HarError: there is nothing to promote or nothing to compare by, or the registry does not answer.
+    """
+    if not 0 < alpha < 1:
+        raise HarError(f"alpha is {alpha}: choose a share above 0 and below 1, {ALPHA} for instance.")
+    with _registry(uri, name, store.root, log) as (client, model):
+        wanted = version or model.aliases.get(CHALLENGER, "")
+        if not wanted:
+            raise HarError(
+                f"{name} has no version with the alias {CHALLENGER}: materialize serving_model, or name one."
+            )
+        challenger = _version(client, model, wanted)
+        current = _champion(model)
+        if current is None:
+            return _moved(
+                client, model, challenger, f"{name} version {challenger.version} is champion: it is the first."
+            )
+        if current == str(challenger.version):
+            return Decision(False, current, f"{name} version {current} is champion already: nothing was changed.")
+        champion = _version(client, model, current)
+        found = compare(tested_version(store, challenger), tested_version(store, champion))
+        better = found.only_challenger > found.only_champion
+        if better and found.p_value <= alpha:
+            words = f"{name} version {challenger.version} is champion instead of version {current}: {found.words}."
+            return _moved(client, model, challenger, words, found)
+        why = f"no more than noise at {alpha:g}" if better else "it is not better"
+        return Decision(
+            False,
+            current,
+            f"{name} version {challenger.version} was not promoted, as {why}; version {current} stays champion: "
+            f"{found.words}.",
+            found,
+        )
+
+
+def rollback(uri: str, name: str, store: ArtifactFolder, *, to: str = "", log: Log = print) -> Decision:
+    """Give the alias `champion` back to the version that had it before, or to the one named.
+
+    Raises:
+        HarError: there is no such version, or the registry does not answer.
+    """
+    with _registry(uri, name, store.root, log) as (client, model):
+        current = model.aliases.get(CHAMPION, "")
+        target = to
+        if not target:
+            if not current:
+                _champion(model)  # says that it was deleted
+                raise HarError(f"{name} has no champion yet: run `har promote`.")
+            target = _version(client, model, current).tags.get(BEFORE_TAG, "")
+            if not target:
+                raise HarError(
+                    f"{name} version {current} is the first champion, there is none before it: name a version to "
+                    f"return to ({_versions(client, name)})."
+                )
+        chosen = _version(client, model, target)
+        if str(chosen.version) == current:
+            return Decision(False, current, f"{name} version {current} is champion already: nothing was changed.")
+        client.set_registered_model_alias(name, CHAMPION, chosen.version)
+        client.set_registered_model_tag(name, LAST_TAG, str(chosen.version))
+        instead = f" instead of version {current}" if current else ""
+        return Decision(True, str(chosen.version), f"{name} version {chosen.version} is champion again{instead}.")
+
+
+def _moved(client: Any, model: Any, version: Any, words: str, found: Comparison | None = None) -> Decision:
+    current = model.aliases.get(CHAMPION)
+    if current:
+        # First, so that there is a way back from whatever happens next.
+        client.set_model_version_tag(model.name, version.version, BEFORE_TAG, str(current))
+    client.set_registered_model_alias(model.name, CHAMPION, version.version)
+    client.set_registered_model_tag(model.name, LAST_TAG, str(version.version))
+    client.update_model_version(model.name, version.version, words)
+    return Decision(True, str(version.version), words, found)
+
+
+@contextmanager
+def _registry(uri: str, name: str, root: Path, log: Log) -> Iterator[tuple[Any, Any]]:
+    """Client and registered model, one promotion or rollback at a time in a project."""
+    if not uri:
+        raise HarError("MLflow is off (its tracking_uri is empty), and with it the registry: set one.")
+    root.mkdir(parents=True, exist_ok=True)
+    with locked(root / "promotion", log), registry_in_words(uri):
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415
+
+        client = client_of(uri)
+        try:
+            model = client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise HarError(
+                f"There is no registered model {name}: materialize serving_model, `dagster asset materialize -m "
+                "har_assets --select '+key:serving_model'`."
+            ) from None
+        yield client, model
+
+
+def _champion(model: Any) -> str | None:
+    """Version of the champion, None where there never was one; HarError where it was deleted."""
+    current = model.aliases.get(CHAMPION)
+    last = model.tags.get(LAST_TAG)
+    if current is None and last is not None:
+        raise HarError(
+            f"The champion, {model.name} version {last}, has been deleted or lost its alias: say which version serves "
+            "instead, `har rollback --to VERSION`."
+        )
+    return str(current) if current is not None else None
+
+
+def _version(client: Any, model: Any, number: str) -> Any:
+    """A registered version; HarError names those that there are."""
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415
+
+    try:
+        return client.get_model_version(model.name, number)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise HarError(
+            f"{model.name} has no version {number} (any more): name one of {_versions(client, model.name)}."
+        ) from None
+
+
+def _versions(client: Any, name: str) -> str:
+    return ", ".join(sorted((str(v.version) for v in client.search_model_versions(f"name = '{name}'")), key=int))

@@ -1,0 +1,65 @@
+"""Model cards: front matter that a hub can read, and text that says what must be known."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import yaml
+
+from har_assets.model.spec import Provenance
+from har_assets.report.card import model_card
+from har_assets_tests.report import made
+
+REAL = Provenance(dataset="hmdb51", data_version="abc123", split=2, pretrained="Kinetics-400, i3d.ckpt, SHA-256 12")
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    assert card.startswith("---\n")
+    found: dict[str, Any] = yaml.safe_load(card.split("---\n")[1])
+    return found
+
+
+def test_a_card_with_figures_is_one_that_a_hub_can_read() -> None:
+    evaluation = made.evaluation(("run", "walk", "sit"), undecodable=1)
+    card = model_card(
+        made.spec(("run", "walk", "sit")), REAL, file="m.onnx", weights_licence="Apache-2.0", evaluation=evaluation
+    )
+    head = front_matter(card)
+    assert head["license"] == "cc-by-4.0"
+    assert head["pipeline_tag"] == "video-classification"
+    assert head["metrics"] == ["accuracy"]
+    (result,) = head["model-index"][0]["results"]
+    assert result["dataset"]["name"] == "HMDB51"
+    assert result["dataset"]["revision"] == "abc123"
+    values = {metric["type"]: metric["value"] for metric in result["metrics"]}
+    assert values["accuracy"] == pytest.approx(evaluation.top1.value, abs=1e-4)
+    for text in ("split 2", "abc123", "CC BY 4.0", "Kuehne", "Apache-2.0.", "no surveillance", "1 could not be decoded",
+                 f"{evaluation.top1.low:.3f} to {evaluation.top1.high:.3f}"):  # fmt: skip
+        assert text in card, text
+
+
+def test_a_card_before_the_evaluation_says_where_the_figures_will_be() -> None:
+    card = model_card(made.spec(("run", "walk")), REAL, file="m.ckpt")
+    assert "model-index" not in front_matter(card)
+    assert "evaluation_report" in card
+
+
+def test_the_sample_and_videos_of_ones_own_are_named_as_such() -> None:
+    sample = dataclasses.replace(REAL, dataset="sample", synthetic=True, pretrained="")
+    card = model_card(made.spec(("run", "walk")), sample, file="m.onnx")
+    assert front_matter(card)["license"] == "apache-2.0"
+    assert "synthetic-data" in front_matter(card)["tags"]
+    assert "knows nothing of real videos" in card
+    assert "HMDB51" not in card
+    own = model_card(made.spec(("run", "walk")), dataclasses.replace(REAL, dataset='my: "videos"'), file="m.onnx")
+    assert front_matter(own)["license"] == "unknown"
+    assert "CC BY" not in own
+
+
+def test_names_of_classes_are_no_markup() -> None:
+    labels = ("<b>", "a|b", "*x*", "[y](z)")
+    card = model_card(made.spec(labels), Provenance(dataset="a|<i>"), file="m.onnx", evaluation=made.evaluation(labels))
+    body = card.split("---\n", 2)[2]
+    assert "&lt;b>, a\\|b, \\*x\\*, \\[y\\](z)." in body
+    assert "<b>" not in body
+    assert "<i>" not in body
