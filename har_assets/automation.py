@@ -50,10 +50,9 @@ def time_zone() -> str:
         zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         raise HarError(
-            f"There is no time zone {name!r}: set {TIME_ZONE_VARIABLE} to an IANA name such as Europe/Berlin, or unset it."
+            f"There is no time zone {name!r}: set {TIME_ZONE_VARIABLE} to an IANA name (Europe/Berlin), or unset it."
         ) from None
     return name
-
 
 
 def when_changed(inputs: tuple[str, ...]) -> dg.AutomationCondition:
@@ -62,18 +61,20 @@ def when_changed(inputs: tuple[str, ...]) -> dg.AutomationCondition:
     What was made again and came out the same sets nothing off; a run that fails is not repeated; nothing is asked for
     while a run that makes the asset or an input is on its way, nor on inputs that were not made yet.
     """
-    changed = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
+    changed: Any = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
     missing = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.missing())
-    return (
+    condition: dg.AutomationCondition = (
         changed.allow(dg.AssetSelection.assets(*inputs)).since_last_handled()
         & ~missing
         & ~dg.AutomationCondition.any_deps_in_progress()
         & ~dg.AutomationCondition.in_progress()
-    ).with_label(f"{' or '.join(inputs)} has changed")
+    )
+    return condition.with_label(f"{' or '.join(inputs)} has changed")
 
 
-HOURLY = (
-    dg.AutomationCondition.cron_tick_passed("0 * * * *").since_last_handled() & ~dg.AutomationCondition.in_progress()
+_AN_HOUR_HAS_BEGUN: Any = dg.AutomationCondition.cron_tick_passed("0 * * * *")
+HOURLY: dg.AutomationCondition = (
+    _AN_HOUR_HAS_BEGUN.since_last_handled() & ~dg.AutomationCondition.in_progress()
 ).with_label("every hour")
 """For data_dvc: is data.dvc still what it was? A `git pull` brings another one."""
 

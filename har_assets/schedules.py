@@ -30,7 +30,7 @@ def weekly_retraining(context: dg.ScheduleEvaluationContext, store: ArtifactStor
     execution_timezone=time_zone(),
     default_status=dg.DefaultScheduleStatus.STOPPED,
     description="Every night at 02:00: the latest model on every test video, again although nothing has changed, and "
-    "the report, with the configuration of the last time. Costs one evaluation: seconds on the sample, minutes on HMDB51.",
+    "the report, with the configuration of the last time. Costs seconds on the sample, minutes on HMDB51.",
 )
 def nightly_evaluation(context: dg.ScheduleEvaluationContext, store: ArtifactStore) -> dg.RunRequest:
     """Ask for test_predictions, by force, and the report of them."""

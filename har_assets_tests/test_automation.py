@@ -74,7 +74,8 @@ def test_an_empty_project_stays_empty(world: World) -> None:
     world.observed("data_dvc", "untracked")
     assert world.tick() == set()
     for _ in range(3):
-        assert world.tick(timedelta(hours=2)) == {"data_dvc"}  # looked at; nothing is made
+        assert world.tick(timedelta(hours=1)) == {"data_dvc"}  # looked at; nothing is made
+        assert world.tick() == set()
 
 
 def test_new_data_goes_on_to_the_frames_and_no_further(world: World) -> None:
@@ -255,9 +256,7 @@ def test_the_weekly_retraining_leaves_a_real_data_set_in_place(
     assert config["ops"]["manifests"]["config"] == {"seed": 3, "val_fraction": 0.2, "split": 1}
     assert dg.validate_run_config(defs.resolve_job_def("whole_road"), config)
     before = project.latest("frame_cache")
-    result = execute_here(
-        project, "+key:frame_cache", {name: op["config"] for name, op in config["ops"].items()}
-    )
+    result = execute_here(project, "+key:frame_cache", {name: op["config"] for name, op in config["ops"].items()})
     assert result.success
     assert project.latest("video_clips").record.lineage == {
         **project.latest("video_clips").record.lineage, "dataset": "own", "synthetic": False,
@@ -336,7 +335,7 @@ def test_a_night_without_two_o_clock_has_its_evaluation_once(monkeypatch: pytest
 def test_a_time_zone_that_does_not_exist_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("Mars/Olympus", "../etc/passwd", "Europe"):
         monkeypatch.setenv("HAR_TIME_ZONE", name)
-        with pytest.raises(HarError, match="IANA name such as Europe/Berlin"):
+        with pytest.raises(HarError, match="IANA name"):
             time_zone()
     monkeypatch.setenv("HAR_TIME_ZONE", "")
     assert time_zone() == "UTC"
