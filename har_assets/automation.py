@@ -63,13 +63,14 @@ def when_changed(inputs: tuple[str, ...]) -> dg.AutomationCondition:
     """
     changed: Any = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
     missing = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.missing())
-    condition: dg.AutomationCondition = (
+    condition: Any = (
         changed.allow(dg.AssetSelection.assets(*inputs)).since_last_handled()
         & ~missing
         & ~dg.AutomationCondition.any_deps_in_progress()
         & ~dg.AutomationCondition.in_progress()
     )
-    return condition.with_label(f"{' or '.join(inputs)} has changed")
+    labelled: dg.AutomationCondition = condition.with_label(f"{' or '.join(inputs)} has changed")
+    return labelled
 
 
 _AN_HOUR_HAS_BEGUN: Any = dg.AutomationCondition.cron_tick_passed("0 * * * *")

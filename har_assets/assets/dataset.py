@@ -68,7 +68,6 @@ class RawArchiveConfig(AssetConfig):
     kinds={"python"},
     code_version="1",
     tags={"har/stage": "data"},
-    retry_policy=None,
 )
 def raw_archive(
     context: dg.AssetExecutionContext, config: RawArchiveConfig, store: ArtifactStore, dvc: Dvc

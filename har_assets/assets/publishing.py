@@ -11,10 +11,13 @@ from typing import Any, ClassVar
 import dagster as dg
 
 from har_assets.artifacts import Artifact, Record, describe_files, hash_of, merge_lineage
-from har_assets.errors import HarError
+from har_assets.errors import HarError, PassingError
 from har_assets.resources.mlflow import MlflowTracking, RunLog
 from har_assets.resources.store import ArtifactStore
 from har_assets.runs import OUTBOX_TAG, SentenceFailure, end_with_run
+
+RETRY_PAUSES_S = (15.0, 60.0, 240.0)
+"""Pauses before a step is tried again after a PassingError, seconds: a server that restarts is back by then."""
 
 
 class AssetConfig(dg.Config):
@@ -198,9 +201,19 @@ def note_outbox(context: dg.AssetExecutionContext, store: ArtifactStore, mlflow:
 
 @contextmanager
 def failures_in_words() -> Iterator[None]:
-    """Turn a HarError into a dagster.Failure whose description is its sentence."""
+    """Turn a HarError into a dagster.Failure whose description is its sentence.
+
+    A PassingError asks Dagster to try the step again, after the pauses in RETRY_PAUSES_S; then it fails it, too.
+    """
     try:
         yield
+    except PassingError as error:
+        step = dg.OpExecutionContext.get()
+        if step.retry_number >= len(RETRY_PAUSES_S):
+            raise SentenceFailure(str(error)) from None
+        pause_s = RETRY_PAUSES_S[step.retry_number]
+        step.log.warning(f"{error} The step is tried again in {pause_s:g} s.")
+        raise dg.RetryRequested(len(RETRY_PAUSES_S), pause_s) from SentenceFailure(str(error))
     except HarError as error:
         raise SentenceFailure(str(error)) from None
     except OSError as error:
