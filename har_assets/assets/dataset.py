@@ -329,6 +329,7 @@ def video_clips(
             },
             lineage={"dataset": dataset.name, "synthetic": dataset.synthetic, "data_version": version},
             data_version=version,
+            clips=len(clips),
         )
 
     with failures_in_words():
@@ -814,4 +815,5 @@ def cached_frames(
                 "quarantined": len(quarantine),
             }
         },
+        clips=report.decoded,
     )
