@@ -1,5 +1,7 @@
 """What a piece of work took."""
 
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -108,6 +110,41 @@ def test_memory_and_utilisation_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
     assert before.gpu_memory_bytes is not None
     assert found.gpu_memory_bytes - before.gpu_memory_bytes >= 8192 * 8192 * 4
     assert max(found.gpu_percents) > 50
+
+
+DRIVER = """
+#include <string.h>
+struct memory {unsigned long long total, free, used;};
+struct utilisation {unsigned gpu, memory;};
+static char devices[2];
+int nvmlInit_v2(void) {return 0;}
+int nvmlDeviceGetCount_v2(unsigned *count) {*count = 2; return 0;}
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {*device = devices + index; return index > 1;}
+int nvmlDeviceGetHandleByUUID(const char *name, void **device) {*device = devices; return strcmp(name, "GPU-8a9d");}
+int nvmlDeviceGetMemoryInfo(void *device, struct memory *found)
+    {found->used = device == devices ? 5000000000ULL : 7000000000ULL; return 0;}
+int nvmlDeviceGetUtilizationRates(void *device, struct utilisation *found)
+    {found->gpu = device == devices ? 40 : 80; found->memory = 1; return 0;}
+"""
+"""NVML's interface, by its header, and two GPUs that are not there."""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_the_driver_is_asked_by_its_interface(tmp_path: Path) -> None:
+    (tmp_path / "driver.c").write_text(DRIVER)
+    library = tmp_path / "libnvidia-ml.so.1"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "driver.c"], check=True)
+    code = "from har_assets.usage import Gpus; gpus = Gpus.open(); print(gpus.look() if gpus else None)"
+
+    def seen(chosen: str) -> str:
+        environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": chosen}
+        return subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    assert seen("0,1") == "(7000000000, 60.0)"
+    assert seen("0") == seen("GPU-8a9d") == "(5000000000, 40.0)"
+    assert seen("GPU-ffff") == seen("") == "None"
 
 
 def test_without_a_gpu_there_are_no_figures_of_one() -> None:
