@@ -2,13 +2,15 @@
 
     python -m benchmarks.bench_frame_cache [--videos FOLDER] [--workers N] [--copies N] [--repeats N]
 
-Medians of `--repeats` runs that alternate; ratios are of runs side by side. FOLDER holds HMDB51-like clips;
-without it, the real clips of ../shared/data are unpacked, or clips of the same size are made.
+Medians of `--repeats` runs that alternate; ratios are of runs side by side. "One worker" is a process that decodes
+and the build itself beside it: how many cores the two keep busy is printed, as it bounds the ratio. FOLDER holds
+HMDB51-like clips; without it, the real clips of ../shared/data are unpacked, or clips of the same size are made.
 """
 
 import argparse
 import contextlib
 import os
+import resource
 import shutil
 import statistics
 import tempfile
@@ -49,11 +51,13 @@ def main() -> None:
 def bench_building(clips: dict[str, Path], scratch: Path, workers: int, repeats: int) -> FrameCache:
     """Clips a second by one worker and by several, and the peak of memory with several."""
     seconds: dict[int, list[float]] = {1: [], workers: []}
+    cores: dict[int, list[float]] = {1: [], workers: []}
     peaks = []
     for _ in range(repeats):
         for count, times in seconds.items():
             shutil.rmtree(scratch / "cache", ignore_errors=True)
             clear_work(scratch / "work")
+            before = processor_seconds()
             with PeakMemory() as memory:
                 report = build_frame_cache(
                     clips,
@@ -64,10 +68,15 @@ def bench_building(clips: dict[str, Path], scratch: Path, workers: int, repeats:
                     log=lambda line: None,
                 )
             times.append(report.seconds)
+            cores[count].append((processor_seconds() - before) / report.seconds)
             if count == workers:
                 peaks.append((memory.parent, memory.largest_worker))
     for count, times in seconds.items():
-        print(f"{count} worker(s): {len(clips) / statistics.median(times):.1f} clips/s, start-up included")
+        rate, busy = len(clips) / statistics.median(times), statistics.median(cores[count])
+        print(
+            f"{count} worker(s): {rate:.1f} clips/s, start-up included; {busy:.2f} cores busy, "
+            f"{1e3 * busy / rate:.1f} ms of processor time a clip"
+        )
     ratio = statistics.median(one / many for one, many in zip(seconds[1], seconds[workers], strict=True))
     print(f"{workers} workers against 1: {ratio:.2f} x")
     parent, worker = (statistics.median(column) / 2**20 for column in zip(*peaks, strict=True))
@@ -111,6 +120,14 @@ def bench_reading(cache: FrameCache, clips: dict[str, Path], repeats: int) -> No
         print(f"a batch of {BATCH} x {WINDOW} frames {name}: {1e3 * statistics.median(taken):.2f} ms")
     ratio = statistics.median(slow / fast for fast, slow in zip(times["from the cache"], times["decoded"], strict=True))
     print(f"reading against decoding: {ratio:.0f} x")
+
+
+def processor_seconds() -> float:
+    """Of this process and its children that have ended."""
+    return sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
 
 
 class PeakMemory:

@@ -7,6 +7,7 @@ from har_assets.assets.data_dvc import data_dvc
 from har_assets.assets.dataset import class_index, data_unspoiled, frame_cache, manifests, raw_archive, video_clips
 from har_assets.assets.deployment import onnx_model, trt_engine
 from har_assets.assets.evaluation import test_predictions
+from har_assets.assets.incoming import incoming_video_predictions
 from har_assets.assets.report import evaluation_report
 from har_assets.assets.serving import serving_model
 from har_assets.assets.splits import hmdb51_benchmark, split_evaluation
@@ -14,6 +15,7 @@ from har_assets.assets.training import pretrained_weights, trained_checkpoint
 from har_assets.automation import automated
 from har_assets.jobs import JOBS
 from har_assets.resources.dvc import Dvc
+from har_assets.resources.incoming import IncomingVideos
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
 from har_assets.runs import surviving_executor
@@ -37,6 +39,7 @@ ASSETS: list[dg.AssetsDefinition | dg.SourceAsset] = [
     runtime_benchmark,
     split_evaluation,
     hmdb51_benchmark,
+    incoming_video_predictions,
 ]
 
 defs = dg.Definitions(
@@ -49,6 +52,7 @@ defs = dg.Definitions(
         "store": ArtifactStore(),
         "dvc": Dvc(),
         "mlflow": MlflowTracking(),
+        "incoming": IncomingVideos(),
         "pipes": dg.PipesSubprocessClient(termination_timeout_seconds=60),
     },
     # Steps fork from a process that has imported the graph already: 0.1 s a step instead of 3.

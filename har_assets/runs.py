@@ -142,7 +142,7 @@ class SurvivingExecutor(Executor):
             # What `--select '+key:trt_engin'` comes to: Dagster takes a selection of nothing for one of everything.
             raise SentenceFailure(
                 "The selection matches no asset: correct the name after `key:` (`dagster asset list -m har_assets` "
-                "shows all), or select '*' to build everything."
+                "shows all), or run `dagster job execute -m har_assets -j whole_road` to build everything."
             )
         for dead in release_dead_runs(instance):
             plan_context.log.warning(f"Run {dead} had died: marked failed, its slots freed.")  # type: ignore[attr-defined]

@@ -86,6 +86,7 @@ def execute_here(
 
     from har_assets.definitions import ASSETS
     from har_assets.resources.dvc import Dvc
+    from har_assets.resources.incoming import IncomingVideos
     from har_assets.resources.mlflow import MlflowTracking
     from har_assets.resources.store import ArtifactStore
 
@@ -97,6 +98,7 @@ def execute_here(
             "store": ArtifactStore(project=str(project.folder)),
             "dvc": Dvc(),
             "mlflow": MlflowTracking() if tracked else MlflowTracking(tracking_uri=""),
+            "incoming": IncomingVideos(),
             "pipes": dg.PipesSubprocessClient(),
         },
         raise_on_error=False,

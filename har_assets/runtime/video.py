@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,12 +25,17 @@ import numpy as np
 from har_assets.errors import HarError, VideoError
 from har_assets.model.spec import ModelSpec
 from har_assets.runtime.predictor import Clips, Predictor, Scores
-from har_assets.video.decode import VideoReader
+from har_assets.video.decode import VideoReader, open_container
 from har_assets.video.sampling import Frames, centre_crop, clip_windows, window_starts
 from har_assets.video.workers import available_cores, decode_many
 
 MAX_HELD_BYTES = 256 << 20
 """Frames of one video that are held while its length is not known. A longer one is read twice: once to count."""
+
+PICTURES = 5
+"""Frames side by side in the contact sheet of a video."""
+PICTURE_HEIGHT = 96
+"""Height of a contact sheet, pixels."""
 
 AHEAD = 16
 """Videos a worker that may be decoded or scored ahead of the oldest unfinished one."""
@@ -45,6 +53,12 @@ class VideoPrediction:
     """Frames of the file that were decoded."""
     note: str = ""
     """What is odd about the file; empty where nothing is."""
+    decode_s: float = 0.0
+    """Seconds that decoding took, in its own process."""
+    inference_s: float = 0.0
+    """Seconds of inference: of its batch, divided by the videos in it."""
+    contact_sheet: bytes = b""
+    """JPEG of some of its frames, if asked for."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,12 @@ class VideoFailure:
 
     video: str
     reason: str
+    too_long: bool = False
+    """It was not decoded, as it claims to be longer than `longest_s`."""
+
+
+class TooLongError(VideoError):
+    """A video that claims to be longer than was asked for; nothing of it was decoded."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +96,8 @@ class Windows:
     num_source_frames: int
     """Frames of the file that were decoded."""
     note: str
+    glimpses: tuple[Frames, ...] = ()
+    """Some frames, uncut and in order, uint8 [decode_height, decode_width, 3] each; as many as asked for, or fewer."""
 
 
 def video_clips(frames_THWC: Frames, spec: ModelSpec, windows: int) -> Clips:
@@ -83,25 +105,39 @@ def video_clips(frames_THWC: Frames, spec: ModelSpec, windows: int) -> Clips:
     return clip_windows(frames_THWC, window=spec.num_frames, count=windows, crop=(spec.frame_height, spec.frame_width))
 
 
-def read_windows(path: Path, spec: ModelSpec, windows: int, limits: ReadLimits | None = None) -> Windows:
+def read_windows(
+    path: Path,
+    spec: ModelSpec,
+    windows: int,
+    limits: ReadLimits | None = None,
+    *,
+    glimpses: int = 0,
+    longest_s: float = math.inf,
+) -> Windows:
     """Decode a video and cut `windows` clips out of it, spread evenly from its first frame to its last.
 
     The same clips as those of `video_clips`, in bounded memory: of a video too long to be held, which is as
     long as it takes to be known, only the frames of the windows are kept when it is read a second time.
+    `glimpses` frames, spread evenly too, come along for a contact sheet.
 
     Raises:
         VideoError: the file yields no frame, or is beyond `limits`; the message is the reason.
+        TooLongError: it claims to be longer than `longest_s` seconds.
     """
     size = spec.frame_height, spec.frame_width
     most = max(MAX_HELD_BYTES // (3 * spec.frame_height * spec.frame_width), spec.num_frames)
     reader = _reader(path, spec)
     if limits:
         _refuse_large(reader, limits)
+    if reader.claimed_s > longest_s:
+        raise TooLongError(f"the video claims to be {reader.claimed_s:.0f} s long")
     held: list[Frames] = []
     num_frames = 0
+    seen = _Glimpses(glimpses)
     for frame_HWC in reader:
         if limits:
             _refuse_long(reader, limits)
+        seen.look_at(frame_HWC, num_frames)
         num_frames += 1
         if num_frames <= most:
             held.append(cropped_CHW(frame_HWC, size))
@@ -118,7 +154,43 @@ def read_windows(path: Path, spec: ModelSpec, windows: int, limits: ReadLimits |
         if len(frames) < len(wanted):
             raise VideoError("the file gives other frames each time it is read: it may still be written to")
     clips_BCTHW = np.stack([np.stack([frames[number] for number in window], axis=1) for window in numbers])
-    return Windows(clips_BCTHW, reader.num_source_frames, reader.note)
+    return Windows(clips_BCTHW, reader.num_source_frames, reader.note, seen.chosen())
+
+
+class _Glimpses:
+    """`count` frames spread evenly over a video whose length shows only at its end; holds 4 count at most."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._step = 1
+        self._held: list[Frames] = []
+
+    def look_at(self, frame_HWC: Frames, number: int) -> None:
+        """Take the frame or leave it."""
+        if not self._count or number % self._step:
+            return
+        self._held.append(frame_HWC)
+        if len(self._held) == 4 * self._count:
+            self._held = self._held[::2]
+            self._step *= 2
+
+    def chosen(self) -> tuple[Frames, ...]:
+        """The frames in the middle of `count` equal parts of what is held."""
+        held, count = len(self._held), min(self._count, len(self._held))
+        return tuple(self._held[(2 * part + 1) * held // (2 * count)] for part in range(count))
+
+
+def contact_sheet(frames: Sequence[Frames]) -> bytes:
+    """Frames uint8 [H, W, 3] of one size side by side as a JPEG, PICTURE_HEIGHT pixels high; empty without any."""
+    if not frames:
+        return b""
+    from PIL import Image  # noqa: PLC0415
+
+    row = Image.fromarray(np.concatenate(frames, axis=1))
+    row = row.resize((max(round(row.width * PICTURE_HEIGHT / row.height), 1), PICTURE_HEIGHT), Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    row.save(file, "JPEG", quality=80)
+    return file.getvalue()
 
 
 def _refuse_large(reader: VideoReader, limits: ReadLimits) -> None:
@@ -146,6 +218,29 @@ def cropped_CHW(frame_HWC: Frames, size: tuple[int, int]) -> Frames:
     return np.ascontiguousarray(cropped_1HWC[0].transpose(2, 0, 1))
 
 
+def film_sheet(path: Path) -> bytes:
+    """Contact sheet of a long video: the key frames nearest to PICTURES places, without decoding what is between.
+
+    Empty where none can be decoded. For a decoding process: a damaged file may take it down.
+    """
+    import av  # noqa: PLC0415
+
+    frames: list[Frames] = []
+    with contextlib.suppress(av.FFmpegError, IndexError), open_container(path) as container:
+        stream = container.streams.video[0]
+        stream.thread_count = 1
+        stream.codec_context.skip_frame = "NONKEY"
+        for part in range(PICTURES):
+            container.seek((container.start_time or 0) + (2 * part + 1) * (container.duration or 0) // (2 * PICTURES))
+            frame = next(container.decode(stream), None)
+            if frame is not None:
+                width = max(round(PICTURE_HEIGHT * frame.width / frame.height), 1)
+                small = frame.reformat(width, PICTURE_HEIGHT, "rgb24").to_ndarray().astype(np.uint8)
+                upright_HWC: Frames = np.rot90(small, round(frame.rotation / 90))
+                frames.append(upright_HWC)
+    return contact_sheet([frame for frame in frames if frame.shape == frames[0].shape])
+
+
 def predict_video(predictor: Predictor, path: Path, *, windows: int = 4, top: int = 5) -> VideoPrediction:
     """The `top` most likely classes of a video file, decoded in this process.
 
@@ -154,7 +249,7 @@ def predict_video(predictor: Predictor, path: Path, *, windows: int = 4, top: in
     """
     read = read_windows(path, predictor.spec, windows)
     scores_K = predictor.predict(read.clips_BCTHW).mean(axis=0)
-    return _prediction(path, scores_K, predictor.spec, read.num_source_frames, read.note, windows, top)
+    return _prediction(path, scores_K, predictor.spec, _Facts(read.num_source_frames, read.note), windows, top)
 
 
 def predict_videos(
@@ -166,6 +261,8 @@ def predict_videos(
     batch: int = 16,
     workers: int | None = None,
     timeout_s: float = 120,
+    contact_sheets: bool = False,
+    longest_s: float = math.inf,
     done: Callable[[], None] = lambda: None,
 ) -> Iterator[VideoPrediction | VideoFailure]:
     """Predict any number of videos; yield one result each, in the order of the paths.
@@ -183,6 +280,8 @@ def predict_videos(
         batch: windows that are scored at once, rounded down to whole videos (one at least).
         workers: decoding processes; None takes one a core.
         timeout_s: seconds that one video may take to be decoded.
+        contact_sheets: also make a contact sheet of each video, from the frames that are decoded anyway.
+        longest_s: seconds; a video that claims to be longer is a VideoFailure that says so, and costs no decoding.
         done: called after each video that is done, which may be ahead of the results.
 
     Raises:
@@ -202,7 +301,8 @@ def predict_videos(
                 jobs[position] = _Job(Path(path), slots.take())
                 yield _Task(jobs[position].path, jobs[position].slot)
 
-        function = functools.partial(_decode_into_slot, slots.layout, predictor.spec)
+        pictures = PICTURES if contact_sheets else 0
+        function = functools.partial(_decode_into_slot, slots.layout, predictor.spec, pictures, longest_s)
         decoded = stack.enter_context(
             contextlib.closing(
                 decode_many(tasks(), function, workers=workers, timeout_s=timeout_s, in_flight=AHEAD * workers)
@@ -224,13 +324,23 @@ class _Task:
     slot: int
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """What a decoding process says of a video, besides its windows."""
+
+    num_source_frames: int
+    note: str
+    decode_s: float = 0.0
+    contact_sheet: bytes = b""
+
+
 @dataclass
 class _Job:
     """A video on its way."""
 
     path: Path
     slot: int
-    facts: tuple[int, str] = (0, "")
+    facts: _Facts | None = None
     result: VideoPrediction | VideoFailure | None = None
 
 
@@ -248,16 +358,16 @@ class _Flow:
     done: Callable[[], None]
     gathered: list[int] = field(default_factory=list)
     """Positions decoded and not yet on their way to the predictor."""
-    running: list[tuple[list[int], Future[Scores]]] = field(default_factory=list)
+    running: list[tuple[list[int], Future[tuple[Scores, float]]]] = field(default_factory=list)
     """Batches under inference or waiting for it, oldest first; two at most."""
     next: int = 0
     """Position of the next result."""
 
-    def take(self, position: int, facts: tuple[int, str] | VideoError) -> None:
+    def take(self, position: int, facts: _Facts | VideoError) -> None:
         """One more video is decoded, or will not be."""
         job = self.jobs[position]
         if isinstance(facts, VideoError):
-            job.result = VideoFailure(str(job.path), str(facts))
+            job.result = VideoFailure(str(job.path), str(facts), isinstance(facts, TooLongError))
             self.slots.give_back(job.slot)
             self.done()
             return
@@ -289,17 +399,23 @@ class _Flow:
         chosen = [self.jobs[position].slot for position in positions]
         self.running.append((positions, self.thread.submit(self._score, chosen)))
 
-    def _score(self, chosen: list[int]) -> Scores:
+    def _score(self, chosen: list[int]) -> tuple[Scores, float]:
+        """Scores of each video, the mean of its windows, and seconds a video."""
+        began = time.perf_counter()
         clips = self.slots.windows_NBCTHW[chosen]
         scores_BK = self.predictor.predict(clips.reshape(-1, *clips.shape[2:]))
         mean_NK: Scores = scores_BK.reshape(len(chosen), self.windows, -1).mean(axis=1)
-        return mean_NK
+        return mean_NK, (time.perf_counter() - began) / len(chosen)
 
     def _collect(self) -> None:
         positions, future = self.running.pop(0)
-        for position, scores_K in zip(positions, future.result(), strict=True):
+        scores_NK, seconds = future.result()
+        for position, scores_K in zip(positions, scores_NK, strict=True):
             job = self.jobs[position]
-            job.result = _prediction(job.path, scores_K, self.predictor.spec, *job.facts, self.windows, self.top)
+            assert job.facts is not None
+            job.result = _prediction(
+                job.path, scores_K, self.predictor.spec, job.facts, self.windows, self.top, seconds
+            )
             self.slots.give_back(job.slot)
             self.done()
 
@@ -355,11 +471,13 @@ class _Slots:
         self._free.append(slot)
 
 
-def _decode_into_slot(layout: _Layout, spec: ModelSpec, task: _Task) -> tuple[int, str]:
-    """In a decoding process: write the windows of a video into its slot; return frames of the file and note."""
-    read = read_windows(task.path, spec, layout.shape[1])
+def _decode_into_slot(layout: _Layout, spec: ModelSpec, glimpses: int, longest_s: float, task: _Task) -> _Facts:
+    """In a decoding process: write the windows of a video into its slot; return what else is known of it."""
+    began = time.perf_counter()
+    read = read_windows(task.path, spec, layout.shape[1], glimpses=glimpses, longest_s=longest_s)
     layout.view(_attached(layout.name))[task.slot] = read.clips_BCTHW
-    return read.num_source_frames, read.note
+    sheet = contact_sheet(read.glimpses)
+    return _Facts(read.num_source_frames, read.note, time.perf_counter() - began, sheet)
 
 
 @functools.cache
@@ -369,10 +487,13 @@ def _attached(name: str) -> shared_memory.SharedMemory:
 
 
 def _prediction(
-    path: Path, scores_K: Scores, spec: ModelSpec, frames: int, note: str, windows: int, top: int
+    path: Path, scores_K: Scores, spec: ModelSpec, facts: _Facts, windows: int, top: int, inference_s: float = 0.0
 ) -> VideoPrediction:
     labels, scores = ranked(scores_K, spec.labels, top)
-    return VideoPrediction(str(path), labels, scores, windows, frames, note)
+    return VideoPrediction(
+        str(path), labels, scores, windows, facts.num_source_frames, facts.note,
+        facts.decode_s, inference_s, facts.contact_sheet,
+    )  # fmt: skip
 
 
 def ranked(scores_K: Scores, labels: tuple[str, ...], top: int) -> tuple[tuple[str, ...], tuple[float, ...]]:

@@ -31,6 +31,7 @@ DEPENDENCIES = {
     "serving_model": {"onnx_model"},
     "split_evaluation": {"video_clips", "class_index", "pretrained_weights"},
     "hmdb51_benchmark": {"split_evaluation"},
+    "incoming_video_predictions": {"onnx_model"},
 }
 
 ORIGINAL_COMMANDS = {
@@ -51,7 +52,7 @@ def test_the_graph_is_that_of_the_design() -> None:
 def test_every_asset_is_described_grouped_and_versioned() -> None:
     for spec in defs.resolve_all_asset_specs():
         assert spec.description, spec.key
-        assert spec.group_name in {"dataset", "training", "deployment", "evaluation"}, spec.key
+        assert spec.group_name in {"dataset", "training", "deployment", "evaluation", "inference"}, spec.key
         assert spec.code_version or spec.key.to_user_string() == "data_dvc", spec.key  # a source has no code
         assert spec.kinds, spec.key
 
@@ -65,7 +66,7 @@ def test_what_uses_the_gpu_shares_one_pool() -> None:
     pools = {name: defs.resolve_assets_def(name).op.pool for name in DEPENDENCIES}
     assert {name for name, pool in pools.items() if pool == "gpu"} == {
         "trained_checkpoint", "onnx_model", "trt_engine", "test_predictions", "evaluation_report",
-        "runtime_benchmark", "serving_model", "split_evaluation",
+        "runtime_benchmark", "serving_model", "split_evaluation", "incoming_video_predictions",
     }  # fmt: skip
 
 
@@ -97,6 +98,7 @@ def test_configuration_fields_are_all_described() -> None:
         dataset,
         deployment,
         evaluation,
+        incoming,
         inference,
         promotion,
         report,
@@ -106,7 +108,7 @@ def test_configuration_fields_are_all_described() -> None:
     )
 
     modules = (
-        benchmark, dataset, deployment, evaluation, inference, promotion, report, serving, splits, training,
+        benchmark, dataset, deployment, evaluation, incoming, inference, promotion, report, serving, splits, training,
     )  # fmt: skip
     for module in modules:
         for name, value in vars(module).items():

@@ -164,3 +164,50 @@ def test_a_file_that_changes_while_it_is_read_is_no_prediction(
     monkeypatch.setattr(video, "_reader", lambda path, spec: next(readers))
     with pytest.raises(VideoError, match="other frames each time"):
         read_windows(videos[0], tiny_spec, 2)
+
+
+def test_contact_sheets_show_frames_of_the_whole_video(
+    videos: list[Path], tiny_onnx: Path, tiny_spec: ModelSpec
+) -> None:
+    import io
+
+    from PIL import Image
+
+    for path in videos:
+        frames = decode_video(path, size=(tiny_spec.decode_height, tiny_spec.decode_width)).frames_THWC
+        glimpses = read_windows(path, tiny_spec, 2, glimpses=5).glimpses
+        numbers = [next(n for n, frame in enumerate(frames) if np.array_equal(frame, glimpse)) for glimpse in glimpses]
+        assert numbers == sorted(set(numbers))
+        assert len(numbers) == min(5, len(frames))
+        assert numbers[-1] - numbers[0] >= 0.6 * (len(frames) - 1)
+    predictor = open_model(tiny_onnx, "onnxruntime_cpu")
+    first, second = predict_videos(predictor, [videos[0], videos[1]], workers=1, contact_sheets=True)
+    assert isinstance(first, VideoPrediction)
+    assert isinstance(second, VideoPrediction)
+    picture = Image.open(io.BytesIO(first.contact_sheet))
+    assert (picture.format, picture.height, picture.width) == ("JPEG", 96, 5 * 24 * 96 // 20)
+    assert Image.open(io.BytesIO(second.contact_sheet)).width == round(24 * 96 / 20)  # one frame
+    assert first.decode_s > 0 < first.inference_s
+    (plain,) = predict_videos(predictor, [videos[0]], workers=1)
+    assert isinstance(plain, VideoPrediction)
+    assert plain.contact_sheet == b""
+    assert plain.scores == first.scores
+
+
+def test_a_video_that_claims_to_be_longer_than_wanted_is_left_out(videos: list[Path], tiny_onnx: Path) -> None:
+    predictor = open_model(tiny_onnx, "onnxruntime_cpu")
+    long, short = predict_videos(predictor, [videos[0], videos[1]], workers=1, longest_s=1.5)
+    assert isinstance(long, VideoFailure)
+    assert (long.too_long, long.reason) == (True, "the video claims to be 2 s long")
+    assert isinstance(short, VideoPrediction)
+
+
+def test_the_sheet_of_a_film_is_made_of_key_frames(videos: list[Path], tmp_path: Path) -> None:
+    import io
+
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(video.film_sheet(videos[0])))
+    assert (picture.height, picture.width) == (96, 5 * 128)
+    (tmp_path / "none.avi").write_bytes(b"RIFF")
+    assert video.film_sheet(tmp_path / "none.avi") == b""

@@ -1,0 +1,436 @@
+"""incoming_video_predictions: what the deployed model says of each video that is put into a folder."""
+
+import base64
+import contextlib
+import json
+import math
+import os
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import dagster as dg
+
+from har_assets.artifacts import Artifact, hash_of, sha256_of
+from har_assets.assets.deployment import ONNX, deployed_precision, refuse_failed_parity
+from har_assets.assets.publishing import AssetConfig, failures_in_words
+from har_assets.errors import HarError, VideoError
+from har_assets.incoming.folder import Signature, printable, signature_of
+from har_assets.incoming.results import TOP, Results, update_table, write_whole
+from har_assets.resources.incoming import IncomingVideos
+from har_assets.resources.mlflow import MlflowTracking
+from har_assets.resources.store import ArtifactStore
+from har_assets.runs import end_with_run
+
+if TYPE_CHECKING:
+    from har_assets.runtime import Predictor
+    from har_assets.runtime.video import VideoFailure, VideoPrediction
+
+Item = TypeVar("Item")
+
+NAME = "incoming_video_predictions"
+CODE_VERSION = "1"
+
+INCOMING_PARTITIONS = dg.DynamicPartitionsDefinition(name="incoming_videos")
+"""One a video of the folder, added by new_video_sensor, in the order in which they are asked for."""
+
+
+class IncomingConfig(AssetConfig):
+    """How new videos are scored."""
+
+    not_content: ClassVar[frozenset[str]] = AssetConfig.not_content | {
+        "runtime", "batch", "workers", "timeout_s", "film_timeout_s"
+    }  # fmt: skip
+
+    runtime: str = "auto"
+    """What runs the model; auto takes the fastest that works here."""
+    windows: int = 4
+    """Temporal clips a video, spread evenly; their scores are averaged."""
+    batch: int = 16
+    """Clips that are scored at once."""
+    workers: int = 0
+    """Decoding processes; 0 takes one a core."""
+    timeout_s: float = 120.0
+    """Seconds that decoding one video may take."""
+    film_from_s: float = 60.0
+    """Videos that claim to be longer than so many seconds are films: cut into windows from end to end, and predicted
+    as a timeline of segments; 0 predicts videos of any length by their few windows."""
+    film_timeout_s: float = 14400.0
+    """Seconds that one film may take."""
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", dg.BetaWarning)  # backfill_policy is beta in dagster 1.13
+    _asset = dg.asset(
+        deps=["onnx_model"],
+        partitions_def=INCOMING_PARTITIONS,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        group_name="inference",
+        kinds={"onnx"},
+        code_version=CODE_VERSION,
+        pool="gpu",
+        # Each video is reported by itself, as soon as it is predicted.
+        output_required=False,
+        tags={"har/stage": "inference"},
+    )
+
+
+@_asset
+def incoming_video_predictions(
+    context: dg.AssetExecutionContext,
+    config: IncomingConfig,
+    store: ArtifactStore,
+    mlflow: MlflowTracking,
+    incoming: IncomingVideos,
+) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
+    """A JSON file a video with its five most likely actions, and `predictions.csv` of all; a partition is a video.
+
+    What was predicted before of the same content by the same model is not predicted again. A video that cannot be
+    decoded gets a result that says why.
+    """
+    with failures_in_words():
+        end_with_run(context.instance, context.run.run_id)
+        if config.windows < 1 or config.batch < 1:
+            raise HarError(f"windows is {config.windows} and batch {config.batch}: choose 1 or more of each.")
+        onnx = store.latest("onnx_model")
+        refuse_failed_parity(onnx)
+        recipe = {
+            "model_sha256": onnx.record.files[ONNX]["sha256"],
+            "code_version": CODE_VERSION,
+            **config.content(),
+        }
+        work = _Work(
+            results=Results(store.folder.root / NAME, recipe),
+            onnx=onnx,
+            config=config,
+            folder=incoming.path(store.project_folder),
+            # As Dagster writes them for an asset that returns one result: by these it knows what is out of date.
+            tags={
+                "dagster/code_version": CODE_VERSION,
+                "dagster/data_version_is_user_provided": "true",
+                "dagster/input_data_version/onnx_model": onnx.record.data_version,
+                "dagster/input_event_pointer/onnx_model": "NULL",
+            },
+            mlflow_link=mlflow.link(onnx.record.lineage.get("mlflow_run_id", "")),
+        )
+        names = incoming.by_partition(store.project_folder)
+        began = time.monotonic()
+        try:
+            wanted = [(key, names.get(key)) for key in context.partition_keys]
+            # To note an event costs Dagster's database some commits: the predictions do not wait for that.
+            with contextlib.closing(in_background(work.predict(wanted), work.stopped)) as events:
+                for event in events:
+                    if isinstance(event, dg.AssetObservation):
+                        context.log.warning(f"{event.partition}: {event.metadata['reason'].value}")
+                    yield event
+        finally:
+            table = update_table(work.results.home, context.log.info)
+        counts = ", ".join(f"{count} {what}" for what, count in work.counts.items() if count)
+        context.log.info(f"{counts or 'nothing to do'} in {time.monotonic() - began:.1f} s; all are in {table}")
+
+
+def in_background(items: Generator[Item, None, None], enough: threading.Event) -> Generator[Item, None, None]:
+    """The items of a generator that goes on in a thread of its own, however long each takes to be used here.
+
+    What it raises is raised here after its last item. Closing this one sets `enough` and closes it after its next item.
+    """
+    queue: SimpleQueue[tuple[Item, ...]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            with contextlib.closing(items):
+                for item in items:
+                    queue.put((item,))
+                    if enough.is_set():
+                        return
+        finally:
+            queue.put(())
+
+    with ThreadPoolExecutor(1, thread_name_prefix="predictions") as pool:
+        running = pool.submit(run)
+        try:
+            while found := queue.get():
+                yield found[0]
+            running.result()
+        finally:
+            enough.set()
+
+
+@dataclass(frozen=True)
+class _Video:
+    """A video on its way."""
+
+    partition: str
+    name: bytes
+    path: Path
+    content: str
+    """SHA-256, before it is decoded."""
+    signature: Signature
+
+
+@dataclass
+class _Work:
+    """One run over some videos."""
+
+    results: Results
+    onnx: Artifact
+    config: IncomingConfig
+    folder: Path
+    """Of the videos."""
+    tags: dict[str, str]
+    """What Dagster is to know of the lineage of each materialization."""
+    mlflow_link: str
+    counts: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(
+            ("predicted", "without a prediction", "known before", "gone or changing"), 0
+        )
+    )
+    waiting: "deque[_Video]" = field(default_factory=deque)
+    """Given to the predictor, in order."""
+    same: dict[str, list[_Video]] = field(default_factory=dict)
+    """Content that the predictor has: further videos with that content."""
+    films: list[_Video] = field(default_factory=list)
+    """Long videos, which come after all others."""
+    stopped: threading.Event = field(default_factory=threading.Event)
+    """Nobody wants the rest."""
+    ready: list[dg.AssetMaterialization | dg.AssetObservation] = field(default_factory=list)
+    """Of videos that need no prediction."""
+
+    def predict(
+        self, wanted: list[tuple[str, bytes | None]]
+    ) -> Generator[dg.AssetMaterialization | dg.AssetObservation, None, None]:
+        """Predict partitions, each with the name of its video or None where it is gone; yield an event each."""
+        unknown = self._unknown(iter(wanted))
+        first = next(unknown, None)
+        yield from self._take_ready()
+        if first is None:
+            return
+        from har_assets.runtime import open_model  # noqa: PLC0415
+        from har_assets.runtime.video import VideoFailure, VideoPrediction, predict_videos  # noqa: PLC0415
+
+        predictor = open_model(self.onnx.file(ONNX), self.config.runtime)
+
+        def paths() -> Iterator[Path]:
+            yield first
+            yield from unknown
+
+        for found in predict_videos(
+            predictor, paths(), windows=self.config.windows, top=TOP, batch=self.config.batch,
+            workers=self.config.workers or None, timeout_s=self.config.timeout_s, contact_sheets=True,
+            longest_s=self.config.film_from_s or math.inf,
+        ):  # fmt: skip
+            video = self.waiting.popleft()
+            if isinstance(found, VideoFailure) and found.too_long:
+                self.films.append(video)
+            else:
+                sheet = found.contact_sheet if isinstance(found, VideoPrediction) else b""
+                yield from self._keep(video, predictor, _says(found), sheet)
+            yield from self._take_ready()
+        yield from self._take_ready()
+        for video in self.films:
+            found_in_film = predict_film(predictor, video.path, self.config.film_timeout_s, self.stopped)
+            yield from self._keep(video, predictor, *found_in_film)
+
+    def _keep(
+        self, video: _Video, predictor: "Predictor", says: dict[str, Any], sheet: bytes
+    ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
+        """Write what was found, for this video and those of the same content, if it is still what was read."""
+        same = (video, *self.same.pop(video.content))
+        if _signature(video.path) != video.signature:
+            for left in same:
+                yield self._left(left.partition, "the file was replaced or removed while it was read")
+            return
+        if sheet:
+            write_whole(self.results.sheet(video.content), sheet)
+        for this in same:
+            fields = self._common(this.partition, this.name) | {
+                "content_sha256": this.content,
+                "bytes": this.signature[0],
+                "spec": json.loads(predictor.spec.to_json()),
+                "runtime": predictor.runtime,
+                **says,
+            }
+            yield self._materialized(fields, self.results.write(fields), known=False)
+
+    def _unknown(self, wanted: Iterator[tuple[str, bytes | None]]) -> Iterator[Path]:
+        """Videos that have to be predicted; the events of all others are put into `ready`."""
+        for partition, name in wanted:
+            if name is None:
+                self.ready.append(self._left(partition, f"its video is gone from {self.folder}"))
+                continue
+            path = self.folder / os.fsdecode(name)
+            try:
+                signature = signature_of(path)
+                content = sha256_of(path)
+            except FileNotFoundError:
+                self.ready.append(self._left(partition, f"its video is gone from {self.folder}"))
+                continue
+            except OSError as error:
+                fields = self._unreadable(partition, name, f"the file cannot be read: {error.strerror}")
+                self.ready.append(self._materialized(fields, self.results.write(fields), known=False))
+                continue
+            video = _Video(partition, name, path, content, signature)
+            if content in self.same:
+                self.same[content].append(video)
+                continue
+            known = None if self.config.force else self.results.find(content, partition)
+            if known is not None:
+                fields = {**known, "video": printable(name), "partition": partition}
+                if fields != known:
+                    self.results.write(fields)
+                self.ready.append(self._materialized(fields, self.results.path(content, partition), known=True))
+                continue
+            self.same[content] = []
+            self.waiting.append(video)
+            yield path
+
+    def _take_ready(self) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
+        ready, self.ready = self.ready, []
+        yield from ready
+
+    def _unreadable(self, partition: str, name: bytes, reason: str) -> dict[str, Any]:
+        return {**self._common(partition, name), "content_sha256": "", "bytes": 0, "runtime": "", "reason": reason}
+
+    def _common(self, partition: str, name: bytes) -> dict[str, Any]:
+        record = self.onnx.record
+        return {
+            "format": 1,
+            "video": printable(name),
+            "partition": partition,
+            "model": {
+                "asset": record.asset,
+                "version": self.onnx.folder.name,
+                "sha256": record.files[ONNX]["sha256"],
+                "precision": deployed_precision(self.onnx),
+                **{name: record.lineage.get(name, "") for name in ("dataset", "synthetic", "split", "mlflow_run_id")},
+            },
+            "top": [],
+            "timeline": None,
+            "windows": self.config.windows,
+            "frames": 0,
+            "reason": "",
+            "note": "",
+            "seconds": {},
+            "predicted": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        }
+
+    def _left(self, partition: str, reason: str) -> dg.AssetObservation:
+        self.counts["gone or changing"] += 1
+        return dg.AssetObservation(NAME, partition=partition, metadata={"reason": reason})
+
+    def _materialized(self, fields: dict[str, Any], path: Path, *, known: bool) -> dg.AssetMaterialization:
+        self.counts["known before" if known else "predicted" if fields["top"] else "without a prediction"] += 1
+        return dg.AssetMaterialization(
+            NAME,
+            partition=fields["partition"],
+            metadata=self._shown(fields, path, known),
+            tags={**self.tags, "dagster/data_version": hash_of([self.results.key, fields["content_sha256"]])},
+        )
+
+    def _shown(self, fields: dict[str, Any], path: Path, known: bool) -> dict[str, Any]:
+        """What a person sees of a video in the web UI."""
+        top = fields["top"]
+        model = fields["model"]
+        sheet = self.results.sheet(fields["content_sha256"])
+        shown: dict[str, Any] = {
+            "answer": f"{top[0]['label']} ({top[0]['score']:.3f})" if top else f"none: {fields['reason']}",
+            "video": dg.MetadataValue.path(str(self.folder / fields["video"])),
+        }
+        if top and sheet.is_file():
+            encoded = base64.b64encode(sheet.read_bytes()).decode()
+            shown["contact_sheet"] = dg.MetadataValue.md(f"![frames](data:image/jpeg;base64,{encoded})")
+        if top:
+            shown["top_5"] = dg.MetadataValue.table(
+                [dg.TableRecord({"rank": rank, **answer}) for rank, answer in enumerate(top, 1)]
+            )
+        else:
+            shown["reason"] = fields["reason"]
+        if fields["timeline"]:
+            segments = fields["timeline"]["segments"]
+            shown["segments"] = len(segments)
+            shown["timeline"] = dg.MetadataValue.table(
+                [dg.TableRecord(segment) for segment in segments[:200]],
+                dg.TableSchema([dg.TableColumn(name) for name in ("label", "start_s", "end_s", "score")]),
+            )
+        if fields["note"]:
+            shown["note"] = fields["note"]
+        if model["synthetic"]:
+            shown["caution"] = "the model was trained on the built-in synthetic sample, not on real videos"
+        link = self.mlflow_link
+        return shown | {
+            "model": dg.MetadataValue.asset(dg.AssetKey("onnx_model")),
+            "model_version": dg.MetadataValue.path(str(self.onnx.folder)),
+            **({"mlflow_run": dg.MetadataValue.url(link) if link.startswith("http") else link} if link else {}),
+            "runtime": fields["runtime"],
+            "frames": fields["frames"],
+            "seconds": dg.MetadataValue.json(fields["seconds"]),
+            "predicted": fields["predicted"],
+            "known_before": known,
+            "content_sha256": fields["content_sha256"],
+            "result": dg.MetadataValue.path(str(path)),
+        }
+
+
+def predict_film(
+    predictor: "Predictor", path: Path, timeout_s: float, stopped: threading.Event
+) -> tuple[dict[str, Any], bytes]:
+    """What a result says of a long video, and its contact sheet; CancelledError soon after `stopped` was set."""
+    from har_assets.runtime.timeline import predict_timeline  # noqa: PLC0415
+    from har_assets.runtime.video import film_sheet, ranked  # noqa: PLC0415
+    from har_assets.video.workers import decode_many  # noqa: PLC0415
+
+    def go_on(decoded_s: float, claimed_s: float) -> None:
+        if stopped.is_set():
+            raise CancelledError
+
+    go_on(0, 0)
+    began = time.monotonic()
+    try:
+        timeline = predict_timeline(predictor, path, timeout_s=timeout_s, progress=go_on)
+    except VideoError as error:
+        return {"reason": str(error)}, b""
+    says = {
+        "top": _ranking(*ranked(timeline.scores_NK.mean(axis=0), timeline.labels, TOP)),
+        "timeline": {name: value for name, value in timeline.to_dict().items() if name != "video"},
+        "windows": timeline.clips,
+        "frames": timeline.frames,
+        "note": timeline.note,
+        "seconds": {"film": round(time.monotonic() - began, 3)},
+    }
+    with contextlib.closing(decode_many([path], film_sheet, workers=1)) as sheets:
+        ((_, sheet),) = sheets
+    return says, sheet if isinstance(sheet, bytes) else b""
+
+
+def _says(found: "VideoPrediction | VideoFailure") -> dict[str, Any]:
+    """What a result says of a video, besides what is the same for all."""
+    from har_assets.runtime.video import VideoFailure  # noqa: PLC0415
+
+    if isinstance(found, VideoFailure):
+        return {"reason": found.reason}
+    return {
+        "top": _ranking(found.labels, found.scores),
+        "windows": found.windows,
+        "frames": found.frames,
+        "note": found.note,
+        "seconds": {"decode": round(found.decode_s, 4), "inference": round(found.inference_s, 4)},
+    }
+
+
+def _ranking(labels: tuple[str, ...], scores: tuple[float, ...]) -> list[dict[str, Any]]:
+    return [{"label": label, "score": round(score, 6)} for label, score in zip(labels, scores, strict=True)]
+
+
+def _signature(path: Path) -> Signature | None:
+    try:
+        return signature_of(path)
+    except OSError:
+        return None

@@ -1,0 +1,66 @@
+"""What counts as a video of the folder, and what its partition is called."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from har_assets.errors import HarError
+from har_assets.incoming.folder import partition_key, printable, scan
+
+SUFFIXES = [".avi", ".mp4"]
+
+
+def test_what_is_a_video_and_what_is_not(tmp_path: Path) -> None:
+    videos = [b"a.avi", b"B.MP4", b"-dash.mp4", b"#1;[x] & (y).avi", "дорога 一.mp4".encode(), b"latin\xe9.avi",
+              b"two\nlines.avi", b"deep/er/c.avi", b"part.avi", b"film.part1.avi"]  # fmt: skip
+    others = [b".hidden.avi", b"~copy.avi", b"film~.avi", b"film.tmp.mp4", b"film.PART.mp4", b"film.avi.part",
+              b"film.avi.crdownload", b"notes.txt", b"avi", b".cache/d.avi", b".avi"]  # fmt: skip
+    for name in videos + others:
+        path = tmp_path / os.fsdecode(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name)
+    (tmp_path / "folder.avi").mkdir()
+    (tmp_path / "folder.avi" / "inside.avi").write_bytes(b"x")
+    os.mkfifo(tmp_path / "pipe.avi")
+    (tmp_path / "nowhere.avi").symlink_to("gone.avi")
+    (tmp_path / "link.avi").symlink_to("a.avi")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    found = scan(tmp_path, SUFFIXES)
+    assert set(found) == {*videos, b"link.avi", b"folder.avi/inside.avi"}
+    assert found[b"a.avi"][0] == 5
+
+
+def test_a_signature_changes_with_the_content_although_size_and_time_are_set_back(tmp_path: Path) -> None:
+    path = tmp_path / "a.avi"
+    path.write_bytes(b"one")
+    before = scan(tmp_path, SUFFIXES)[b"a.avi"]
+    times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    path.write_bytes(b"two")
+    os.utime(path, ns=times)
+    after = scan(tmp_path, SUFFIXES)[b"a.avi"]
+    assert after[:2] == before[:2]
+    assert after != before
+
+
+def test_a_missing_folder_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(HarError, match="make it, or name another one in HAR_INCOMING"):
+        scan(tmp_path / "none", SUFFIXES)
+
+
+@given(st.binary(min_size=1, max_size=300).filter(lambda name: b"\0" not in name))
+def test_partition_keys_are_plain_for_any_name(name: bytes) -> None:
+    key = partition_key(name)
+    assert set(key) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+    assert not key.startswith("-")
+    assert len(key) <= 53
+    printable(name).encode()
+
+
+def test_partition_keys_are_readable_and_differ_by_the_whole_name() -> None:
+    assert partition_key(b"day 1/Caf\xc3\xa9 (2).avi").startswith("Cafe_2-")
+    assert partition_key(b"a/x.avi") != partition_key(b"b/x.avi")
+    assert partition_key(b"x y.avi") != partition_key(b"x_y.avi")
+    assert partition_key("一.avi".encode()).startswith("video-")
