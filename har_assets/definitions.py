@@ -42,19 +42,21 @@ ASSETS: list[dg.AssetsDefinition | dg.SourceAsset] = [
     incoming_video_predictions,
 ]
 
+RESOURCES = {
+    "store": ArtifactStore(),
+    "dvc": Dvc(),
+    "mlflow": MlflowTracking(),
+    "incoming": IncomingVideos(),
+    "pipes": dg.PipesSubprocessClient(termination_timeout_seconds=60),
+}
+
 defs = dg.Definitions(
     assets=automated(ASSETS),
     asset_checks=[data_unspoiled],
     jobs=JOBS,
     schedules=SCHEDULES,
     sensors=SENSORS,
-    resources={
-        "store": ArtifactStore(),
-        "dvc": Dvc(),
-        "mlflow": MlflowTracking(),
-        "incoming": IncomingVideos(),
-        "pipes": dg.PipesSubprocessClient(termination_timeout_seconds=60),
-    },
+    resources=RESOURCES,
     # Steps fork from a process that has imported the graph already: 0.1 s a step instead of 3.
     executor=surviving_executor.configured(
         {"start_method": {"forkserver": {"preload_modules": ["har_assets.definitions"]}}}

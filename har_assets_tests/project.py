@@ -84,9 +84,7 @@ def execute_here(
     """Materialize in this process, in the project folder, without MLflow unless `tracked`."""
     import dagster as dg
 
-    from har_assets.definitions import ASSETS
-    from har_assets.resources.dvc import Dvc
-    from har_assets.resources.incoming import IncomingVideos
+    from har_assets.definitions import ASSETS, RESOURCES
     from har_assets.resources.mlflow import MlflowTracking
     from har_assets.resources.store import ArtifactStore
 
@@ -95,11 +93,9 @@ def execute_here(
         selection=dg.AssetSelection.from_string(select),
         run_config={"ops": {name: {"config": fields} for name, fields in config.items()}},
         resources={
+            **RESOURCES,
             "store": ArtifactStore(project=str(project.folder)),
-            "dvc": Dvc(),
             "mlflow": MlflowTracking() if tracked else MlflowTracking(tracking_uri=""),
-            "incoming": IncomingVideos(),
-            "pipes": dg.PipesSubprocessClient(),
         },
         raise_on_error=False,
     )

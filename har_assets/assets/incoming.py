@@ -199,6 +199,8 @@ class _Work:
     """Content that the predictor has: further videos with that content."""
     films: list[_Video] = field(default_factory=list)
     """Long videos, which come after all others."""
+    spec: dict[str, Any] = field(default_factory=dict)
+    """Of the model, JSON-ready; known when it is open."""
     stopped: threading.Event = field(default_factory=threading.Event)
     """Nobody wants the rest."""
     ready: list[dg.AssetMaterialization | dg.AssetObservation] = field(default_factory=list)
@@ -244,6 +246,7 @@ class _Work:
     ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
         """Write what was found, for this video and those of the same content, if it is still what was read."""
         same = (video, *self.same.pop(video.content))
+        self.spec = self.spec or json.loads(predictor.spec.to_json())
         if _signature(video.path) != video.signature:
             for left in same:
                 yield self._left(left.partition, "the file was replaced or removed while it was read")
@@ -254,7 +257,7 @@ class _Work:
             fields = self._common(this.partition, this.name) | {
                 "content_sha256": this.content,
                 "bytes": this.signature[0],
-                "spec": json.loads(predictor.spec.to_json()),
+                "spec": self.spec,
                 "runtime": predictor.runtime,
                 **says,
             }

@@ -88,8 +88,11 @@ def model_card(
 def training_facts(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What was trained, how and how long, as names and values.
 
-    `summary` is what the training process returns (`training.fit.fit`), `config` that of trained_checkpoint.
+    `summary` is what the training process returns (`training.fit.fit`), `config` that of trained_checkpoint. A
+    checkpoint from elsewhere has neither.
     """
+    if not summary or not config:
+        return [("Training", "not recorded with the checkpoint")]
     validated = f", validation top-1 {summary['val_top1']:.3f} in it" if summary["validated"] else ""
     kept = "the best is kept" if summary["validated"] else "there are no validation videos, so the last is kept"
     return [

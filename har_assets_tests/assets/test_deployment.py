@@ -97,7 +97,8 @@ def check_of(result: dg.ExecuteInProcessResult) -> Any:
 def test_the_default_is_float32_alone(project: Project) -> None:
     check = check_of(export(project))
     artifact = project.latest("onnx_model")
-    assert sorted(artifact.record.files) == ["video_action_model.onnx"]
+    assert sorted(artifact.record.files) == ["README.md", "video_action_model.onnx"]
+    assert "not recorded" in artifact.file("README.md").read_text()
     assert check.passed
     parity = artifact.record.metadata["parity"]
     assert parity["clips"] == TEST_WINDOWS
@@ -111,7 +112,7 @@ def test_export_onnx_in_every_precision_and_inference_with_each(project: Project
     check = check_of(export(project, precision="fp16", also=["int8"]))
     artifact = project.latest("onnx_model")
     assert sorted(artifact.record.files) == [
-        "video_action_model.fp32.onnx", "video_action_model.int8.onnx", "video_action_model.onnx",
+        "README.md", "video_action_model.fp32.onnx", "video_action_model.int8.onnx", "video_action_model.onnx",
     ]  # fmt: skip
     for precision in ("fp32", "fp16", "int8"):
         assert precision_of(onnx.load(published_onnx(artifact, precision))) == precision
