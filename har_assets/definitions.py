@@ -12,6 +12,7 @@ from har_assets.assets.report import evaluation_report
 from har_assets.assets.serving import serving_model
 from har_assets.assets.splits import hmdb51_benchmark, split_evaluation
 from har_assets.assets.training import pretrained_weights, trained_checkpoint
+from har_assets.automation import automated
 from har_assets.jobs import JOBS
 from har_assets.resources.dvc import Dvc
 from har_assets.resources.incoming import IncomingVideos
@@ -50,7 +51,7 @@ RESOURCES = {
 }
 
 defs = dg.Definitions(
-    assets=ASSETS,
+    assets=automated(ASSETS),
     asset_checks=[data_unspoiled],
     jobs=JOBS,
     schedules=SCHEDULES,

@@ -5,6 +5,13 @@ class HarError(Exception):
     """A fault that the user can mend. The message says what is wrong and what to do."""
 
 
+class PassingError(HarError):
+    """A fault that may be gone in a minute, and that nothing has tried again yet (a network, a server that is away).
+
+    A step of the graph is then tried again after a while; every other HarError fails it at once.
+    """
+
+
 class ArchiveError(HarError):
     """An archive that cannot or must not be unpacked (damaged, encrypted, unsafe, no video inside)."""
 

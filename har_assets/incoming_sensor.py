@@ -69,7 +69,8 @@ def run_request(key: str, first: str, last: str, videos: int) -> dg.RunRequest:
     default_status=dg.DefaultSensorStatus.STOPPED,
     description="Predicts the videos that are put into the folder `incoming/` (or HAR_INCOMING): new and changed ones, "
     "as soon as they stand still, one run for all. Removed ones leave the list of partitions; their results stay. "
-    "Resetting the cursor has every file looked at again, which predicts nothing twice.",
+    "Resetting the cursor has every file looked at again, which predicts nothing twice. A tick costs a listing of the "
+    "folder, new videos their decoding and scoring on the GPU.",
 )
 def new_video_sensor(
     context: dg.SensorEvaluationContext, store: ArtifactStore, incoming: IncomingVideos
@@ -150,7 +151,7 @@ def in_words(plan: Plan) -> str:
     minimum_interval_seconds=INTERVAL_S,
     default_status=dg.DefaultSensorStatus.STOPPED,
     description="Predicts all videos of the folder again when another onnx_model has been published, run after run. "
-    "The results of the older models stay.",
+    "The results of the older models stay. Costs the decoding and scoring of the whole folder.",
 )
 def new_model_sensor(
     context: dg.SensorEvaluationContext, store: ArtifactStore, incoming: IncomingVideos

@@ -2,6 +2,8 @@
 
 import dagster as dg
 
+from har_assets.alerts import alert_sensor
+from har_assets.automation import AUTOMATION_SENSORS
 from har_assets.incoming_sensor import INCOMING_SENSORS
 from har_assets.runs import release_dead_runs
 
@@ -18,4 +20,4 @@ def dead_run_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     return dg.SkipReason(f"marked failed: {', '.join(released)}" if released else "no dead runs")
 
 
-SENSORS = [dead_run_sensor, *INCOMING_SENSORS]
+SENSORS = [dead_run_sensor, *AUTOMATION_SENSORS, alert_sensor, *INCOMING_SENSORS]

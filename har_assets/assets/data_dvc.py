@@ -5,6 +5,7 @@ import warnings
 import dagster as dg
 
 from har_assets.assets.publishing import failures_in_words
+from har_assets.automation import HOURLY
 from har_assets.resources.dvc import Dvc
 from har_assets.resources.store import ArtifactStore
 
@@ -19,6 +20,7 @@ with warnings.catch_warnings():
     @dg.observable_source_asset(
         name=DATA_DVC,
         group_name="dataset",
+        automation_condition=HOURLY,
         description="`data.dvc`: the version of data/ that git and DVC know. Observe it after a `git pull`: when it "
         "has changed, video_clips is shown as stale; materialize that with dvc: pull to take the new data.",
         tags={"dagster/kind/dvc": "", "har/stage": "data"},

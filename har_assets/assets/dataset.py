@@ -73,7 +73,6 @@ class RawArchiveConfig(AssetConfig):
     kinds={"python"},
     code_version="1",
     tags={"har/stage": "data"},
-    retry_policy=None,
 )
 def raw_archive(
     context: dg.AssetExecutionContext, config: RawArchiveConfig, store: ArtifactStore, dvc: Dvc
@@ -342,6 +341,7 @@ def video_clips(
             },
             lineage={"dataset": dataset.name, "synthetic": dataset.synthetic, "data_version": version},
             data_version=version,
+            clips=len(clips),
         )
 
     with failures_in_words():
@@ -827,4 +827,5 @@ def cached_frames(
                 "quarantined": len(quarantine),
             }
         },
+        clips=report.decoded,
     )

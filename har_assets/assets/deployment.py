@@ -160,6 +160,7 @@ def make_onnx(
                 "notes": notes,
             },
             checks={"parity_with_checkpoint": {**figures, "precisions": rows}},
+            clips=parity.clips,
         )
 
     return made(

@@ -82,6 +82,7 @@ def make_test_predictions(
             f"{figures['mean_class_accuracy']:.3f} on {len(table)} videos{synthetic}",
             metadata={**figures, "runtime": predictor.runtime, "windows": config.windows},
             pictures=(CONFUSION,),
+            clips=len(table) * config.windows,
         )
 
     return made(

@@ -11,10 +11,14 @@ from typing import Any, ClassVar
 import dagster as dg
 
 from har_assets.artifacts import Artifact, Record, describe_files, hash_of, merge_lineage
-from har_assets.errors import HarError
+from har_assets.errors import HarError, PassingError
 from har_assets.resources.mlflow import MlflowTracking, RunLog
 from har_assets.resources.store import ArtifactStore
 from har_assets.runs import OUTBOX_TAG, SentenceFailure, end_with_run
+from har_assets.usage import measured
+
+RETRY_PAUSES_S = (15.0, 60.0, 240.0)
+"""Pauses before a step is tried again after a PassingError, seconds: a server that restarts is back by then."""
 
 
 class AssetConfig(dg.Config):
@@ -62,6 +66,8 @@ class Product:
     """Added to the lineage of the inputs."""
     data_version: str = ""
     """Content hash where the content is reproducible; empty takes the key."""
+    clips: int = 0
+    """Clips that this build went through, for clips a second; 0 where it does not count in clips."""
 
 
 def publish(
@@ -144,7 +150,8 @@ def made(
 
     started = time.monotonic()
     with store.folder.staging(name) as folder, model_run(context, store, mlflow, name, lineage) as run:
-        product = build(Making(folder, inputs, store.folder.work(name, key), run))
+        with measured() as usage:
+            product = build(Making(folder, inputs, store.folder.work(name, key), run))
         if mlflow and run.run_id:
             product.metadata["mlflow_run"] = mlflow.link(run.run_id)
         record = Record(
@@ -155,7 +162,11 @@ def made(
             files=describe_files(folder),
             headline=product.headline,
             lineage={**lineage, **product.lineage},
-            metadata={**product.metadata, "pictures": list(product.pictures)},
+            metadata={
+                **product.metadata,
+                "pictures": list(product.pictures),
+                "usage": usage.figures(product.clips),
+            },
             checks=product.checks,
             inputs=input_versions,
             config=config.model_dump(),
@@ -198,9 +209,19 @@ def note_outbox(context: dg.AssetExecutionContext, store: ArtifactStore, mlflow:
 
 @contextmanager
 def failures_in_words() -> Iterator[None]:
-    """Turn a HarError into a dagster.Failure whose description is its sentence."""
+    """Turn a HarError into a dagster.Failure whose description is its sentence.
+
+    A PassingError asks Dagster to try the step again, after the pauses in RETRY_PAUSES_S; then it fails it, too.
+    """
     try:
         yield
+    except PassingError as error:
+        step = dg.OpExecutionContext.get()
+        if step.retry_number >= len(RETRY_PAUSES_S):
+            raise SentenceFailure(str(error)) from None
+        pause_s = RETRY_PAUSES_S[step.retry_number]
+        step.log.warning(f"{error} The step is tried again in {pause_s:g} s.")
+        raise dg.RetryRequested(len(RETRY_PAUSES_S), pause_s) from SentenceFailure(str(error))
     except HarError as error:
         raise SentenceFailure(str(error)) from None
     except OSError as error:
@@ -216,6 +237,7 @@ def result_of(artifact: Artifact, unchanged: bool) -> dg.MaterializeResult:
     record = artifact.record
     figures = dict(record.metadata)
     pictures = figures.pop("pictures", [])
+    usage = {f"usage/{name}": value for name, value in figures.pop("usage", {}).items()}
     metadata: dict[str, Any] = {
         "headline": record.headline,
         **{Path(name).stem: _picture(artifact.folder / name) for name in pictures},
@@ -228,6 +250,7 @@ def result_of(artifact: Artifact, unchanged: bool) -> dg.MaterializeResult:
         "bytes": artifact.bytes,
         "seconds": record.seconds,
         "key": record.key,
+        **({} if unchanged else usage),  # Dagster plots numbers over time: of work that was done, once
         **{f"lineage/{name}": value for name, value in record.lineage.items()},
     }
     for name, value in housekeeping.items():  # after the figures, which a person looks for first

@@ -15,6 +15,7 @@ import io
 import pickle
 import re
 import socket
+import urllib.error
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from urllib.parse import urlparse
 import numpy as np
 from torch import Tensor, nn
 
-from har_assets.errors import HarError
+from har_assets.errors import HarError, PassingError
 from har_assets.model.i3d import state_from_flax
 from har_assets.model.networks import NETWORKS, WeightsSource, find_network
 
@@ -200,7 +201,7 @@ def _torchvision_state(name: str, source: WeightsSource) -> tuple[State, Pretrai
             )
     except (OSError, http.client.HTTPException, RuntimeError, pickle.UnpicklingError) as error:
         reason = str(getattr(error, "reason", error)) or type(error).__name__
-        raise HarError(
+        raise (PassingError if _may_pass(error) else HarError)(
             f"The Kinetics weights of {name} could not be had from {weights.url} ({reason}): on a machine without "
             f"network place that file at {file} (the environment variable TORCH_HOME moves the folder)."
         ) from error
@@ -213,6 +214,14 @@ def _torchvision_state(name: str, source: WeightsSource) -> tuple[State, Pretrai
         sha256=_verify(file),
         licence=source.licence,
     )
+
+
+def _may_pass(error: BaseException) -> bool:
+    """True for a server that hung up, was busy or fell silent. A machine without network stays without."""
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code in (408, 429) or error.code >= 500
+    cause = getattr(error, "reason", error)
+    return isinstance(cause, TimeoutError | ConnectionResetError | http.client.HTTPException)
 
 
 def _verify(file: Path) -> str:

@@ -10,17 +10,19 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, TypedDict
+from urllib.parse import urlsplit
 
 import dagster as dg
 import yaml
 
-from har_assets.errors import DatasetError, HarError
+from har_assets.errors import DatasetError, HarError, PassingError
 
 DVC_FILE = "data.dvc"
 
@@ -42,6 +44,10 @@ REMEDIES = (
     ("nable to acquire lock", "another dvc is at work here: wait for its end"),
 )
 """Part of what DVC says -> what helps."""
+
+
+PORTS = {"http": 80, "https": 443, "webdav": 80, "webdavs": 443, "ssh": 22}
+"""Kind of remote to the port of its server, to ask whether anything answers there."""
 
 
 class FileHash(TypedDict):
@@ -136,6 +142,7 @@ class Dvc(dg.ConfigurableResource):
                 f"data.dvc names data that DVC's cache does not hold whole, and no remote is configured: "
                 f"{REMEDIES[0][1]}, or materialize raw_archive from its source with dvc: off."
             )
+        self._say_if_away(project)  # DVC calls files missing, too, when it could not ask for them
         raise HarError(
             f"DVC cannot restore version {version[:8]} of data/ ({wrong} neither sound in the cache nor on the "
             "remote): run `dvc push` where the data is, or correct the remote, `dvc remote list`."
@@ -154,6 +161,26 @@ class Dvc(dg.ConfigurableResource):
         except ConfigError as error:
             raise HarError(f"{project / '.dvc' / 'config'} is not readable ({error}): correct it.") from error
         return Path(moved or project / ".dvc" / "cache") / "files" / "md5"
+
+    def _say_if_away(self, project: Path) -> None:
+        """PassingError when nothing answers at the address of the remote. One that refuses DVC, does answer."""
+        from dvc.config import Config  # noqa: PLC0415
+
+        config = Config(str(project / ".dvc"))
+        name = self.remote or config["core"].get("remote", "")
+        parts = urlsplit(config["remote"].get(name, {}).get("url", ""))
+        port = parts.port or PORTS.get(parts.scheme)
+        if not parts.hostname or port is None:
+            return
+        try:
+            socket.create_connection((parts.hostname, port), timeout=5).close()
+        except OSError as error:
+            if isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME:
+                return  # no such host: a name that is misspelt stays so
+            raise PassingError(
+                f"The DVC remote {name!r} at {parts.hostname}:{port} does not answer ({error.strerror or error}): "
+                "start it or mend the network, or correct its address, `dvc remote list`."
+            ) from error
 
     def _remote_option(self) -> list[str]:
         return ["--remote", self.remote] if self.remote else []
@@ -174,7 +201,10 @@ class Dvc(dg.ConfigurableResource):
         return content if isinstance(content, dict) else {}
 
     def _run(self, project: Path, arguments: list[str], log: Log) -> str:
-        """Run a dvc command and return all that it said; HarError with its reason when it fails."""
+        """Run a dvc command and return all that it said; HarError with its reason when it fails.
+
+        PassingError where it fails because the remote is away.
+        """
         command = f"dvc {' '.join(arguments)}"
         log(command)
         done = subprocess.run(
@@ -188,6 +218,8 @@ class Dvc(dg.ConfigurableResource):
             check=False,
         )
         if done.returncode:
+            if arguments[0] in ("fetch", "push"):
+                self._say_if_away(project)
             reason = _reason(done.stderr) or _reason(done.stdout) or f"exit status {done.returncode}"
             remedy = next((remedy for part, remedy in REMEDIES if part in reason), f"run it in {project} to see more")
             raise HarError(f"`{command}` failed ({reason}): {remedy}, or set dvc: off on video_clips.")

@@ -10,6 +10,7 @@ import yaml
 from dagster._utils.schedules import schedule_execution_time_iterator
 
 from har_assets import defs
+from har_assets.resources.store import ArtifactStore
 from har_assets_tests.project import REPOSITORY
 
 DEPENDENCIES = {
@@ -83,15 +84,13 @@ def test_schedules_are_off_and_fire_when_they_say() -> None:
         assert next(ticks).isoformat().startswith(first)
 
 
-def test_sensors_that_start_runs_are_off_until_someone_wants_them() -> None:
-    for name in ("new_video_sensor", "new_model_sensor"):
-        sensor = defs.resolve_sensor_def(name)
-        assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
-
-
-def test_the_nightly_evaluation_asks_for_a_new_evaluation() -> None:
+def test_the_nightly_evaluation_asks_for_a_new_evaluation(tmp_path: Path) -> None:
     schedule = defs.resolve_schedule_def("nightly_evaluation")
-    with dg.build_schedule_context(scheduled_execution_time=datetime(2026, 11, 18, 2, tzinfo=UTC)) as context:
+    with dg.build_schedule_context(
+        scheduled_execution_time=datetime(2026, 11, 18, 2, tzinfo=UTC),
+        repository_def=defs.get_repository_def(),
+        resources={"store": ArtifactStore(project=str(tmp_path))},
+    ) as context:
         requests = schedule.evaluate_tick(context).run_requests
     assert requests is not None
     assert requests[0].run_config["ops"]["test_predictions"]["config"] == {"force": True}

@@ -1,0 +1,79 @@
+"""Logs as JSON, one object a line, for whoever collects them from many runs and machines.
+
+Switched on in `dagster.yaml` (the commented lines below `python_logs`). What runs say passes here then, in the process
+that says it: messages and failures, with `python_log_level: DEBUG` every event. The terminal stays as it is.
+"""
+
+import json
+import logging
+import os
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+from dagster._core.errors import DagsterInvariantViolationError
+
+LOG_FILE_VARIABLE = "HAR_LOG_FILE"
+"""Environment variable: file to which lines are appended; without it they go to standard output."""
+
+
+class JsonLogHandler(logging.Handler):
+    """Writes the messages and events of runs as JSON lines: `time`, `level`, `message`, `run_id`, `job`, `step`,
+    `assets`, `event`, `error`, each where there is one. Processes may share a file: a line is one write.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line. A full disk is reported on standard error and stops nothing."""
+        try:
+            line = (json.dumps(line_of(record), ensure_ascii=False, default=str) + "\n").encode(
+                errors="backslashreplace"
+            )
+            if path := os.environ.get(LOG_FILE_VARIABLE):
+                file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+                try:
+                    os.write(file, line)
+                finally:
+                    os.close(file)
+            else:
+                sys.stdout.buffer.write(line)
+                sys.stdout.flush()
+        except (OSError, ValueError, AttributeError):
+            self.handleError(record)
+
+
+def line_of(record: logging.LogRecord) -> dict[str, Any]:
+    """The fields of a line; those that do not apply are left out."""
+    told: dict[str, Any] = getattr(record, "dagster_meta", None) or {}
+    event: dg.DagsterEvent | None = told.get("dagster_event")
+    line = {
+        "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+        "level": record.levelname,
+        "message": told.get("orig_message") or record.getMessage(),
+        "run_id": told.get("run_id"),
+        "job": told.get("job_name"),
+        "step": told.get("step_key"),
+        "assets": _assets(event),
+        "event": event.event_type_value.replace("PIPELINE_", "RUN_") if event else None,  # runs were once called so
+        "error": _error(event),
+        "host": os.uname().nodename,
+        "process": record.process,
+    }
+    return {name: value for name, value in line.items() if value not in (None, "", [])}
+
+
+def _assets(event: dg.DagsterEvent | None) -> list[str]:
+    """Asset of an event, else those of the step that speaks."""
+    if event is not None and event.asset_key is not None:
+        return [event.asset_key.to_user_string()]
+    try:
+        return sorted(key.to_user_string() for key in dg.AssetExecutionContext.get().selected_asset_keys)
+    except DagsterInvariantViolationError:  # outside a step, or in an op that makes no asset
+        return []
+
+
+def _error(event: dg.DagsterEvent | None) -> str | None:
+    if event is None or not event.is_step_failure:
+        return None
+    data = event.step_failure_data
+    return (data.user_failure_data.description if data.user_failure_data else None) or data.error_display_string

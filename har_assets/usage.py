@@ -1,0 +1,154 @@
+"""What a piece of work took: seconds, memory of this process and its children, the GPUs of the machine.
+
+A thread looks every second. Memory is anonymous memory, so that what is mapped from files (frame caches, models) and
+can be given back at any time does not count; a peak shorter than a second may be missed. GPUs are asked through the
+driver's own library, without a framework, and as a whole: what others do on them is in the figures, too.
+"""
+
+import ctypes
+import os
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+INTERVAL_S = 1.0
+"""Seconds between two looks."""
+
+
+@dataclass
+class Usage:
+    """Filled while the work goes on; read it afterwards."""
+
+    seconds: float = 0.0
+    memory_bytes: int = 0
+    """Most anonymous memory of the process and all its descendants together."""
+    gpu_memory_bytes: int | None = None
+    """Most memory in use on any GPU; None without one."""
+    gpu_percents: list[float] = field(default_factory=list)
+    """Mean share of time in which the GPUs computed, at each look, 0 to 100."""
+
+    def figures(self, clips: int = 0) -> dict[str, float]:
+        """Numbers to plot over time; `clips` that were worked on give clips a second."""
+        found: dict[str, float] = {"seconds": round(self.seconds, 2), "memory_mb": round(self.memory_bytes / 1e6, 1)}
+        if clips:
+            found["clips_per_second"] = round(clips / max(self.seconds, 1e-9), 2)
+        if self.gpu_memory_bytes is not None:
+            found["gpu_memory_mb"] = round(self.gpu_memory_bytes / 1e6, 1)
+        if self.gpu_percents:
+            found["gpu_utilisation_percent"] = round(sum(self.gpu_percents) / len(self.gpu_percents), 1)
+        return found
+
+
+@contextmanager
+def measured() -> Iterator[Usage]:
+    """Measure what is done in the block."""
+    usage, started, ended = Usage(), time.monotonic(), threading.Event()
+    gpus = Gpus.open()
+
+    def look() -> None:
+        usage.memory_bytes = max(usage.memory_bytes, anonymous_bytes(os.getpid()))
+        if gpus and (seen := gpus.look()):
+            memory, percent = seen
+            usage.gpu_memory_bytes = max(usage.gpu_memory_bytes or 0, memory)
+            usage.gpu_percents.append(percent)
+
+    def watch() -> None:
+        while not ended.wait(INTERVAL_S):
+            look()
+
+    look()
+    thread = threading.Thread(target=watch, name="usage", daemon=True)
+    thread.start()
+    try:
+        yield usage
+    finally:
+        ended.set()
+        thread.join()
+        look()
+        usage.seconds = time.monotonic() - started
+
+
+def anonymous_bytes(pid: int) -> int:
+    """Anonymous memory of a process and all its descendants, in bytes; 0 where there is no /proc."""
+    children: defaultdict[int, list[int]] = defaultdict(list)
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            stat = (process / "stat").read_text()
+        except OSError:  # it has ended
+            continue
+        children[int(stat.rpartition(")")[2].split()[1])].append(int(process.name))
+    total, waiting, page = 0, [pid], os.sysconf("SC_PAGE_SIZE")
+    while waiting:
+        process_id = waiting.pop()
+        waiting += children[process_id]
+        try:
+            _, resident, shared, *_ = Path(f"/proc/{process_id}/statm").read_text().split()
+        except (OSError, ValueError):
+            continue
+        total += (int(resident) - int(shared)) * page
+    return total
+
+
+class _Memory(ctypes.Structure):
+    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
+
+
+class _Utilisation(ctypes.Structure):
+    _fields_ = (("gpu", ctypes.c_uint), ("memory", ctypes.c_uint))
+
+
+class Gpus:
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves, through NVML."""
+
+    def __init__(self, library: ctypes.CDLL, devices: list[ctypes.c_void_p]) -> None:
+        self._library, self._devices = library, devices
+
+    @classmethod
+    def open(cls) -> "Gpus | None":
+        """None without a GPU or its driver."""
+        try:
+            library = ctypes.CDLL("libnvidia-ml.so.1")
+        except OSError:
+            return None
+        count = ctypes.c_uint()
+        if library.nvmlInit_v2() or library.nvmlDeviceGetCount_v2(ctypes.byref(count)):
+            return None
+        devices = []
+        for name in visible_devices(count.value):
+            device = ctypes.c_void_p()
+            failed = (
+                library.nvmlDeviceGetHandleByIndex_v2(int(name), ctypes.byref(device))
+                if name.isdecimal()
+                else library.nvmlDeviceGetHandleByUUID(name.encode(), ctypes.byref(device))
+            )
+            if not failed:
+                devices.append(device)
+        return cls(library, devices) if devices else None
+
+    def look(self) -> tuple[int, float] | None:
+        """Most memory in use on one of them, in bytes, and their mean utilisation in per cent; None if unknown."""
+        used, percents = [], []
+        for device in self._devices:
+            memory, utilisation = _Memory(), _Utilisation()
+            if self._library.nvmlDeviceGetMemoryInfo(device, ctypes.byref(memory)) == 0:
+                used.append(int(memory.used))
+            if self._library.nvmlDeviceGetUtilizationRates(device, ctypes.byref(utilisation)) == 0:
+                percents.append(float(utilisation.gpu))
+        return (max(used), sum(percents) / len(percents)) if used and percents else None
+
+
+def visible_devices(count: int) -> list[str]:
+    """Numbers or UUIDs of the GPUs that CUDA would use, of `count` that there are."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        return [str(number) for number in range(count)]
+    names = []
+    for name in (part.strip() for part in chosen.split(",")):
+        if not name or name.startswith("-") or (name.isdecimal() and int(name) >= count):
+            break  # as CUDA does: what comes after an invalid one is not seen
+        names.append(name)
+    return names
