@@ -233,9 +233,9 @@ print([len(first), len(second), int(np.abs(first[:count].astype(int) - second[:c
 
 def check_disk(project: Path) -> Finding:
     """Free space against what the data set of the project needs."""
-    from har_assets.artifacts import ArtifactFolder  # noqa: PLC0415
+    from har_assets.bucket import open_store  # noqa: PLC0415
 
-    published = ArtifactFolder(project / "artifacts").find_latest("raw_archive")
+    published = open_store(project=project).find_latest("raw_archive")
     source = published.record.lineage.get("dataset", "") if published else os.environ.get("HAR_SOURCE", "")
     need = HMDB51_BYTES if source == "hmdb51" else SAMPLE_BYTES
     here = sum(_size(project / name) for name in ("artifacts", "data"))
@@ -347,13 +347,13 @@ def check_mlflow_outbox(project: Path) -> Finding:
 
 def check_data(project: Path) -> list[Finding]:
     """data.dvc, data/ and what video_clips published agree; the bytes are on the disk once."""
-    from har_assets.artifacts import ArtifactFolder  # noqa: PLC0415
     from har_assets.assets.dataset import CLIP_HASHES, changed_files  # noqa: PLC0415
+    from har_assets.bucket import open_store  # noqa: PLC0415
     from har_assets.resources.dvc import Dvc  # noqa: PLC0415
 
     dvc, data = Dvc(), project / "data"
     tracked = dvc.tracked_version(project)
-    published = ArtifactFolder(project / "artifacts").find_latest("video_clips")
+    published = open_store(project=project).find_latest("video_clips")
     again = "materialize video_clips with force: true"
     if tracked and not (project / ".dvc").is_dir():
         return [Finding("dvc", PROBLEM, "data.dvc without a .dvc folder", "dvc init --no-scm")]

@@ -27,3 +27,7 @@ class ModelFileError(HarError):
 
 class MissingArtifactError(HarError):
     """A product that has not been materialized yet. The message names the command that makes it."""
+
+
+class StorageError(HarError):
+    """A bucket that cannot be reached, refuses, or does not hold what it should."""

@@ -5,13 +5,17 @@ from pathlib import Path
 import dagster as dg
 
 from har_assets.artifacts import Artifact, ArtifactFolder
+from har_assets.bucket import DEFAULT_ROOT, open_store
 
 
 class ArtifactStore(dg.ConfigurableResource):
     """Where products are published, and the project folder that holds `data/`."""
 
-    root: str = "artifacts"
-    """Folder of all products, relative to the project folder or absolute."""
+    root: str = ""
+    """Where products are published: a folder, relative to the project folder or absolute, or an address such as
+    `s3://bucket/prefix`; empty takes HAR_ARTIFACTS, else `artifacts`."""
+    work_root: str = DEFAULT_ROOT
+    """Where root is an address, the folder of this machine for unfinished work and copies of what has been read."""
     project: str = "."
     """Project folder: `data/`, `data.dvc` and relative paths are below it."""
 
@@ -23,7 +27,7 @@ class ArtifactStore(dg.ConfigurableResource):
     @property
     def folder(self) -> ArtifactFolder:
         """The store itself."""
-        return ArtifactFolder(self.project_folder / self.root)
+        return open_store(self.root, self.work_root, self.project_folder)
 
     @property
     def data_folder(self) -> Path:
