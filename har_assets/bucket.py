@@ -25,6 +25,7 @@ import os
 import posixpath
 import secrets
 import shutil
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -210,6 +211,20 @@ class ArtifactBucket(ArtifactFolder):
                         (partial / name).replace(folder / name)
             shutil.rmtree(partial, ignore_errors=True)
         return folder
+
+    def try_out(self) -> float:
+        """List, write, read and remove a small object; seconds that it took. Raises StorageError."""
+        start = time.monotonic()
+        self._version_names("raw_archive")
+        place = self._place(f".har-doctor-{secrets.token_hex(6)}")
+        with self._faults("write"):
+            self._remote.pipe_file(place, b"har")
+        read = self._read(place)
+        with self._faults("remove"):
+            self._remote.rm_file(place)
+        if read != b"har":
+            raise StorageError(f"{self._address} did not give back what was written a moment ago: it cannot be used.")
+        return time.monotonic() - start
 
     def address_of(self, place: str) -> str:
         """Address of a path inside the bucket."""

@@ -427,7 +427,10 @@ def status(store: Store = "") -> None:
         console.print(f"\nEngine:       {engine.file('video_action_model.engine')}", soft_wrap=True)
         console.print("Predict:      har predict VIDEO...")
         console.print("Web UI:       dagster dev            then http://127.0.0.1:3000/asset-groups")
-        console.print("Experiments:  mlflow ui --backend-store-uri sqlite:///mlflow.db --port 8080")
+        uri = os.environ.get("HAR_MLFLOW_URI") or "sqlite:///mlflow.db"
+        if "://" in uri and not uri.startswith("http"):
+            uri = f"mlflow ui --backend-store-uri {uri} --port 8080"
+        console.print(f"Experiments:  {uri}", markup=False, soft_wrap=True)
         if engine.record.lineage.get("synthetic"):
             console.print("\nThe videos are the built-in synthetic sample: the figures say nothing about real ones.")
 

@@ -267,6 +267,16 @@ def check_folders(project: Path) -> Finding:
     return Finding("folders", OK, "project, artifacts and temporary folder can be written")
 
 
+def check_bucket(project: Path) -> Finding:
+    """Whether products can be put into the bucket, where there is one, and read back."""
+    from har_assets.bucket import ArtifactBucket, open_store  # noqa: PLC0415
+
+    store = open_store(project=project)
+    if not isinstance(store, ArtifactBucket):
+        return Finding("bucket", OK, f"none: products are in {store.address}")
+    return Finding("bucket", OK, f"{store.address} takes, gives and removes an object in {store.try_out():.2f} s")
+
+
 def check_working_folder(project: Path) -> Finding:
     """Whether the commands of Dagster started here read and write this project's files."""
     home = os.environ.get("DAGSTER_HOME")
@@ -275,6 +285,8 @@ def check_working_folder(project: Path) -> Finding:
                        "change into the project folder")  # fmt: skip
     if home and not Path(home).is_dir():
         return Finding("working folder", PROBLEM, f"DAGSTER_HOME={home} is no folder", "unset DAGSTER_HOME")
+    if home and _on_postgres(Path(home)):
+        return Finding("working folder", OK, f"Dagster of many machines, by {home}/dagster.yaml")
     if home and Path(home).resolve() != project.resolve():
         return Finding("working folder", WARNING, f"DAGSTER_HOME={home} is read, not the dagster.yaml here",
                        "unset DAGSTER_HOME")  # fmt: skip
@@ -286,18 +298,25 @@ def check_dagster_database(project: Path) -> list[Finding]:
     name = "dagster database"
     if not (project / "dagster.yaml").is_file():
         return [Finding(name, OK, "not looked for: no project here")]
-    if not any((project / ".dagster").rglob("*.db")):
+    shared = _on_postgres(_dagster_home(project))
+    if not shared and not any((project / ".dagster").rglob("*.db")):
         return [Finding(name, WARNING, "not made yet", "har init")]
     try:
         from har_assets.runs import dead_runs  # noqa: PLC0415
 
         with _instance(project) as instance:
             count = instance.get_runs_count()
+            revision, newest = instance.run_storage.alembic_version() or (None, None)
             dead = [run.run_id[:8] for run in dead_runs(instance)]
     except Exception as error:  # noqa: BLE001 - whatever a broken database raises
-        return [Finding(name, PROBLEM, f"cannot be opened: {_line(str(error))}",
-                        "move .dagster aside and run `har init`; products are not in it")]  # fmt: skip
-    database = Finding(name, OK, f"opens, {count} runs")
+        remedy = "move .dagster aside and run `har init`; products are not in it"
+        if shared:
+            remedy = "check that PostgreSQL runs, and PGHOST, PGPORT, PGUSER and PGPASSWORD"
+        return [Finding(name, PROBLEM, f"cannot be opened: {_line(str(error))}", remedy)]
+    if revision != newest:
+        return [Finding(name, PROBLEM, f"made by another version of Dagster (schema {revision}, not {newest})",
+                        "back it up, stop every process of Dagster, `dagster instance migrate`")]  # fmt: skip
+    database = Finding(name, OK, f"{'PostgreSQL' if shared else 'it'} opens, {count} runs")
     if dead:
         return [database, Finding("dead runs", PROBLEM, f"{_some(dead)}: killed, and may hold a slot",
                                   "har doctor --fix")]  # fmt: skip
@@ -412,7 +431,7 @@ def check_leftovers(project: Path) -> Finding:
 
 CHECKS: tuple[Check, ...] = (
     check_python, check_packages, check_asset_selection, check_gpu, check_tensorrt, check_onnxruntime,
-    check_decoders, check_disk, check_folders, check_working_folder, check_dagster_database,
+    check_decoders, check_disk, check_folders, check_bucket, check_working_folder, check_dagster_database,
     check_mlflow_database, check_mlflow_outbox, check_data, check_leftovers,
 )  # fmt: skip
 
@@ -422,7 +441,7 @@ def repair(project: Path) -> Finding:
     from har_assets.runs import release_dead_runs  # noqa: PLC0415
 
     released: list[str] = []
-    if any((project / ".dagster").rglob("*.db")):
+    if any((project / ".dagster").rglob("*.db")) or _on_postgres(_dagster_home(project)):
         with _instance(project) as instance:
             released = release_dead_runs(instance)
     left = _leftovers(project)
@@ -434,7 +453,23 @@ def repair(project: Path) -> Finding:
 def _instance(project: Path) -> DagsterInstance:
     from dagster import DagsterInstance  # noqa: PLC0415
 
-    return DagsterInstance.from_config(str(project))
+    return DagsterInstance.from_config(str(_dagster_home(project)))
+
+
+def _dagster_home(project: Path) -> Path:
+    """Folder of the dagster.yaml that counts: DAGSTER_HOME where that is the one of many machines."""
+    home = os.environ.get("DAGSTER_HOME")
+    return Path(home) if home and _on_postgres(Path(home)) else project
+
+
+def _on_postgres(folder: Path) -> bool:
+    import yaml  # noqa: PLC0415
+
+    try:
+        config = yaml.safe_load((folder / "dagster.yaml").read_text())
+    except (OSError, yaml.YAMLError):
+        return False
+    return isinstance(config, dict) and "postgres" in (config.get("storage") or {})
 
 
 def _leftovers(project: Path) -> list[Path]:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, typer.Option("--model", help="Registered model.")]
 Address = Annotated[
-    str, typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow server or database.")
+    str,
+    typer.Option("--tracking-uri", envvar=["HAR_MLFLOW_URI", "MLFLOW_TRACKING_URI"], help="MLflow server or database."),
 ]
 Store = Annotated[
     str, typer.Option("--store", help="Folder or s3:// address of the products; HAR_ARTIFACTS, else artifacts.")

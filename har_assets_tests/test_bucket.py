@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from har_assets import bucket as bucket_module
+from har_assets import doctor
 from har_assets.artifacts import STAGING_PREFIX, Artifact, ArtifactFolder, Record, describe_files
 from har_assets.bucket import PART_BYTES, ROOT_VARIABLE, ArtifactBucket, StoredArtifact, open_store
 from har_assets.errors import HarError, MissingArtifactError, StorageError
@@ -413,6 +414,21 @@ def test_the_address_is_chosen_by_option_then_by_variable_then_a_folder(
     assert isinstance(store, ArtifactBucket)
     assert (store.address, store.root) == ("s3://team/har", tmp_path / "work")
     assert ArtifactStore(project=project, root="elsewhere").folder.address == str(tmp_path / "elsewhere")
+
+
+def test_doctor_tries_the_bucket(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ROOT_VARIABLE, raising=False)
+    found = doctor.check_bucket(machines.folder)
+    assert isinstance(found, doctor.Finding)
+    assert (found.state, found.found) == ("ok", f"none: products are in {machines.folder / 'artifacts'}")
+    monkeypatch.setenv(ROOT_VARIABLE, machines.address)
+    found = doctor.check_bucket(machines.folder)
+    assert isinstance(found, doctor.Finding)
+    assert found.found.startswith(f"{machines.address} takes, gives and removes an object in 0.")
+    assert machines.objects() == []
+    monkeypatch.setenv(ROOT_VARIABLE, "s3://no-such-bucket/har")
+    [found] = [found for found in doctor.examine(machines.folder) if found.check == "bucket"]
+    assert (found.state, "There is no bucket no-such-bucket" in found.found) == ("problem", True)
 
 
 def test_an_address_of_no_known_kind_names_the_packages(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ dagster-mlflow's own resource opens an unrelated run for each materialization an
 
 import contextlib
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 
 from har_assets.errors import HarError
 from har_assets.training.outbox import (
+    DATABASES,
     FAILED,
     FINISHED,
     KILLED,
@@ -31,6 +33,12 @@ from har_assets.training.outbox import (
     undisturbed,
 )
 
+URI_VARIABLE = "HAR_MLFLOW_URI"
+"""Environment variable: where runs are tracked. Not MLflow's own, which may name another project's server."""
+
+FILES_VARIABLE = "HAR_MLFLOW_FILES"
+"""Environment variable: where the files of runs go."""
+
 WEB_UI_VARIABLE = "HAR_DAGSTER_UI"
 """Environment variable: the address at which people open the web UI of Dagster."""
 
@@ -38,29 +46,32 @@ WEB_UI_VARIABLE = "HAR_DAGSTER_UI"
 class MlflowTracking(dg.ConfigurableResource):
     """Where runs are tracked. Relative sqlite addresses and folders are below the project folder."""
 
-    tracking_uri: str = "sqlite:///mlflow.db"
-    """Server (`http://...`) or database; empty trains without MLflow."""
+    tracking_uri: str = os.environ.get(URI_VARIABLE) or "sqlite:///mlflow.db"
+    """Server (`http://...`) or database, of which HAR_MLFLOW_URI names another one; empty trains without MLflow.
+    Name no password in it, as it is shown and kept: PostgreSQL takes PGPASSWORD."""
     experiment: str = "har_assets"
     """Experiment that runs are filed under."""
-    artifact_root: str = "mlartifacts"
-    """Folder of run files for a new experiment in a local database; a server decides for itself."""
+    artifact_root: str = os.environ.get(FILES_VARIABLE) or "mlartifacts"
+    """Folder or `s3://` address (HAR_MLFLOW_FILES) of run files for a new experiment in a database; a server decides
+    for itself."""
     outbox: str = "mlflow_outbox"
     """Folder that keeps what the server has not got yet; empty of files when it has everything."""
     dagster_ui: str = ""
     """Address of Dagster's web UI, for links from MLflow; empty takes HAR_DAGSTER_UI, else http://127.0.0.1:3000."""
 
     def uri(self, project: Path) -> str:
-        """The tracking address with an absolute path."""
+        """The tracking address with an absolute path, or with the driver of PostgreSQL that is installed."""
         prefix = "sqlite:///"
         if self.tracking_uri.startswith(prefix) and not self.tracking_uri.startswith(prefix + "/"):
             return f"{prefix}{project / self.tracking_uri.removeprefix(prefix)}"
-        return self.tracking_uri
+        # For the bare name SQLAlchemy 2.1 takes psycopg 3, where Dagster's requirement, and so ours, is psycopg2.
+        return re.sub("^postgresql://", "postgresql+psycopg2://", self.tracking_uri)
 
     def artifact_location(self, project: Path) -> str:
         """Address of run files for a new experiment; empty for a server."""
-        if not self.tracking_uri.startswith("sqlite:"):
+        if not self.tracking_uri.startswith(DATABASES):
             return ""
-        return (project / self.artifact_root).as_uri()
+        return self.artifact_root if "://" in self.artifact_root else (project / self.artifact_root).as_uri()
 
     def outbox_folder(self, project: Path) -> Path:
         """Where steps keep what the server has not got yet."""
@@ -81,11 +92,12 @@ class MlflowTracking(dg.ConfigurableResource):
             return ""
         if self.tracking_uri.startswith(("http://", "https://")):
             return f"{self.tracking_uri.rstrip('/')}/#/runs/{run_id}"
-        return f"{run_id}, shown by `mlflow ui --backend-store-uri {self.tracking_uri}`"
+        without_password = re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", self.uri(Path()))
+        return f"{run_id}, shown by `mlflow ui --backend-store-uri {without_password}`"
 
     def create_database(self, project: Path) -> None:
-        """Make the local database and the experiment where they are missing; nothing for a server."""
-        if not self.tracking_uri.startswith("sqlite:"):
+        """Make the tables of a database and the experiment where they are missing; nothing for a server."""
+        if not self.tracking_uri.startswith(DATABASES):
             return
         experiment_of(client_of(self.uri(project)), self.experiment, self.artifact_location(project))
 
