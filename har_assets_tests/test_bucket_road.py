@@ -13,7 +13,7 @@ from har_assets_tests.postgres import Postgres, postgres_server
 from har_assets_tests.project import REPOSITORY, Project, log_of
 from har_assets_tests.s3_server import BUCKET, S3Server, s3_server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # two roads
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def test_the_sample_road_in_a_bucket_equals_the_local_one(
 
     s3, postgres = services
     first = Machine.prepare(tmp_path / "first", *services)
-    done = first.materialize("+key:runtime_benchmark or +key:evaluation_report", timeout=580)
+    done = first.materialize("+key:runtime_benchmark or +key:evaluation_report")
     assert done.returncode == 0, log_of(done)[-4000:]
     for name, value in first.environment.items():
         if name.startswith("AWS"):
