@@ -35,7 +35,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from har_assets.artifacts import LATEST, RECORD_FILE, Artifact, ArtifactFolder, Record
-from har_assets.errors import HarError, StorageError
+from har_assets.errors import HarError, StorageAwayError, StorageError
 from har_assets.hmdb51._files import locked
 
 ROOT_VARIABLE = "HAR_ARTIFACTS"
@@ -210,6 +210,9 @@ class ArtifactBucket(ArtifactFolder):
                         (folder / name).parent.mkdir(parents=True, exist_ok=True)
                         (partial / name).replace(folder / name)
             shutil.rmtree(partial, ignore_errors=True)
+        for other in folder.parent.glob(f"{FETCHING_PREFIX}*"):  # killed, and of a version that nobody came back for
+            if datetime.fromtimestamp(other.stat().st_mtime, UTC) < datetime.now(UTC) - ABANDONED:
+                shutil.rmtree(other, ignore_errors=True)
         return folder
 
     def try_out(self) -> float:
@@ -397,7 +400,7 @@ class ArtifactBucket(ArtifactFolder):
                     f"{self._address} does not let this machine {doing} ({said}): check AWS_ACCESS_KEY_ID and "
                     "AWS_SECRET_ACCESS_KEY, and what that key may do there."
                 ) from error
-            raise StorageError(
+            raise StorageAwayError(
                 f"{self._address} cannot be reached, or failed ({said}): check AWS_ENDPOINT_URL, the network and the "
                 "server, then run the same command again."
             ) from error

@@ -30,4 +30,8 @@ class MissingArtifactError(HarError):
 
 
 class StorageError(HarError):
-    """A bucket that cannot be reached, refuses, or does not hold what it should."""
+    """A bucket that refuses, or does not hold what it should."""
+
+
+class StorageAwayError(StorageError):
+    """A bucket that does not answer, which may pass."""
