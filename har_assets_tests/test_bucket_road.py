@@ -86,6 +86,14 @@ def test_the_sample_road_in_a_bucket_equals_the_local_one(
     assert here.record.metadata["top1"] == there.record.metadata["top1"]
     assert here.file("test_predictions.csv").read_text() == there.file("test_predictions.csv").read_text()
 
+    # The registry's files are in the bucket too.
+    done = first.materialize("serving_model")
+    assert done.returncode == 0, log_of(done)[-4000:]
+    (source,) = postgres.ask("select source from model_versions", "mlflow")[0]
+    assert source.startswith(f"s3://{BUCKET}/mlflow/")
+    model = source.removeprefix(f"s3://{BUCKET}/")
+    assert s3.client().list_objects_v2(Bucket=BUCKET, Prefix=f"{model}/MLmodel")["KeyCount"] == 1
+
     # Another machine has what it needs without data/ and without making anything again.
     second = Machine.prepare(tmp_path / "second", *services)
     done = second.materialize("test_predictions", {"test_predictions": {"force": True}})
@@ -105,7 +113,7 @@ def test_the_sample_road_in_a_bucket_equals_the_local_one(
 
     # One database for both.
     runs = postgres.ask("select status from runs")
-    assert runs == [("SUCCESS",), ("SUCCESS",)]
+    assert runs == [("SUCCESS",)] * 3
     assert postgres.ask("select distinct status from runs", "mlflow") == [("FINISHED",)]
     keys = s3.client().list_objects_v2(Bucket=BUCKET, Prefix="mlflow/")["KeyCount"]
     assert keys > 5
