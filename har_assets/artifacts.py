@@ -21,6 +21,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -65,6 +66,18 @@ class Record:
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     """UTC time of publication."""
 
+    def text(self) -> str:
+        """The content of `artifact.json`."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> Self | None:
+        """The record that a file holds, or None where it holds none."""
+        try:
+            return cls(**json.loads(text))
+        except (ValueError, TypeError):
+            return None
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -88,6 +101,11 @@ class Artifact:
         return path
 
     @property
+    def address(self) -> str:
+        """Where it lies, for people: a folder, or an address in a bucket."""
+        return str(self.folder)
+
+    @property
     def bytes(self) -> int:
         """Size of its files together."""
         return sum(int(entry["bytes"]) for entry in self.record.files.values())
@@ -96,9 +114,10 @@ class Artifact:
     def read(cls, folder: Path) -> Self | None:
         """The version in a folder, or None where there is no complete one. It is not held: it may be pruned."""
         try:
-            return cls(folder, Record(**json.loads((folder / RECORD_FILE).read_text())))
-        except (OSError, ValueError, TypeError):
+            record = Record.parse((folder / RECORD_FILE).read_text())
+        except (OSError, UnicodeDecodeError):
             return None
+        return cls(folder, record) if record else None
 
     @classmethod
     def hold(cls, folder: Path) -> Self | None:
@@ -109,13 +128,14 @@ class Artifact:
 
 
 class ArtifactFolder:
-    """All products below one root folder.
+    """All products below one root folder; `har_assets.bucket` has the same for a bucket.
 
     With a `lender`, a version that this one has under the same key is taken from there, and stays there.
     """
 
     def __init__(self, root: Path, lender: ArtifactFolder | None = None, *, quota: Quota | None = None) -> None:
         self.root = Path(root).absolute()
+        """Where files are while they are worked on, and here, when they are published too."""
         self.lender = lender
         self.quota = quota
 
@@ -124,6 +144,15 @@ class ArtifactFolder:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", asset):
             raise HarError(f"{asset!r} is no name of an asset: use letters, digits and _ as the graph does.")
         return self.root / asset
+
+    @property
+    def address(self) -> str:
+        """Where the products lie, for people."""
+        return str(self.root)
+
+    def below(self, name: str) -> ArtifactFolder:
+        """A store of its own inside this one, to which this one lends."""
+        return ArtifactFolder(self.root / name, lender=self, quota=self.quota)
 
     def latest(self, asset: str) -> Artifact:
         """The current version of an asset; MissingArtifactError names the command that makes it."""
@@ -154,6 +183,12 @@ class ArtifactFolder:
                 return artifact
         return self.lender.find(asset, key) if self.lender else None
 
+    def versions(self, asset: str) -> list[Artifact]:
+        """Every complete version of an asset, in no order."""
+        folders = self.home(asset).glob("[!.]*/")
+        found = (Artifact.read(folder) for folder in folders if not folder.is_symlink())
+        return [artifact for artifact in found if artifact is not None]
+
     @contextlib.contextmanager
     def staging(self, asset: str) -> Iterator[Path]:
         """An empty folder on the same file system, removed unless `publish` has taken it.
@@ -182,8 +217,7 @@ class ArtifactFolder:
         if self.quota:
             self.quota.refuse_when_full(record.asset)
         lock = FolderLock.shared(staging)  # from before it has its name until it is the latest: see pruning
-        text = json.dumps(asdict(record), indent=2, sort_keys=True) + "\n"
-        (staging / RECORD_FILE).write_text(text)
+        (staging / RECORD_FILE).write_text(record.text())
         folder = home / record.key[:12]
         for attempt in range(2, 10_000):
             try:
@@ -200,11 +234,14 @@ class ArtifactFolder:
 
     def point_to(self, artifact: Artifact) -> None:
         """Make a version the latest one, atomically; that of a lender is pointed to where it lies."""
-        home = self.root / artifact.record.asset
+        self._link_latest(artifact.record.asset, artifact.folder)
+
+    def _link_latest(self, asset: str, folder: Path) -> None:
+        home = self.root / asset
         home.mkdir(parents=True, exist_ok=True)
-        temporary = home / f".{LATEST}-{os.getpid()}"
+        temporary = home / f".{LATEST}-{threading.get_native_id()}"
         temporary.unlink(missing_ok=True)
-        temporary.symlink_to(os.path.relpath(artifact.folder, home))
+        temporary.symlink_to(os.path.relpath(folder, home))
         temporary.replace(home / LATEST)
 
     def work(self, asset: str, key: str) -> Path:

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from har_assets.artifacts import Artifact, ArtifactFolder
+from har_assets.artifacts import Artifact
+from har_assets.bucket import open_store
 from har_assets.errors import HarError, VideoError
 from har_assets.promotion_command import promote, rollback
 from har_assets.prune_command import prune
@@ -40,7 +41,9 @@ BENCH_CLIPS = 32
 TIMELINE = "A long video as a timeline"
 """Heading of the options of `har predict --timeline`."""
 
-Store = Annotated[Path, typer.Option("--store", help="Folder in which the products of the assets lie.")]
+Store = Annotated[
+    str, typer.Option("--store", help="Folder or s3:// address of the products; HAR_ARTIFACTS, else artifacts.")
+]
 
 
 def main() -> None:
@@ -76,7 +79,7 @@ def predict(  # noqa: PLR0912
     timeout: Annotated[
         float, typer.Option(min=1, help="Seconds that one video may take to be decoded; a whole timeline: 4 hours.")
     ] = 120.0,
-    store: Store = Path("artifacts"),
+    store: Store = "",
     timeline: Annotated[
         bool, typer.Option("--timeline", help="Say what happens from when to when.", rich_help_panel=TIMELINE)
     ] = False,
@@ -140,7 +143,7 @@ def predict(  # noqa: PLR0912
     files = [file for video in videos for file in _files_of(video)]
     if not files:
         raise HarError(f"No videos in {', '.join(videos)}: name video files or folders that hold some.")
-    predictor = open_model(model or ArtifactFolder(store).latest("onnx_model").file("video_action_model.onnx"), runtime)
+    predictor = open_model(model or open_store(store).latest("onnx_model").file("video_action_model.onnx"), runtime)
     if predictor.provenance.synthetic:
         print("note: this model was trained on the built-in synthetic sample, not on real videos", file=sys.stderr)
     if timeline:
@@ -248,7 +251,7 @@ def explain(
     label: Annotated[str, typer.Option(help="Class to explain; the model's answer if left out.")] = "",
     model: Annotated[Path | None, typer.Option(help="A .ckpt file; the latest trained_checkpoint if left out.")] = None,
     windows: Annotated[int, typer.Option(min=1, help="Temporal clips; the one with the highest score is shown.")] = 4,
-    store: Store = Path("artifacts"),
+    store: Store = "",
 ) -> None:
     """Show where and when a video speaks for the model's answer, as a moving picture beside the frames (Grad-CAM)."""
     import numpy as np  # noqa: PLC0415
@@ -262,7 +265,7 @@ def explain(
     target = out or Path(f"{video.stem}.webp")
     if target.suffix != ".webp":
         raise HarError(f"{target} is no .webp file, which is what is written: give another name.")
-    path = model or ArtifactFolder(store).latest("trained_checkpoint").file("video_action_model.ckpt")
+    path = model or open_store(store).latest("trained_checkpoint").file("video_action_model.ckpt")
     predictor = CheckpointPredictor(path)
     spec = predictor.spec
     if label and label not in spec.labels:
@@ -298,7 +301,7 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV, the machine in each line.")] = False,
     chart: Annotated[Path | None, typer.Option(help="PNG file for a chart.")] = None,
-    store: Store = Path("artifacts"),
+    store: Store = "",
 ) -> None:
     """Measure every runtime that can run the model here: latency, clips a second, memory, start-up.
 
@@ -367,9 +370,9 @@ def _bench_clips(videos: list[Path], spec: "ModelSpec") -> "Clips":
     return np.concatenate(read)
 
 
-def _latest_models(store: Path) -> list[Path]:
+def _latest_models(store: str) -> list[Path]:
     """The latest published ONNX file and, where there are such, checkpoint and engine."""
-    folder = ArtifactFolder(store)
+    folder = open_store(store)
     models = [folder.latest("onnx_model").file("video_action_model.onnx")]
     for asset, name in (("trained_checkpoint", "video_action_model.ckpt"), ("trt_engine", "video_action_model.engine")):
         artifact = folder.find_latest(asset)
@@ -401,9 +404,9 @@ def _print_benchmark(found: "Benchmark") -> None:
 
 
 @app.command()
-def status(store: Store = Path("artifacts")) -> None:
+def status(store: Store = "") -> None:
     """Show every product: when it was made, how long that took, its size and its headline figure."""
-    folder = ArtifactFolder(store)
+    folder = open_store(store)
     found = {asset: folder.find_latest(asset) for asset in ROAD}
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column, justify in (("asset", "left"), ("time", "right"), ("size", "right"), ("what it is", "left")):
@@ -425,7 +428,10 @@ def status(store: Store = Path("artifacts")) -> None:
         console.print(f"\nEngine:       {engine.file('video_action_model.engine')}", soft_wrap=True)
         console.print("Predict:      har predict VIDEO...")
         console.print("Web UI:       dagster dev            then http://127.0.0.1:3000/asset-groups")
-        console.print("Experiments:  mlflow ui --backend-store-uri sqlite:///mlflow.db --port 8080")
+        uri = os.environ.get("HAR_MLFLOW_URI") or "sqlite:///mlflow.db"
+        if "://" in uri and not uri.startswith("http"):
+            uri = f"mlflow ui --backend-store-uri {uri} --port 8080"
+        console.print(f"Experiments:  {uri}", markup=False, soft_wrap=True)
         if engine.record.lineage.get("synthetic"):
             console.print("\nThe videos are the built-in synthetic sample: the figures say nothing about real ones.")
 

@@ -8,8 +8,8 @@ environment variables of the code location draw the border:
     HAR_DOWNLOAD_HOSTS    hosts, with `,` between them, that may be asked for a file; `host:port` names the port too
 
 Dagster lets a run's configuration replace fields of resources as well (`resources: store: config: project: /etc`), so
-with the first of them the project is the folder that the code location was started in, and MLflow is the one of
-MLFLOW_TRACKING_URI or of the project folder.
+with the first of them the project is the folder that the code location was started in, MLflow is the one of
+HAR_MLFLOW_URI or of the project folder, and an address that the store or MLflow's files have is the environment's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from har_assets.errors import HarError
 
 FOLDERS_VARIABLE = "HAR_ALLOWED_FOLDERS"
 HOSTS_VARIABLE = "HAR_DOWNLOAD_HOSTS"
-MLFLOW_VARIABLE = "MLFLOW_TRACKING_URI"
+MLFLOW_VARIABLE = "HAR_MLFLOW_URI"
+"""Not MLflow's own variable, which may name another project's server."""
 
 
 def confined(path: Path, project: Path, what: str) -> Path:
@@ -48,12 +49,14 @@ def confined(path: Path, project: Path, what: str) -> Path:
     return path
 
 
-def refuse_other_server(address: str, own: str) -> None:
-    """HarError where HAR_ALLOWED_FOLDERS is set and MLflow's `address` is neither `own` nor the environment's."""
-    if os.environ.get(FOLDERS_VARIABLE) is not None and address not in ("", own, os.environ.get(MLFLOW_VARIABLE)):
+def refuse_other_address(address: str, what: str, variable: str, own: str = "") -> None:
+    """HarError where HAR_ALLOWED_FOLDERS is set and an address is neither `own` nor that of the environment `variable`.
+
+    `what` is the option, for the sentence.
+    """
+    if os.environ.get(FOLDERS_VARIABLE) is not None and address not in ("", own, os.environ.get(variable)):
         raise HarError(
-            f"tracking_uri of mlflow names {address!r}, which configurations may not do here: leave it out, or have "
-            f"{MLFLOW_VARIABLE} changed."
+            f"{what} names {address!r}, which configurations may not do here: leave it out, or have {variable} changed."
         )
 
 

@@ -233,9 +233,9 @@ print([len(first), len(second), int(np.abs(first[:count].astype(int) - second[:c
 
 def check_disk(project: Path) -> Finding:
     """Free space against what the data set of the project needs."""
-    from har_assets.artifacts import ArtifactFolder  # noqa: PLC0415
+    from har_assets.bucket import open_store  # noqa: PLC0415
 
-    published = ArtifactFolder(project / "artifacts").find_latest("raw_archive")
+    published = open_store(project=project).find_latest("raw_archive")
     source = published.record.lineage.get("dataset", "") if published else os.environ.get("HAR_SOURCE", "")
     need = HMDB51_BYTES if source == "hmdb51" else SAMPLE_BYTES
     here = sum(_size(project / name) for name in ("artifacts", "data"))
@@ -299,6 +299,16 @@ def check_folders(project: Path) -> Finding:
     return Finding("folders", OK, "project, artifacts and temporary folder can be written")
 
 
+def check_bucket(project: Path) -> Finding:
+    """Whether products can be put into the bucket, where there is one, and read back."""
+    from har_assets.bucket import ArtifactBucket, open_store  # noqa: PLC0415
+
+    store = open_store(project=project)
+    if not isinstance(store, ArtifactBucket):
+        return Finding("bucket", OK, f"none: products are in {store.address}")
+    return Finding("bucket", OK, f"{store.address} takes, gives and removes an object in {store.try_out():.2f} s")
+
+
 def check_working_folder(project: Path) -> Finding:
     """Whether the commands of Dagster started here read and write this project's files."""
     home = os.environ.get("DAGSTER_HOME")
@@ -307,6 +317,8 @@ def check_working_folder(project: Path) -> Finding:
                        "change into the project folder")  # fmt: skip
     if home and not Path(home).is_dir():
         return Finding("working folder", PROBLEM, f"DAGSTER_HOME={home} is no folder", "unset DAGSTER_HOME")
+    if home and _on_postgres(Path(home)):
+        return Finding("working folder", OK, f"Dagster of many machines, by {home}/dagster.yaml")
     if home and Path(home).resolve() != project.resolve():
         return Finding("working folder", WARNING, f"DAGSTER_HOME={home} is read, not the dagster.yaml here",
                        "unset DAGSTER_HOME")  # fmt: skip
@@ -318,18 +330,25 @@ def check_dagster_database(project: Path) -> list[Finding]:
     name = "dagster database"
     if not (project / "dagster.yaml").is_file():
         return [Finding(name, OK, "not looked for: no project here")]
-    if not any((project / ".dagster").rglob("*.db")):
+    shared = _on_postgres(_dagster_home(project))
+    if not shared and not any((project / ".dagster").rglob("*.db")):
         return [Finding(name, WARNING, "not made yet", "har init")]
     try:
         from har_assets.runs import dead_runs  # noqa: PLC0415
 
         with _instance(project) as instance:
             count = instance.get_runs_count()
+            revision, newest = instance.run_storage.alembic_version() or (None, None)
             dead = [run.run_id[:8] for run in dead_runs(instance)]
     except Exception as error:  # noqa: BLE001 - whatever a broken database raises
-        return [Finding(name, PROBLEM, f"cannot be opened: {_line(str(error))}",
-                        "move .dagster aside and run `har init`; products are not in it")]  # fmt: skip
-    database = Finding(name, OK, f"opens, {count} runs")
+        remedy = "move .dagster aside and run `har init`; products are not in it"
+        if shared:
+            remedy = "check that PostgreSQL runs, and PGHOST, PGPORT, PGUSER and PGPASSWORD"
+        return [Finding(name, PROBLEM, f"cannot be opened: {_line(str(error))}", remedy)]
+    if revision != newest:
+        return [Finding(name, PROBLEM, f"made by another version of Dagster (schema {revision}, not {newest})",
+                        "back it up, stop every process of Dagster, `dagster instance migrate`")]  # fmt: skip
+    database = Finding(name, OK, f"{'PostgreSQL' if shared else 'it'} opens, {count} runs")
     if dead:
         return [database, Finding("dead runs", PROBLEM, f"{_some(dead)}: killed, and may hold a slot",
                                   "har doctor --fix")]  # fmt: skip
@@ -357,7 +376,7 @@ def check_mlflow_database(project: Path) -> Finding:
             return Finding(name, PROBLEM, f"{path} is no database of MLflow ({_line(str(error))})", remedy)
     elif uri.startswith(("http://", "https://")) and (reason := _no_answer(uri)):
         return Finding("mlflow server", WARNING, f"{uri} does not answer ({reason}): steps keep what they log",
-                       "start it, or correct MLFLOW_TRACKING_URI; then `har mlflow-sync`")  # fmt: skip
+                       "start it, or correct HAR_MLFLOW_URI; then `har mlflow-sync`")  # fmt: skip
     tried = _python(
         "import sys; from mlflow import MlflowClient\n"
         "print(len(MlflowClient(sys.argv[1]).search_experiments(max_results=1000)))",
@@ -393,13 +412,13 @@ def check_mlflow_outbox(project: Path) -> Finding:
 
 def check_data(project: Path) -> list[Finding]:
     """data.dvc, data/ and what video_clips published agree; the bytes are on the disk once."""
-    from har_assets.artifacts import ArtifactFolder  # noqa: PLC0415
     from har_assets.assets.dataset import CLIP_HASHES, changed_files  # noqa: PLC0415
+    from har_assets.bucket import open_store  # noqa: PLC0415
     from har_assets.resources.dvc import Dvc  # noqa: PLC0415
 
     dvc, data = Dvc(), project / "data"
     tracked = dvc.tracked_version(project)
-    published = ArtifactFolder(project / "artifacts").find_latest("video_clips")
+    published = open_store(project=project).find_latest("video_clips")
     again = "materialize video_clips with force: true"
     if tracked and not (project / ".dvc").is_dir():
         return [Finding("dvc", PROBLEM, "data.dvc without a .dvc folder", "dvc init --no-scm")]
@@ -458,7 +477,8 @@ def check_leftovers(project: Path) -> Finding:
 
 CHECKS: tuple[Check, ...] = (
     check_python, check_packages, check_asset_selection, check_gpu, check_tensorrt, check_onnxruntime,
-    check_decoders, check_disk, check_quota, check_pruning, check_folders, check_working_folder, check_dagster_database,
+    check_decoders, check_disk, check_quota, check_pruning, check_folders, check_bucket, check_working_folder,
+    check_dagster_database,
     check_mlflow_database, check_mlflow_outbox, check_data, check_leftovers,
 )  # fmt: skip
 
@@ -468,7 +488,7 @@ def repair(project: Path) -> Finding:
     from har_assets.runs import release_dead_runs  # noqa: PLC0415
 
     released: list[str] = []
-    if any((project / ".dagster").rglob("*.db")):
+    if any((project / ".dagster").rglob("*.db")) or _on_postgres(_dagster_home(project)):
         with _instance(project) as instance:
             released = release_dead_runs(instance)
     left = _leftovers(project)
@@ -480,7 +500,23 @@ def repair(project: Path) -> Finding:
 def _instance(project: Path) -> DagsterInstance:
     from dagster import DagsterInstance  # noqa: PLC0415
 
-    return DagsterInstance.from_config(str(project))
+    return DagsterInstance.from_config(str(_dagster_home(project)))
+
+
+def _dagster_home(project: Path) -> Path:
+    """Folder of the dagster.yaml that counts: DAGSTER_HOME where that is the one of many machines."""
+    home = os.environ.get("DAGSTER_HOME")
+    return Path(home) if home and _on_postgres(Path(home)) else project
+
+
+def _on_postgres(folder: Path) -> bool:
+    import yaml  # noqa: PLC0415
+
+    try:
+        config = yaml.safe_load((folder / "dagster.yaml").read_text())
+    except (OSError, yaml.YAMLError):
+        return False
+    return isinstance(config, dict) and "postgres" in (config.get("storage") or {})
 
 
 def _leftovers(project: Path) -> list[Path]:

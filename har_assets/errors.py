@@ -34,3 +34,11 @@ class ModelFileError(HarError):
 
 class MissingArtifactError(HarError):
     """A product that has not been materialized yet. The message names the command that makes it."""
+
+
+class StorageError(HarError):
+    """A bucket that refuses, or does not hold what it should."""
+
+
+class StorageAwayError(StorageError):
+    """A bucket that does not answer, which may pass."""

@@ -1,20 +1,22 @@
 """`har promote` and `har rollback`: which registered version serves, decided without starting Dagster."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from har_assets.artifacts import ArtifactFolder
+from har_assets.bucket import open_store
 
 if TYPE_CHECKING:
     from har_assets.serving.promotion import Decision
 
 Name = Annotated[str, typer.Option("--model", help="Registered model.")]
 Address = Annotated[
-    str, typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow server or database.")
+    str,
+    typer.Option("--tracking-uri", envvar=["HAR_MLFLOW_URI", "MLFLOW_TRACKING_URI"], help="MLflow server or database."),
 ]
-Store = Annotated[Path, typer.Option("--store", help="Folder of published artifacts.")]
+Store = Annotated[
+    str, typer.Option("--store", help="Folder or s3:// address of the products; HAR_ARTIFACTS, else artifacts.")
+]
 
 
 def promote(
@@ -24,24 +26,24 @@ def promote(
     alpha: Annotated[float, typer.Option(help="Largest p-value that counts as more than noise.")] = 0.05,
     name: Name = "har_video_action",
     uri: Address = "sqlite:///mlflow.db",
-    store: Store = Path("artifacts"),
+    store: Store = "",
 ) -> None:
     """Make the challenger champion if it is better on the same test videos beyond noise. Exit status 1 where not."""
     from har_assets.serving.promotion import promote as promoted  # noqa: PLC0415
 
-    _say(promoted(uri, name, ArtifactFolder(store), version=version, alpha=alpha))
+    _say(promoted(uri, name, open_store(store), version=version, alpha=alpha))
 
 
 def rollback(
     to: Annotated[str, typer.Option(help="Version to return to; the champion before if left out.")] = "",
     name: Name = "har_video_action",
     uri: Address = "sqlite:///mlflow.db",
-    store: Store = Path("artifacts"),
+    store: Store = "",
 ) -> None:
     """Give the alias champion back to the version that had it before. Exit status 1 where nothing was moved."""
     from har_assets.serving.promotion import rollback as rolled_back  # noqa: PLC0415
 
-    _say(rolled_back(uri, name, ArtifactFolder(store), to=to))
+    _say(rolled_back(uri, name, open_store(store), to=to))
 
 
 def _say(decision: "Decision") -> None:

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from har_assets.bucket import open_store
 from har_assets.hmdb51._files import format_bytes
-from har_assets.pruning import KEEP, OLDER_THAN_DAYS, Plan, plan_pruning, registered_versions
+from har_assets.pruning import KEEP, OLDER_THAN_DAYS, Plan, folder_of, plan_pruning, registered_versions
 from har_assets.pruning import prune as pruned
 from har_assets.quota import Quota, size_of
 
@@ -23,10 +24,12 @@ def prune(
     uri: Annotated[
         str,
         typer.Option(
-            "--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow server or database whose aliases are kept."
+            "--tracking-uri",
+            envvar=["HAR_MLFLOW_URI", "MLFLOW_TRACKING_URI"],
+            help="MLflow server or database whose aliases are kept.",
         ),
     ] = "sqlite:///mlflow.db",
-    store: Annotated[Path, typer.Option("--store", help="Folder of published artifacts.")] = Path("artifacts"),
+    store: Annotated[str, typer.Option("--store", help="Folder of the products; HAR_ARTIFACTS, else artifacts.")] = "",
 ) -> None:
     """Show which old versions and abandoned work may go from the store, and remove them with --yes.
 
@@ -34,10 +37,10 @@ def prune(
     a process is reading.
     """
 
+    root = folder_of(open_store(store))
+
     def plan_now(going: frozenset[Path] | None = None) -> Plan:
-        return plan_pruning(
-            store.absolute(), registered_versions(uri), keep=keep, older_than_days=older_than_days, going=going
-        )
+        return plan_pruning(root, registered_versions(uri), keep=keep, older_than_days=older_than_days, going=going)
 
     plan = plan_now()
     done = pruned(plan, plan_now) if yes else None
@@ -57,9 +60,9 @@ def prune(
         print(f"{format_bytes(candidate.bytes):>8}  {candidate.why}")
     for candidate, reason in done.left if done else ():
         print(f"    left  {candidate.why}: {reason}")
-    quota = Quota.of(store.absolute())
+    quota = Quota.of(root)
     limit = f" of a quota of {format_bytes(quota.bytes)}" if quota else ""
-    holds = f"The store holds {format_bytes(size_of(store.absolute()))}{limit}; {len(plan.kept)} versions stay."
+    holds = f"The store holds {format_bytes(size_of(root))}{limit}; {len(plan.kept)} versions stay."
     if done:
         print(f"Removed {len(done.removed)}, {format_bytes(done.bytes)} freed. {holds}")
     elif plan.candidates:

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from har_assets.artifacts import LATEST, RECORD_FILE, Artifact, modified
+from har_assets.artifacts import LATEST, RECORD_FILE, Artifact, ArtifactFolder, modified
 from har_assets.errors import HarError
 from har_assets.folder_lock import FolderLock
 from har_assets.hmdb51._files import format_bytes, locked, silent
@@ -105,6 +105,16 @@ class Pruned:
     def bytes(self) -> int:
         """What was freed."""
         return sum(candidate.bytes for candidate in self.removed)
+
+
+def folder_of(store: ArtifactFolder) -> Path:
+    """The folder of a store; HarError for a bucket, which this does not prune."""
+    if store.address != str(store.root):
+        raise HarError(
+            f"{store.address} is a bucket, and only folders are pruned: remove old versions there by hand, never one "
+            "that an object `latest` names."
+        )
+    return store.root
 
 
 def plan_pruning(

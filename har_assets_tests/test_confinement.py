@@ -108,13 +108,13 @@ def test_a_run_names_no_other_folder_of_new_videos(project: Path) -> None:
 def test_a_run_names_no_other_mlflow(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from har_assets.resources.mlflow import MlflowTracking
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    monkeypatch.setenv("HAR_MLFLOW_URI", "http://mlflow:5000")
     for uri in ("http://mlflow:5000", "sqlite:///mlflow.db", ""):
         MlflowTracking(tracking_uri=uri).uri(project)
     for uri in ("http://evil.example", "sqlite:////etc/x.db", "file:///etc"):
         with pytest.raises(HarError, match="which configurations may not do here"):
             MlflowTracking(tracking_uri=uri).uri(project)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.delenv("HAR_MLFLOW_URI")
     with pytest.raises(HarError, match="outside the folders"):
         MlflowTracking(outbox="../secret").outbox_folder(project)
     with pytest.raises(HarError, match="outside the folders"):

@@ -263,9 +263,8 @@ def _download_hmdb51(
 
 def _recorded_sha256(store: ArtifactStore, name: str) -> str:
     """SHA-256 of a file that any published raw_archive holds; empty where it was never downloaded."""
-    for folder in (store.folder.root / "raw_archive").glob("*/"):
-        published = Artifact.read(folder)
-        if published and published.record.metadata.get("source") == HMDB51 and name in published.record.files:
+    for published in store.folder.versions("raw_archive"):
+        if published.record.metadata.get("source") == HMDB51 and name in published.record.files:
             return str(published.record.files[name]["sha256"])
     return ""
 

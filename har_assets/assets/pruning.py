@@ -6,7 +6,7 @@ import dagster as dg
 
 from har_assets.assets.publishing import failures_in_words
 from har_assets.hmdb51._files import format_bytes
-from har_assets.pruning import KEEP, OLDER_THAN_DAYS, Plan, plan_pruning, prune, registered_versions
+from har_assets.pruning import KEEP, OLDER_THAN_DAYS, Plan, folder_of, plan_pruning, prune, registered_versions
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
 
@@ -27,7 +27,8 @@ def prune_store(
     context: dg.OpExecutionContext, config: PruningConfig, store: ArtifactStore, mlflow: MlflowTracking
 ) -> None:
     """Remove old versions that neither `latest`, the model registry nor a lineage needs, and abandoned work."""
-    root, uri = store.folder.root, mlflow.uri(store.project_folder)
+    with failures_in_words():
+        root, uri = folder_of(store.folder), mlflow.uri(store.project_folder)
 
     def plan_now(going: frozenset[Path] | None = None) -> Plan:
         return plan_pruning(

@@ -245,8 +245,8 @@ def result_of(artifact: Artifact, unchanged: bool) -> dg.MaterializeResult:
     }
     housekeeping: dict[str, Any] = {
         "unchanged": unchanged,
-        "folder": dg.MetadataValue.path(str(artifact.folder)),
-        "dagster/uri": artifact.folder.as_uri(),
+        "folder": dg.MetadataValue.path(artifact.address),
+        "dagster/uri": artifact.address if "://" in artifact.address else artifact.folder.as_uri(),
         "bytes": artifact.bytes,
         "seconds": record.seconds,
         "key": record.key,

@@ -1,5 +1,6 @@
 """serving_model: the ONNX model as MLflow serves it, registered as a version."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def serving_model(
             return folder
 
         folder = making.folder / "model"
-        path = f"{store.root}/serving_model/latest/model"
+        path = os.path.relpath(store.folder.root / "serving_model" / "latest" / "model", store.project_folder)
         version = None
         if making.run.run_id:
             origin = hash_of({"onnx": facts["onnx_sha256"], "config": served, "run": making.run.run_id})

@@ -74,8 +74,7 @@ class SplitStore(ArtifactStore):
     @property
     def folder(self) -> ArtifactFolder:
         """The store itself."""
-        road = super().folder
-        return ArtifactFolder(road.root / "split_evaluation" / self.split, lender=road, quota=road.quota)
+        return super().folder.below(f"split_evaluation/{self.split}")
 
     def latest(self, asset: str) -> Artifact:
         """As in the store of the road, from which the shared products come."""
@@ -84,7 +83,7 @@ class SplitStore(ArtifactStore):
     @classmethod
     def of(cls, store: ArtifactStore, split: str) -> "SplitStore":
         """That of a split, inside the road's."""
-        return cls(root=store.root, project=store.project, quota=store.quota, split=split)
+        return cls(root=store.root, work_root=store.work_root, project=store.project, quota=store.quota, split=split)
 
 
 class SplitConfig(AssetConfig):
@@ -225,7 +224,7 @@ def _metadata_of(found: Artifact) -> dict[str, Any]:
         "headline": record.headline,
         **{name: record.metadata[name] for name in (*FIGURES, "videos", "quarantined")},
         "mlflow_run": record.metadata.get("mlflow_run", "none: tracking is off"),
-        "folder": dg.MetadataValue.path(str(found.folder)),
+        "folder": dg.MetadataValue.path(found.address),
         "made": record.created,
     }
 

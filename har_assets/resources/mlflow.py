@@ -6,6 +6,7 @@ dagster-mlflow's own resource opens an unrelated run for each materialization an
 
 import contextlib
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,9 +14,10 @@ from pathlib import Path
 import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
 
-from har_assets.confinement import MLFLOW_VARIABLE, confined, refuse_other_server
+from har_assets.confinement import MLFLOW_VARIABLE, confined, refuse_other_address
 from har_assets.errors import HarError
 from har_assets.training.outbox import (
+    DATABASES,
     FAILED,
     FINISHED,
     KILLED,
@@ -35,6 +37,9 @@ from har_assets.training.outbox import (
 OWN_DATABASE = "sqlite:///mlflow.db"
 """Tracking address without a server, relative to the project folder."""
 
+FILES_VARIABLE = "HAR_MLFLOW_FILES"
+"""Environment variable: where the files of runs go."""
+
 WEB_UI_VARIABLE = "HAR_DAGSTER_UI"
 """Environment variable: the address at which people open the web UI of Dagster."""
 
@@ -44,28 +49,37 @@ class MlflowTracking(dg.ConfigurableResource):
 
     tracking_uri: str = os.environ.get(MLFLOW_VARIABLE) or OWN_DATABASE
     """Server (`http://...`) or database; empty trains without MLflow. Left out: that of the environment variable
-    MLFLOW_TRACKING_URI, else a database in the project folder."""
+    HAR_MLFLOW_URI, else a database in the project folder. Name no password in it, as it is shown and kept:
+    PostgreSQL takes PGPASSWORD."""
     experiment: str = "har_assets"
     """Experiment that runs are filed under."""
-    artifact_root: str = "mlartifacts"
-    """Folder of run files for a new experiment in a local database; a server decides for itself."""
+    artifact_root: str = os.environ.get(FILES_VARIABLE) or "mlartifacts"
+    """Folder or `s3://` address (HAR_MLFLOW_FILES) of run files for a new experiment in a database; a server decides
+    for itself."""
     outbox: str = "mlflow_outbox"
     """Folder that keeps what the server has not got yet; empty of files when it has everything."""
     dagster_ui: str = ""
     """Address of Dagster's web UI, for links from MLflow; empty takes HAR_DAGSTER_UI, else http://127.0.0.1:3000."""
 
     def uri(self, project: Path) -> str:
-        """The tracking address with an absolute path; HarError for one that a configuration may not name."""
-        refuse_other_server(self.tracking_uri, OWN_DATABASE)
+        """The tracking address with an absolute path, or with the driver of PostgreSQL that is installed.
+
+        HarError for an address that a configuration may not name.
+        """
+        refuse_other_address(self.tracking_uri, "tracking_uri of mlflow", MLFLOW_VARIABLE, OWN_DATABASE)
         prefix = "sqlite:///"
         if self.tracking_uri.startswith(prefix) and not self.tracking_uri.startswith(prefix + "/"):
             return f"{prefix}{project / self.tracking_uri.removeprefix(prefix)}"
-        return self.tracking_uri
+        # For the bare name SQLAlchemy 2.1 takes psycopg 3, where Dagster's requirement, and so ours, is psycopg2.
+        return re.sub("^postgresql://", "postgresql+psycopg2://", self.tracking_uri)
 
     def artifact_location(self, project: Path) -> str:
         """Address of run files for a new experiment; empty for a server."""
-        if not self.tracking_uri.startswith("sqlite:"):
+        if not self.tracking_uri.startswith(DATABASES):
             return ""
+        if "://" in self.artifact_root:
+            refuse_other_address(self.artifact_root, "artifact_root of mlflow", FILES_VARIABLE)
+            return self.artifact_root
         return confined(project / self.artifact_root, project, "artifact_root of mlflow").as_uri()
 
     def outbox_folder(self, project: Path) -> Path:
@@ -87,11 +101,12 @@ class MlflowTracking(dg.ConfigurableResource):
             return ""
         if self.tracking_uri.startswith(("http://", "https://")):
             return f"{self.tracking_uri.rstrip('/')}/#/runs/{run_id}"
-        return f"{run_id}, shown by `mlflow ui --backend-store-uri {self.tracking_uri}`"
+        without_password = re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", self.uri(Path()))
+        return f"{run_id}, shown by `mlflow ui --backend-store-uri {without_password}`"
 
     def create_database(self, project: Path) -> None:
-        """Make the local database and the experiment where they are missing; nothing for a server."""
-        if not self.tracking_uri.startswith("sqlite:"):
+        """Make the tables of a database and the experiment where they are missing; nothing for a server."""
+        if not self.tracking_uri.startswith(DATABASES):
             return
         experiment_of(client_of(self.uri(project)), self.experiment, self.artifact_location(project))
 

@@ -5,15 +5,18 @@ from pathlib import Path
 import dagster as dg
 
 from har_assets.artifacts import Artifact, ArtifactFolder
-from har_assets.confinement import confined
-from har_assets.quota import Quota
+from har_assets.bucket import DEFAULT_ROOT, ROOT_VARIABLE, open_store
+from har_assets.confinement import confined, refuse_other_address
 
 
 class ArtifactStore(dg.ConfigurableResource):
     """Where products are published, and the project folder that holds `data/`."""
 
-    root: str = "artifacts"
-    """Folder of all products, relative to the project folder or absolute."""
+    root: str = ""
+    """Where products are published: a folder, relative to the project folder or absolute, or an address such as
+    `s3://bucket/prefix`; empty takes HAR_ARTIFACTS, else `artifacts`."""
+    work_root: str = DEFAULT_ROOT
+    """Where root is an address, the folder of this machine for unfinished work and copies of what has been read."""
     project: str = "."
     """Project folder: `data/`, `data.dvc` and relative paths are below it."""
     quota: str = ""
@@ -27,8 +30,12 @@ class ArtifactStore(dg.ConfigurableResource):
     @property
     def folder(self) -> ArtifactFolder:
         """The store itself."""
-        root = confined(self.project_folder / self.root, Path.cwd(), "root of store")
-        return ArtifactFolder(root, quota=Quota.of(root, self.quota))
+        if "://" in self.root:
+            refuse_other_address(self.root, "root of store", ROOT_VARIABLE)
+        for name, folder in (("root", self.root), ("work_root", self.work_root)):
+            if "://" not in folder:
+                confined(self.project_folder / folder, Path.cwd(), f"{name} of store")
+        return open_store(self.root, self.work_root, self.project_folder, quota=self.quota)
 
     @property
     def data_folder(self) -> Path:

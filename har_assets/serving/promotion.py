@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from har_assets.artifacts import Artifact, ArtifactFolder
+from har_assets.artifacts import ArtifactFolder
 from har_assets.errors import HarError
 from har_assets.hmdb51._files import locked
 from har_assets.serving.package import CHALLENGER, CHAMPION, ONNX_VERSION_TAG, registry_in_words
@@ -81,18 +81,16 @@ class Decision:
 def tested_version(store: ArtifactFolder, version: Any) -> OnTestVideos:
     """The newest test predictions of a registered version; HarError, with the command, where there are none here."""
     onnx_version = version.tags.get(ONNX_VERSION_TAG, "")
-    folders = (store.root / "test_predictions").glob("[!.]*/")
     found = [
         artifact
-        for folder in folders
-        if not folder.is_symlink()
-        and (artifact := Artifact.read(folder)) is not None
-        and artifact.record.inputs.get("onnx_model") == onnx_version
+        for artifact in store.versions("test_predictions")
+        if artifact.record.inputs.get("onnx_model") == onnx_version
     ]
     if not found:
         raise HarError(
-            f"There are no test predictions of version {version.version} in {store.root}: materialize test_predictions "
-            "while its onnx_model is the latest, `dagster asset materialize -m har_assets --select test_predictions`."
+            f"There are no test predictions of version {version.version} in {store.address}: materialize "
+            "test_predictions while its onnx_model is the latest, `dagster asset materialize -m har_assets --select "
+            "test_predictions`."
         )
     newest = max(found, key=lambda artifact: artifact.record.created)
     with newest.file("test_predictions.csv").open(newline="") as file:

@@ -255,3 +255,25 @@ def test_differences_are_named(tmp_path: Path) -> None:
         "missing": ["videos/jump/b.avi"],
         "new": ["videos/jump/z.avi"],
     }
+
+
+@pytest.mark.slow
+def test_a_remote_in_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("dvc_s3", reason="no dvc-s3: `pip install 'har_assets[cluster]'`")
+    pytest.importorskip("moto", reason="no moto, whose server speaks S3: `pip install 'har_assets[dev]'`")
+    from har_assets_tests.s3_server import BUCKET, s3_server
+
+    with s3_server() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("AWS_CONFIG_FILE")  # dvc opens it, and /dev/null is no file to it
+        first, second = (make_project(tmp_path / name) for name in ("first", "second"))
+        for project in (first, second):
+            dvc(project, "remote", "add", "--default", "team", f"s3://{BUCKET}/dvc")
+        fill(first / "data")
+        version = add(first)
+        Dvc().push(first, quiet)
+        shutil.copy(first / "data.dvc", second)
+        (second / "target").mkdir()
+        assert version_of(Dvc().restore(second, second / "target", quiet)) == version
+        assert {name: (second / "target" / name).read_text() for name in FILES} == FILES

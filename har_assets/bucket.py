@@ -1,0 +1,435 @@
+"""Published products in a bucket, for many machines: the versions of `artifacts.py`, read through a local folder.
+
+    s3://team/har/                           the address
+      onnx_model/
+        3f0c9a1b2d4e.20261124T141258-9f3a1c/ one version: its files, then artifact.json that makes it one
+        latest                               the name of the current version: one small object, put last
+    artifacts/                               the work folder of each machine, as without a bucket
+      onnx_model/
+        3f0c9a1b2d4e.20261124T141258-9f3a1c/ a copy, made when its files are first asked for
+        latest -> ...
+
+No object is ever written twice but `latest`, so a copy never grows old, and two machines that publish one asset at the
+same moment have a version each. Nothing is read from the copies before the bucket has said which version is meant.
+
+Addresses are those of fsspec; the options that are set here are S3's. Keys and endpoint come from the environment, by
+the names that all tools for S3 use: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import posixpath
+import secrets
+import shutil
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from har_assets.artifacts import LATEST, RECORD_FILE, Artifact, ArtifactFolder, Record
+from har_assets.errors import HarError, StorageAwayError, StorageError
+from har_assets.hmdb51._files import locked
+from har_assets.quota import QUOTA_VARIABLE, Quota
+
+ROOT_VARIABLE = "HAR_ARTIFACTS"
+"""Environment variable: folder or address of the artifact store."""
+
+DEFAULT_ROOT = "artifacts"
+
+FETCHING_PREFIX = ".fetching-"
+PART_BYTES = 16 * 2**20
+"""Of a large file moved at once. S3 takes 10,000 parts a file: larger files get larger parts."""
+MOST_PARTS = 10_000
+PARTS_AT_ONCE = 8
+"""So that a connection's delay does not limit the rate; they and PART_BYTES bound the memory, 128 MiB."""
+TOLD_BYTES = 100e6
+"""Copies from this size on are logged."""
+STAMP = "%Y%m%dT%H%M%S"
+ABANDONED = timedelta(days=7)
+"""An upload that has no record after so long belongs to a process that was killed."""
+
+S3_OPTIONS: dict[str, Any] = {
+    # Another machine may have written a moment ago.
+    "use_listings_cache": False,
+    "max_concurrency": PARTS_AT_ONCE,
+    # An address where nobody answers is named after a minute, not after five.
+    "config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"mode": "standard", "max_attempts": 4}},
+}
+
+logger = logging.getLogger(__name__)
+
+
+def open_store(
+    root: str | Path = "", work_root: str | Path = DEFAULT_ROOT, project: Path = Path(), *, quota: str = ""
+) -> ArtifactFolder:
+    """The store at a folder or at an address such as `s3://bucket/prefix`.
+
+    Args:
+        root: empty takes HAR_ARTIFACTS, else `artifacts`.
+        work_root: folder for unfinished work and copies where root is an address.
+        project: what relative folders are below.
+        quota: the most that a folder may hold, `200 GB`; empty takes HAR_STORE_QUOTA. HarError for a bucket, whose
+            server sets its own limits.
+    """
+    root = str(root or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT)
+    if "://" in root:
+        if quota or os.environ.get(QUOTA_VARIABLE, "").strip():
+            raise HarError(
+                f"A quota is for folders and {root} is a bucket: leave {QUOTA_VARIABLE} out, limit it there."
+            )
+        return ArtifactBucket(root, project / work_root)
+    return ArtifactFolder(project / root, quota=Quota.of(project / root, quota))
+
+
+class StoredArtifact(Artifact):
+    """A version in a bucket. Its record is at hand; its files are copied here when `folder` is first asked for."""
+
+    def __init__(self, bucket: ArtifactBucket, place: str, copy: Path, record: Record) -> None:
+        vars(self).update(bucket=bucket, place=place, copy=copy, record=record)
+
+    bucket: ArtifactBucket
+    place: str
+    """Path inside the bucket."""
+    copy: Path
+    """Where it is copied to."""
+
+    @property
+    def folder(self) -> Path:
+        """Local folder with all of its files. Raises StorageError."""
+        return self.bucket.copied(self)
+
+    @property
+    def address(self) -> str:
+        """Its address in the bucket."""
+        return self.bucket.address_of(self.place)
+
+    # Those of a dataclass would copy the files.
+    def __repr__(self) -> str:
+        return f"StoredArtifact({self.address})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StoredArtifact) and self.address == other.address
+
+    def __hash__(self) -> int:
+        return hash(self.address)
+
+
+class ArtifactBucket(ArtifactFolder):
+    """All products below one address; `root` is the local folder of copies and unfinished work."""
+
+    def __init__(self, address: str, work_root: Path, lender: ArtifactBucket | None = None) -> None:
+        super().__init__(work_root, lender)
+        self._address = address.rstrip("/")
+        self._top: ArtifactBucket = lender._top if lender else self
+
+    @property
+    def address(self) -> str:
+        """Where the products lie."""
+        return self._address
+
+    def below(self, name: str) -> ArtifactBucket:
+        """A store of its own inside this one, to which this one lends."""
+        return ArtifactBucket(f"{self._address}/{name}", self.root / name, lender=self)
+
+    def find_latest(self, asset: str) -> Artifact | None:
+        """The current version of an asset, or None. Raises StorageError."""
+        pointer = self._read(self._place(asset, LATEST))
+        found = self._version(asset, pointer.decode(errors="replace").strip()) if pointer else None
+        if pointer and found is None:
+            raise StorageError(
+                f"{self._address}/{asset}/{LATEST} names a version that is not there: materialize {asset} again with "
+                "force: true."
+            )
+        if found and (self.root / asset / LATEST).resolve() != found.copy:
+            self._link_latest(asset, found.copy)
+        return found
+
+    def find(self, asset: str, key: str) -> Artifact | None:
+        """The newest complete version of that key, or None. Raises StorageError."""
+        for name in sorted(self._version_names(asset), reverse=True):
+            if name.startswith(key[:12]):
+                found = self._version(asset, name)
+                if found and found.record.key == key:
+                    return found
+        return self.lender.find(asset, key) if self.lender else None
+
+    def versions(self, asset: str) -> list[Artifact]:
+        """Every complete version of an asset, in no order. Raises StorageError."""
+        with ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
+            found = pool.map(lambda name: self._version(asset, name), self._version_names(asset))
+            return [artifact for artifact in found if artifact]
+
+    def publish(self, staging: Path, record: Record) -> Artifact:
+        """Upload a staging folder, then make it the latest version of its asset; it stays here as the copy.
+
+        Raises StorageError; the version before is then the latest one still.
+        """
+        name = f"{record.key[:12]}.{datetime.now(UTC).strftime(STAMP)}-{secrets.token_hex(3)}"
+        artifact = StoredArtifact(self, self._place(record.asset, name), self.root / record.asset / name, record)
+        self._remove_abandoned(record.asset)
+        self._upload(staging, artifact)
+        (staging / RECORD_FILE).write_text(record.text())
+        staging.rename(artifact.copy)
+        self.point_to(artifact)
+        return artifact
+
+    def point_to(self, artifact: Artifact) -> None:
+        """Make a version of this store, or of the one that lends to it, the latest one. Raises StorageError."""
+        if not isinstance(artifact, StoredArtifact):
+            raise HarError(f"{artifact.folder} does not lie in {self._address}: publish it there.")
+        asset = artifact.record.asset
+        name = posixpath.relpath(artifact.place, self._place(asset))
+        with self._faults("write"):
+            self._remote.pipe_file(self._place(asset, LATEST), f"{name}\n".encode())
+        self._link_latest(asset, artifact.copy)
+
+    def copied(self, artifact: StoredArtifact) -> Path:
+        """Folder with a copy of all files of a version: made, resumed or mended as needed. Raises StorageError.
+
+        One process at a time copies a version; the others wait for it.
+        """
+        folder, files = artifact.copy, artifact.record.files
+        missing = _missing(folder, files)
+        if not missing:
+            return folder
+        partial = folder.with_name(FETCHING_PREFIX + folder.name)
+        with locked(folder, logger.info):
+            missing = _missing(folder, files)
+            if missing:
+                partial.mkdir(parents=True, exist_ok=True)
+                size = sum(int(files[name]["bytes"]) for name in missing if name in files)
+                self._refuse_full_disk(partial, size)
+                if size > TOLD_BYTES:
+                    logger.info("Copying %s, %.1f GB", artifact.address, size / 1e9)
+                for name in sorted(missing - {RECORD_FILE}):
+                    self._copy(f"{artifact.place}/{name}", partial / name, files[name])
+                (partial / RECORD_FILE).write_text(artifact.record.text())
+                if not folder.exists():
+                    partial.rename(folder)
+                else:  # files of the copy were removed or cut
+                    for name in missing | {RECORD_FILE}:
+                        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                        (partial / name).replace(folder / name)
+            shutil.rmtree(partial, ignore_errors=True)
+        for other in folder.parent.glob(f"{FETCHING_PREFIX}*"):  # killed, and of a version that nobody came back for
+            if datetime.fromtimestamp(other.stat().st_mtime, UTC) < datetime.now(UTC) - ABANDONED:
+                shutil.rmtree(other, ignore_errors=True)
+        return folder
+
+    def try_out(self) -> float:
+        """List, write, read and remove a small object; seconds that it took. Raises StorageError."""
+        start = time.monotonic()
+        self._version_names("raw_archive")
+        place = self._place(f".har-doctor-{secrets.token_hex(6)}")
+        with self._faults("write"):
+            self._remote.pipe_file(place, b"har")
+        read = self._read(place)
+        with self._faults("remove"):
+            self._remote.rm_file(place)
+        if read != b"har":
+            raise StorageError(f"{self._address} did not give back what was written a moment ago: it cannot be used.")
+        return time.monotonic() - start
+
+    def address_of(self, place: str) -> str:
+        """Address of a path inside the bucket."""
+        return f"{self._address.partition('://')[0]}://{place}"
+
+    # ------------------------------------------------------------------------------------------ the bucket's side
+
+    @cached_property
+    def _remote(self) -> Any:
+        import fsspec  # noqa: PLC0415
+
+        protocol = self._address.partition("://")[0]
+        try:
+            return fsspec.filesystem(protocol, **(S3_OPTIONS if protocol in ("s3", "s3a") else {}))
+        except (ImportError, ValueError) as error:
+            raise StorageError(
+                f"{self._address} cannot be opened ({error}): `pip install 'har_assets[cluster]'` brings what s3:// "
+                "needs."
+            ) from None
+
+    def _place(self, *names: str) -> str:
+        return "/".join((self._remote._strip_protocol(self._address), *names))
+
+    def _version(self, asset: str, name: str) -> StoredArtifact | None:
+        """The version of that name, which may climb to a lender's; None where it is not complete."""
+        place = posixpath.normpath(self._place(asset, name))
+        copy = Path(os.path.normpath(self.root / asset / name))
+        if not copy.is_relative_to(self._top.root) or not name:
+            raise StorageError(f"{self._address}/{asset}/{LATEST} names {name!r}, which is no version: remove it.")
+        known = Artifact.read(copy)
+        record = known.record if known else Record.parse(self._read(f"{place}/{RECORD_FILE}") or b"")
+        if record is None:
+            return None
+        for file in record.files:
+            if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
+                raise StorageError(f"{self.address_of(place)} claims a file {file!r}, outside itself: remove it.")
+        return StoredArtifact(self, place, copy, record)
+
+    def _version_names(self, asset: str) -> list[str]:
+        with self._faults("list"):
+            try:
+                entries = self._remote.ls(self._place(asset), detail=True)
+            except FileNotFoundError:
+                entries = []
+        self._refuse_missing_bucket(entries)
+        return [PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "directory"
+                and _stamp(PurePosixPath(entry["name"]).name)]  # fmt: skip
+
+    def _read(self, place: str) -> bytes | None:
+        """Content of a small object, or None where there is none."""
+        with self._faults("read"):
+            try:
+                return bytes(self._remote.cat_file(place))
+            except FileNotFoundError:
+                self._refuse_missing_bucket(())
+                return None
+
+    def _refuse_missing_bucket(self, found: Iterable[Any]) -> None:
+        """An object that is not there, and a bucket that is not there, look the same."""
+        bucket = self._place().split("/")[0]
+        if not found and self._remote.protocol not in ("memory", ("memory",)):
+            with self._faults("list"):
+                if not self._remote.exists(bucket):
+                    raise StorageError(
+                        f"There is no bucket {bucket}: correct {self._address} ({ROOT_VARIABLE}) or make the bucket."
+                    )
+
+    def _upload(self, folder: Path, artifact: StoredArtifact) -> None:
+        """All files, checked, then the record."""
+        files = artifact.record.files
+        with self._faults("write"):
+            for name, entry in files.items():
+                self._put(folder / name, f"{artifact.place}/{name}", int(entry["bytes"]))
+            sizes = self._remote.find(artifact.place, detail=True) if files else {}
+        for name, entry in files.items():
+            stored = sizes.get(f"{artifact.place}/{name}", {}).get("size")
+            if stored != entry["bytes"]:
+                raise StorageError(
+                    f"{artifact.address}/{name} has {stored} bytes after its upload, not {entry['bytes']}: run the "
+                    "same command again."
+                )
+        with self._faults("write"):
+            self._remote.pipe_file(f"{artifact.place}/{RECORD_FILE}", artifact.record.text().encode())
+
+    def _put(self, file: Path, place: str, size: int) -> None:
+        part = max(PART_BYTES, -(-size // MOST_PARTS))
+        self._remote.put_file(str(file), place, **({"chunksize": part} if "s3" in self._remote.protocol else {}))
+
+    def _copy(self, place: str, file: Path, entry: dict[str, Any]) -> None:
+        """Copy an object to a file, going on where an earlier attempt stopped; its size and hash are checked."""
+        size = int(entry["bytes"])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256()
+        with file.open("a+b") as target, ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
+            if target.tell() > size:
+                target.truncate(0)
+            target.seek(0)
+            while known := target.read(2**20):
+                digest.update(known)
+            waiting: deque[Future[bytes]] = deque()
+            starts = iter(range(target.tell(), size, PART_BYTES))
+            try:
+                while True:
+                    for start in starts:
+                        waiting.append(pool.submit(self._part, place, start, min(start + PART_BYTES, size)))
+                        if len(waiting) == PARTS_AT_ONCE:
+                            break
+                    if not waiting:
+                        break
+                    part = waiting.popleft().result()
+                    target.write(part)
+                    digest.update(part)
+            finally:
+                pool.shutdown(cancel_futures=True)
+        if entry["sha256"] not in (None, digest.hexdigest()):
+            file.unlink()
+            raise StorageError(
+                f"{self.address_of(place)} does not have the bytes that were published (SHA-256 "
+                f"{digest.hexdigest()[:12]}, not {entry['sha256'][:12]}): run the same command again; if that does "
+                "not help, materialize its asset with force: true."
+            )
+
+    def _part(self, place: str, start: int, end: int) -> bytes:
+        with self._faults("read"):
+            try:
+                part = bytes(self._remote.cat_file(place, start=start, end=end))
+            except FileNotFoundError:
+                self._refuse_missing_bucket(())
+                part = b""
+        if len(part) != end - start:
+            raise StorageError(
+                f"{self.address_of(place)} is gone or shorter than it was published: materialize its asset again with "
+                "force: true."
+            )
+        return part
+
+    def _remove_abandoned(self, asset: str) -> None:
+        """Remove uploads that were killed more than a week ago: folders without a record."""
+        before = datetime.now(UTC) - ABANDONED
+        names = self._version_names(asset)
+        with self._faults("write"):
+            for name in names:
+                made = _stamp(name)
+                if made and made < before and not self._remote.exists(self._place(asset, name, RECORD_FILE)):
+                    self._remote.rm(self._place(asset, name), recursive=True)
+
+    def _refuse_full_disk(self, folder: Path, need: int) -> None:
+        free = shutil.disk_usage(folder).free
+        if free < need:
+            raise HarError(
+                f"A copy from {self._address} needs {need / 1e9:.1f} GB and {self.root} has {free / 1e9:.1f} GB: free "
+                "some space, or set work_root of `store` to another disk."
+            )
+
+    @contextlib.contextmanager
+    def _faults(self, doing: str) -> Iterator[None]:
+        """Say in a sentence what the bucket answered, or that it did not."""
+        kinds: tuple[type[Exception], ...] = (OSError,)
+        if "s3" in self._remote.protocol:
+            from aiohttp import ClientError as NoAnswerError  # noqa: PLC0415
+            from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+            kinds = (OSError, BotoCoreError, ClientError, NoAnswerError)
+        try:
+            yield
+        except kinds as error:
+            said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
+                raise StorageError(
+                    f"{self._address} does not let this machine {doing} ({said}): check AWS_ACCESS_KEY_ID and "
+                    "AWS_SECRET_ACCESS_KEY, and what that key may do there."
+                ) from error
+            raise StorageAwayError(
+                f"{self._address} cannot be reached, or failed ({said}): check AWS_ENDPOINT_URL, the network and the "
+                "server, then run the same command again."
+            ) from error
+
+
+def _stamp(name: str) -> datetime | None:
+    """Time in the name of a version, or None where it is not such a name."""
+    try:
+        return datetime.strptime(name.partition(".")[2].partition("-")[0], STAMP).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def _missing(folder: Path, files: dict[str, dict[str, Any]]) -> set[str]:
+    """Names of files, the record among them, that a copy lacks or has in another size."""
+    missing = set() if (folder / RECORD_FILE).is_file() else {RECORD_FILE}
+    for name, entry in files.items():
+        try:
+            if (folder / name).stat().st_size != entry["bytes"]:
+                missing.add(name)
+        except OSError:
+            missing.add(name)
+    return missing
