@@ -523,6 +523,8 @@ def init() -> None:
     os.environ.setdefault("DAGSTER_HOME", str(Path.cwd()))
     with DagsterInstance.get() as instance:
         released = release_dead_runs(instance)
+        # On PostgreSQL, one of two runs that both make the pool at once fails.
+        instance.event_log_storage.initialize_concurrency_limit_to_default("gpu")
     if released:
         print(f"Runs whose process had died, now marked failed: {', '.join(released)}")
     MlflowTracking().create_database(Path.cwd())

@@ -108,7 +108,9 @@ def test_only_storage_and_logs_differ_from_a_single_machine() -> None:
     assert {name for name in one | many if one.get(name) != many.get(name)} == {"storage", "compute_logs"}
 
 
-def test_two_first_runs_at_once_end_one_after_the_other_in_the_pool(site: Site) -> None:
+def test_after_har_init_two_first_runs_at_once_end_one_after_the_other_in_the_pool(site: Site) -> None:
+    made = site.run("har_assets.cli", "init")
+    assert made.returncode == 0, made.stdout
     running = [site.start_job() for _ in range(2)]
     for done in [ended(process) for process in running]:
         assert done.returncode == 0, done.stdout[-4000:]
