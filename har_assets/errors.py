@@ -40,5 +40,5 @@ class StorageError(HarError):
     """A bucket that refuses, or does not hold what it should."""
 
 
-class StorageAwayError(StorageError):
-    """A bucket that does not answer, which may pass."""
+class StorageAwayError(StorageError, PassingError):
+    """A bucket that does not answer."""
