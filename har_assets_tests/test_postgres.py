@@ -176,6 +176,7 @@ def examined(site: Site) -> list[doctor.Finding]:
     return found
 
 
+@pytest.mark.slow
 def test_dagster_migrates_a_database_of_an_older_version(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Taken back over the last changes of the schema, it is brought forward again with its runs; `har doctor` says."""
     set_environment(site, monkeypatch)

@@ -34,6 +34,7 @@ def started(tmp_path: Path) -> Iterator[Callable[[Project, list[str]], "subproce
             os.killpg(child.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_kill_nine_in_training_on_ones_own_classes_then_the_same_command_goes_on(
     tmp_path: Path, started: Callable[[Project, list[str]], "subprocess.Popen[str]"]
 ) -> None:

@@ -51,7 +51,7 @@ def test_switch_the_sensor_on_drop_videos_see_the_run_and_the_answer(
     switch.wait_for(state="attached", timeout=60_000)
     assert not switch.is_checked(), "the sensor is off until someone wants it"
     switch.locator("xpath=..").click()
-    page.wait_for_function("document.querySelector('input[type=checkbox]').checked", timeout=30_000)
+    wait_for(switch.is_checked, 30, "the switch")
     page.screenshot(path=pictures / "new_videos_sensor.png")
 
     incoming = server.project.folder / "incoming"
@@ -73,10 +73,10 @@ def test_switch_the_sensor_on_drop_videos_see_the_run_and_the_answer(
     page.goto(f"{server.address}/assets/incoming_video_predictions?view=partitions&partition={key}")
     page.get_by_text(f"{row['label']} ({float(row['score']):.3f})").wait_for(timeout=60_000)
     page.get_by_text("Show Markdown").click()
-    page.wait_for_function(
-        "[...document.images].some(image => image.src.startsWith('data:image/jpeg') && image.naturalHeight === 96)",
-        timeout=30_000,
-    )
+    # Not `wait_for_function`, which evaluates text within the page: its content security policy forbids that.
+    sheet = page.locator("img[src^='data:image/jpeg']").first
+    sheet.wait_for(timeout=30_000)
+    wait_for(lambda: sheet.evaluate("image => image.naturalHeight") == 96, 30, "the contact sheet")
     page.screenshot(path=pictures / "new_videos_sheet.png")
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Close").wait_for(state="hidden", timeout=30_000)

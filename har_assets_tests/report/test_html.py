@@ -142,7 +142,7 @@ def look_at(browser: Any, file: Path, width: int, picture: Path | None = None) -
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     page.goto(file.as_uri())
-    page.wait_for_function("[...document.images].every(image => image.complete)")
+    page.wait_for_load_state("load")
     assert said == []
     assert [url for url in asked if not url.startswith("data:")] == [file.as_uri()]
     assert page.evaluate("document.documentElement.scrollWidth") <= width
