@@ -5,15 +5,15 @@ can be given back at any time does not count; a peak shorter than a second may b
 driver's own library, without a framework, and as a whole: what others do on them is in the figures, too.
 """
 
-import ctypes
 import os
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 INTERVAL_S = 1.0
 """Seconds between two looks."""
@@ -93,51 +93,39 @@ def anonymous_bytes(pid: int) -> int:
     return total
 
 
-class _Memory(ctypes.Structure):
-    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
-
-
-class _Utilisation(ctypes.Structure):
-    _fields_ = (("gpu", ctypes.c_uint), ("memory", ctypes.c_uint))
-
-
 class Gpus:
     """The GPUs that CUDA_VISIBLE_DEVICES leaves, through NVML."""
 
-    def __init__(self, library: ctypes.CDLL, devices: list[ctypes.c_void_p]) -> None:
-        self._library, self._devices = library, devices
+    def __init__(self, devices: list[Any]) -> None:
+        self._devices = devices
 
     @classmethod
     def open(cls) -> "Gpus | None":
         """None without a GPU or its driver."""
+        import pynvml  # noqa: PLC0415  (it brings ctypes, which costs every import of the graph 50 ms)
+
         try:
-            library = ctypes.CDLL("libnvidia-ml.so.1")
-        except OSError:
-            return None
-        count = ctypes.c_uint()
-        if library.nvmlInit_v2() or library.nvmlDeviceGetCount_v2(ctypes.byref(count)):
+            pynvml.nvmlInit()
+            count = pynvml.nvmlDeviceGetCount()
+        except pynvml.NVMLError:
             return None
         devices = []
-        for name in visible_devices(count.value):
-            device = ctypes.c_void_p()
-            failed = (
-                library.nvmlDeviceGetHandleByIndex_v2(int(name), ctypes.byref(device))
-                if name.isdecimal()
-                else library.nvmlDeviceGetHandleByUUID(name.encode(), ctypes.byref(device))
-            )
-            if not failed:
-                devices.append(device)
-        return cls(library, devices) if devices else None
+        for name in visible_devices(count):
+            find = pynvml.nvmlDeviceGetHandleByIndex if name.isdecimal() else pynvml.nvmlDeviceGetHandleByUUID
+            with suppress(pynvml.NVMLError):  # a UUID of another machine, or of a part of a GPU
+                devices.append(find(int(name) if name.isdecimal() else name))
+        return cls(devices) if devices else None
 
     def look(self) -> tuple[int, float] | None:
         """Most memory in use on one of them, in bytes, and their mean utilisation in per cent; None if unknown."""
+        import pynvml  # noqa: PLC0415
+
         used, percents = [], []
         for device in self._devices:
-            memory, utilisation = _Memory(), _Utilisation()
-            if self._library.nvmlDeviceGetMemoryInfo(device, ctypes.byref(memory)) == 0:
-                used.append(int(memory.used))
-            if self._library.nvmlDeviceGetUtilizationRates(device, ctypes.byref(utilisation)) == 0:
-                percents.append(float(utilisation.gpu))
+            with suppress(pynvml.NVMLError):  # not every GPU tells each
+                used.append(int(pynvml.nvmlDeviceGetMemoryInfo(device).used))
+            with suppress(pynvml.NVMLError):
+                percents.append(float(pynvml.nvmlDeviceGetUtilizationRates(device).gpu))
         return (max(used), sum(percents) / len(percents)) if used and percents else None
 
 

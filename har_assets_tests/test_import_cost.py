@@ -1,10 +1,10 @@
 """What `import har_assets` brings in, asked of fresh interpreters."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -30,10 +30,13 @@ def test_inference_and_training_do_not_import_dagster(module: str) -> None:
 
 
 def test_the_graph_costs_at_most_half_again_the_import_of_dagster() -> None:
-    def seconds(statement: str) -> float:
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-c", statement], check=True)
-        return time.perf_counter() - started
+    # As an installed package is imported, with its bytecode written before.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
-    pairs = [(seconds("from har_assets import defs"), seconds("import dagster")) for _ in range(3)]
-    assert statistics.median(ours / theirs for ours, theirs in pairs) <= 1.5
+    def seconds(statement: str) -> float:
+        # Of the processor, not of the clock: other tests run beside this one.
+        command = [sys.executable, "-c", f"{statement}\nimport time\nprint(time.process_time())"]
+        return float(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
+
+    pairs = [(seconds("from har_assets import defs"), seconds("import dagster")) for _ in range(4)]
+    assert statistics.median(ours / theirs for ours, theirs in pairs[1:]) <= 1.5
