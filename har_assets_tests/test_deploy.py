@@ -355,7 +355,8 @@ class Stack:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.ports = {"4000": str(free_port()), "3000": str(free_port()), "5000": str(free_port())}
+        self.ports = {"4000": str(free_port()), "3000": str(free_port()), "5000": str(free_port()),
+                      "5001": str(free_port())}  # fmt: skip
         self.processes: list[subprocess.Popen[bytes]] = []
         home = folder / "home"
         home.mkdir()
@@ -381,16 +382,18 @@ class Stack:
         found = []
         for word in words:
             place = str(self.workspace) if word == "/srv/har/workspace.yaml" else word
-            place = place.replace("0.0.0.0", "127.0.0.1")
+            place = place.replace("0.0.0.0", "127.0.0.1").replace("http://mlflow:", "http://127.0.0.1:")
             for old, new in self.ports.items():
                 place = re.sub(rf"(?<!\d){old}(?!\d)", new, place)
             found.append(place)
         return found
 
-    def start(self, service: str) -> None:
+    def start(self, service: str, *variables: str) -> None:
+        """Start one; of its environment it gets these variables, the others are of other machines."""
+        own = {name: self.translated([SERVICES[service]["environment"][name]])[0] for name in variables}
         self.processes.append(
             subprocess.Popen(
-                self.translated(SERVICES[service]["command"]), cwd=self.folder, env=self.environment,
+                self.translated(SERVICES[service]["command"]), cwd=self.folder, env=self.environment | own,
                 stdout=(self.folder / f"{service}.log").open("w"), stderr=subprocess.STDOUT, start_new_session=True,
             )
         )  # fmt: skip
@@ -493,3 +496,25 @@ def test_mlflow_starts_by_its_command_and_answers_its_own_names_only(stack: Stac
         "%2fetc%2fpasswd",
     ):
         assert status(f"mlflow:{stack.ports['5000']}", files + path) >= 400, path
+
+
+@pytest.mark.slow
+def test_serving_starts_by_its_command_with_the_champion_of_mlflow(stack: Stack, tiny_onnx: Path) -> None:
+    from mlflow import MlflowClient
+
+    from har_assets.serving.package import ORIGIN_TAG, register, save_model
+
+    stack.start("mlflow")
+    stack.wait_healthy("mlflow")
+    client = MlflowClient(f"http://127.0.0.1:{stack.ports['5000']}")
+    run = client.create_run(client.create_experiment("trained")).info.run_id
+
+    def save(folder: Path, model: Any) -> Path:
+        return save_model(tiny_onnx, folder, {"runtime": "onnxruntime_cpu", "workers": 1}, {}, model)
+
+    version = register(client.tracking_uri, run, "har_video_action", stack.folder / "saved", save, {ORIGIN_TAG: "one"})
+    client.set_registered_model_alias("har_video_action", "champion", version.number)
+    stack.start("serving", "MLFLOW_TRACKING_URI", "HAR_DECODER")
+    stack.wait_healthy("serving")
+    with urllib.request.urlopen(f"http://127.0.0.1:{stack.ports['5001']}/version", timeout=20) as answer:
+        assert answer.status == 200
