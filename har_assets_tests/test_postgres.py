@@ -32,13 +32,18 @@ def hold(context: dg.OpExecutionContext) -> None:
     time.sleep(2)
     Path(f"held-{context.run_id}").write_text(f"{start} {time.time()}")
 
-@dg.asset
-def spoken(context: dg.AssetExecutionContext) -> None:
-    context.log.info("about one clip")
-
 @dg.job(executor_def=surviving_executor)
 def small() -> None:
     hold()
+"""
+
+
+ASSET = """
+import dagster as dg
+
+@dg.asset
+def spoken(context: dg.AssetExecutionContext) -> None:
+    context.log.info("about one clip")
 """
 
 
@@ -121,7 +126,8 @@ def test_a_run_writes_json_lines_with_its_id_and_asset_where_the_deployment_says
     assert Path(place).parent == Path("/srv/har/project"), "a folder that is there, and is written to"
     log = site.folder / Path(place).name
     assert site.run("har_assets.cli", "init").returncode == 0
-    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-f", "job.py", "--select", "spoken"]
+    (site.folder / "asset.py").write_text(ASSET)
+    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-f", "asset.py", "--select", "spoken"]
     done = subprocess.run(
         command, cwd=site.folder, env={**site.environment, variable: str(log)}, text=True, timeout=180,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
