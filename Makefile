@@ -55,10 +55,11 @@ licences: $(VENV)/.installed
 	$(BIN)/python -m tools.licences > docs/licences.md
 
 # Not part of `make test`: it asks the vulnerability database of PyPI, and its answer changes without a commit.
+# --strict: without it, packages that the database could not be asked about are "no known vulnerabilities".
 audit: $(VENV)/.installed
 	$(BIN)/python -m venv .venv-audit
 	.venv-audit/bin/pip install --quiet 'pip-audit>=2.9'
-	.venv-audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --progress-spinner off
+	.venv-audit/bin/pip-audit --strict --requirement requirements.lock --no-deps --disable-pip --progress-spinner off
 
 clean:
 	chmod -R u+w data 2>/dev/null || true

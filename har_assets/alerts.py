@@ -1,4 +1,4 @@
-"""A message for every run that fails: JSON to a web address, mail, or both.
+"""A message for every run that fails: JSON to a web address, mail, or both. Failed ticks are in tick_alerts.
 
 A plain sensor, because Dagster's `run_failure_sensor` goes past a failure whose message could not be sent. Here a tag
 on the run says what has been sent by which way, so a way that is down is tried again at the next tick, and neither the
@@ -33,8 +33,8 @@ SENT_TAG = f"{HIDDEN_TAG_PREFIX}har_alert_"
 
 TIMEOUT_S = 5.0
 """Longest silence of a server."""
-TICK_S = 30.0
-"""Seconds of a tick after which no further message is begun: Dagster ends a tick after 60."""
+TICK_S = 20.0
+"""Seconds after which no further message of runs is begun, and none of ticks: Dagster ends a tick after 60."""
 GIVE_UP_S = 24 * 3600.0
 """Age of a failure whose message is no longer tried."""
 OVERLAP_S = 600.0
@@ -102,7 +102,8 @@ class Mail:
         """Accepted by the server for at least one of the addresses."""
         mail = EmailMessage()
         mail["From"], mail["To"] = self.sender, ", ".join(self.to)
-        mail["Subject"] = f"{message['job']} failed: {', '.join(message['assets'][:3]) or message['run_id']}"[:200]
+        about = ", ".join(message["assets"][:3]) or message["run_id"]
+        mail["Subject"] = f"{message['job']} failed{f': {about}' if about else ''}"[:200]
         mail.set_content(message["text"] + "\n")
         context = ssl.create_default_context()
         try:
@@ -257,20 +258,24 @@ def deliver(
     description="Every 30 seconds: for each run that has failed, whoever started it, JSON is posted to "
     f"{WEBHOOK_VARIABLE} and mail is sent to {MAIL_VARIABLE} by the server HAR_SMTP_HOST; off while neither is set. "
     "What cannot be delivered is tried again for a day, and holds up nothing else. Costs one query, and a "
-    "request or mail a failure.",
+    "request or mail a failure. The same for a sensor, a schedule or the automation that raises, once a streak.",
 )
 def alert_sensor(context: dg.SensorEvaluationContext, mlflow: MlflowTracking) -> dg.SkipReason:
-    """Send the messages of failed runs."""
+    """Send the messages of failed runs and of failed ticks."""
+    from har_assets.tick_alerts import deliver_ticks  # noqa: PLC0415 - it takes the ways of sending from here
+
     by = ways()
     now = time.time()
-    state = json.loads(context.cursor) if context.cursor else {"on_since": now, "look_from": now}
+    state: dict[str, Any] = json.loads(context.cursor) if context.cursor else {"on_since": now, "look_from": now}
     if not by:
         context.update_cursor("")  # what fails while it is off is not sent later
         return dg.SkipReason(f"neither {WEBHOOK_VARIABLE} nor {MAIL_VARIABLE} is set")
     records = failed_runs(context.instance, max(state["on_since"], state["look_from"] - OVERLAP_S))
     done = deliver(context.instance, records, by, mlflow, now)
-    context.update_cursor(json.dumps({**state, "look_from": done.look_from}))
-    for fault in done.faults:
+    ticks, told = deliver_ticks(context.instance, by, state.get("ticks", {}), mlflow, state["on_since"], now)
+    context.update_cursor(json.dumps({**state, "look_from": done.look_from, "ticks": told}))
+    faults = list(dict.fromkeys(done.faults + ticks.faults))
+    for fault in faults:
         context.log.error(f"An alert was not delivered: {fault}.")
-    waiting = f", not delivered: {'; '.join(done.faults)}" if done.faults else ""
-    return dg.SkipReason(f"{done.sent} alerts sent{waiting}")
+    waiting = f", not delivered: {'; '.join(faults)}" if faults else ""
+    return dg.SkipReason(f"{done.sent + ticks.sent} alerts sent{waiting}")

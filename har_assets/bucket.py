@@ -12,13 +12,11 @@
 No object is ever written twice but `latest`, so a copy never grows old, and two machines that publish one asset at the
 same moment have a version each. Nothing is read from the copies before the bucket has said which version is meant.
 
-Addresses are those of fsspec; the options that are set here are S3's. Keys and endpoint come from the environment, by
-the names that all tools for S3 use: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL.
+Addresses are those of fsspec (`remote_folder.py`); the options that are set there are S3's.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
@@ -27,17 +25,16 @@ import secrets
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from har_assets.artifacts import LATEST, RECORD_FILE, Artifact, ArtifactFolder, Record
-from har_assets.errors import HarError, StorageAwayError, StorageError
+from har_assets.errors import HarError, StorageError
 from har_assets.hmdb51._files import locked
 from har_assets.quota import QUOTA_VARIABLE, Quota
+from har_assets.remote_folder import PARTS_AT_ONCE, RemoteFolder
 
 ROOT_VARIABLE = "HAR_ARTIFACTS"
 """Environment variable: folder or address of the artifact store."""
@@ -46,23 +43,14 @@ DEFAULT_ROOT = "artifacts"
 
 FETCHING_PREFIX = ".fetching-"
 PART_BYTES = 16 * 2**20
-"""Of a large file moved at once. S3 takes 10,000 parts a file: larger files get larger parts."""
+"""Of a large file moved at once; PARTS_AT_ONCE of them bound the memory, 128 MiB. S3 takes 10,000 parts a file: larger
+files get larger parts."""
 MOST_PARTS = 10_000
-PARTS_AT_ONCE = 8
-"""So that a connection's delay does not limit the rate; they and PART_BYTES bound the memory, 128 MiB."""
 TOLD_BYTES = 100e6
 """Copies from this size on are logged."""
 STAMP = "%Y%m%dT%H%M%S"
 ABANDONED = timedelta(days=7)
 """An upload that has no record after so long belongs to a process that was killed."""
-
-S3_OPTIONS: dict[str, Any] = {
-    # Another machine may have written a moment ago.
-    "use_listings_cache": False,
-    "max_concurrency": PARTS_AT_ONCE,
-    # An address where nobody answers is named after a minute, not after five.
-    "config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"mode": "standard", "max_attempts": 4}},
-}
 
 logger = logging.getLogger(__name__)
 
@@ -122,18 +110,15 @@ class StoredArtifact(Artifact):
         return hash(self.address)
 
 
-class ArtifactBucket(ArtifactFolder):
+class ArtifactBucket(RemoteFolder, ArtifactFolder):
     """All products below one address; `root` is the local folder of copies and unfinished work."""
+
+    _named_by = ROOT_VARIABLE
 
     def __init__(self, address: str, work_root: Path, lender: ArtifactBucket | None = None) -> None:
         super().__init__(work_root, lender)
         self._address = address.rstrip("/")
         self._top: ArtifactBucket = lender._top if lender else self
-
-    @property
-    def address(self) -> str:
-        """Where the products lie."""
-        return self._address
 
     def below(self, name: str) -> ArtifactBucket:
         """A store of its own inside this one, to which this one lends."""
@@ -238,27 +223,7 @@ class ArtifactBucket(ArtifactFolder):
             raise StorageError(f"{self._address} did not give back what was written a moment ago: it cannot be used.")
         return time.monotonic() - start
 
-    def address_of(self, place: str) -> str:
-        """Address of a path inside the bucket."""
-        return f"{self._address.partition('://')[0]}://{place}"
-
     # ------------------------------------------------------------------------------------------ the bucket's side
-
-    @cached_property
-    def _remote(self) -> Any:
-        import fsspec  # noqa: PLC0415
-
-        protocol = self._address.partition("://")[0]
-        try:
-            return fsspec.filesystem(protocol, **(S3_OPTIONS if protocol in ("s3", "s3a") else {}))
-        except (ImportError, ValueError) as error:
-            raise StorageError(
-                f"{self._address} cannot be opened ({error}): `pip install 'har_assets[cluster]'` brings what s3:// "
-                "needs."
-            ) from None
-
-    def _place(self, *names: str) -> str:
-        return "/".join((self._remote._strip_protocol(self._address), *names))
 
     def _version(self, asset: str, name: str) -> StoredArtifact | None:
         """The version of that name, which may climb to a lender's; None where it is not complete."""
@@ -284,25 +249,6 @@ class ArtifactBucket(ArtifactFolder):
         self._refuse_missing_bucket(entries)
         return [PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "directory"
                 and _stamp(PurePosixPath(entry["name"]).name)]  # fmt: skip
-
-    def _read(self, place: str) -> bytes | None:
-        """Content of a small object, or None where there is none."""
-        with self._faults("read"):
-            try:
-                return bytes(self._remote.cat_file(place))
-            except FileNotFoundError:
-                self._refuse_missing_bucket(())
-                return None
-
-    def _refuse_missing_bucket(self, found: Iterable[Any]) -> None:
-        """An object that is not there, and a bucket that is not there, look the same."""
-        bucket = self._place().split("/")[0]
-        if not found and self._remote.protocol not in ("memory", ("memory",)):
-            with self._faults("list"):
-                if not self._remote.exists(bucket):
-                    raise StorageError(
-                        f"There is no bucket {bucket}: correct {self._address} ({ROOT_VARIABLE}) or make the bucket."
-                    )
 
     def _upload(self, folder: Path, artifact: StoredArtifact) -> None:
         """All files, checked, then the record."""
@@ -390,29 +336,6 @@ class ArtifactBucket(ArtifactFolder):
                 f"A copy from {self._address} needs {need / 1e9:.1f} GB and {self.root} has {free / 1e9:.1f} GB: free "
                 "some space, or set work_root of `store` to another disk."
             )
-
-    @contextlib.contextmanager
-    def _faults(self, doing: str) -> Iterator[None]:
-        """Say in a sentence what the bucket answered, or that it did not."""
-        kinds: tuple[type[Exception], ...] = (OSError,)
-        if "s3" in self._remote.protocol:
-            from aiohttp import ClientError as NoAnswerError  # noqa: PLC0415
-            from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
-
-            kinds = (OSError, BotoCoreError, ClientError, NoAnswerError)
-        try:
-            yield
-        except kinds as error:
-            said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
-                raise StorageError(
-                    f"{self._address} does not let this machine {doing} ({said}): check AWS_ACCESS_KEY_ID and "
-                    "AWS_SECRET_ACCESS_KEY, and what that key may do there."
-                ) from error
-            raise StorageAwayError(
-                f"{self._address} cannot be reached, or failed ({said}): check AWS_ENDPOINT_URL, the network and the "
-                "server, then run the same command again."
-            ) from error
 
 
 def _stamp(name: str) -> datetime | None:

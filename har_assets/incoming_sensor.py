@@ -67,10 +67,11 @@ def run_request(key: str, first: str, last: str, videos: int) -> dg.RunRequest:
     target=dg.AssetSelection.assets(NAME),
     minimum_interval_seconds=INTERVAL_S,
     default_status=dg.DefaultSensorStatus.STOPPED,
-    description="Predicts the videos that are put into the folder `incoming/` (or HAR_INCOMING): new and changed ones, "
-    "as soon as they stand still, one run for all. Removed ones leave the list of partitions; their results stay. "
-    "Resetting the cursor has every file looked at again, which predicts nothing twice. A tick costs a listing of the "
-    "folder, new videos their decoding and scoring on the GPU.",
+    description="Predicts the videos that are put into the folder `incoming/` (or HAR_INCOMING, which may be "
+    "s3://bucket/prefix): new and changed ones, as soon as they stand still, one run for all. Removed ones leave the "
+    "list of partitions; their results stay. Resetting the cursor has every file looked at again, which predicts "
+    "nothing twice. A tick costs a listing (in a bucket one request for 1,000 objects), new videos their decoding and "
+    "scoring on the GPU.",
 )
 def new_video_sensor(
     context: dg.SensorEvaluationContext, store: ArtifactStore, incoming: IncomingVideos
@@ -80,13 +81,14 @@ def new_video_sensor(
         return dg.SkipReason("There is no onnx_model yet: materialize it, and the videos are predicted.")
     project, instance = store.project_folder, context.instance
     try:
-        found = incoming.scan(project)
+        videos = incoming.videos(project, store.folder.root / NAME)
+        found = incoming.scan(videos)
         with Ledger.opened(store.folder.root / NAME / LEDGER, context.cursor) as ledger:
             plan = ledger.plan(
                 found,
                 now=time.time(),
                 run_state=state_of_runs(instance),
-                still_s=incoming.still_seconds,
+                still_s=incoming.still_seconds if videos.needs_stillness else 0,
                 most=incoming.videos_a_run,
             )
             if ledger.is_new:

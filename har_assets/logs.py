@@ -1,7 +1,8 @@
 """Logs as JSON, one object a line, for whoever collects them from many runs and machines.
 
-Switched on in `dagster.yaml` (the commented lines below `python_logs`). What runs say passes here then, in the process
-that says it: messages and failures, with `python_log_level: DEBUG` every event. The terminal stays as it is.
+Switched on in `deploy/dagster.yaml`, and in `dagster.yaml` by the commented lines below `python_logs`. What runs say
+passes here then, in the process that says it: messages and failures, with `python_log_level: DEBUG` every event. The
+terminal stays as it is.
 """
 
 import json

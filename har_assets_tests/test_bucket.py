@@ -18,6 +18,7 @@ from har_assets import doctor
 from har_assets.artifacts import STAGING_PREFIX, Artifact, ArtifactFolder, Record, describe_files
 from har_assets.bucket import PART_BYTES, ROOT_VARIABLE, ArtifactBucket, StoredArtifact, open_store
 from har_assets.errors import HarError, MissingArtifactError, StorageAwayError, StorageError
+from har_assets.remote_folder import S3_OPTIONS
 from har_assets.resources.store import ArtifactStore
 from har_assets_tests.s3_server import BUCKET, S3Server, s3_server
 from har_assets_tests.test_artifacts import make_record, publish
@@ -367,7 +368,7 @@ def test_a_copy_that_does_not_fit_is_refused_before_it_starts(machines: Machines
 def test_a_server_that_goes_away_is_named_and_nothing_is_lost(
     tmp_path: Path, connect: Callable[[S3Server], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(bucket_module.S3_OPTIONS["config_kwargs"], "retries", {"mode": "standard", "max_attempts": 1})
+    monkeypatch.setitem(S3_OPTIONS["config_kwargs"], "retries", {"mode": "standard", "max_attempts": 1})
     with s3_server() as server:
         connect(server)
         one = Machines(server, tmp_path)["one"]

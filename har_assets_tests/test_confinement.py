@@ -100,9 +100,18 @@ def test_a_run_names_no_other_folder_of_new_videos(project: Path) -> None:
     from har_assets.resources.incoming import IncomingVideos
 
     allowed = project.parent / "incoming"
-    assert IncomingVideos(folder=str(allowed)).path(project) == allowed
+    assert IncomingVideos(folder=str(allowed)).videos(project, project).address == str(allowed)
     with pytest.raises(HarError, match="outside the folders"):
-        IncomingVideos(folder="/etc").scan(project)
+        IncomingVideos(folder="/etc").videos(project, project)
+
+
+def test_nor_another_bucket(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from har_assets.resources.incoming import IncomingVideos
+
+    monkeypatch.setenv("HAR_INCOMING", "s3://camera/new")
+    assert IncomingVideos(folder="s3://camera/new").videos(project, project).address == "s3://camera/new"
+    with pytest.raises(HarError, match="which configurations may not do here"):
+        IncomingVideos(folder="s3://other/new").videos(project, project)
 
 
 def test_a_run_names_no_other_mlflow(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

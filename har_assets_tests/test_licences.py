@@ -12,6 +12,14 @@ def test_the_page_is_current() -> None:
     assert (REPOSITORY / "docs" / "licences.md").read_text() == licences.page(), "run `make licences`"
 
 
+def test_a_package_that_the_page_lacks_is_noticed(tmp_path: Path) -> None:
+    lock = tmp_path / "requirements.lock"
+    lock.write_text(f"{licences.LOCK.read_text()}\npip==1.0\n")
+    page = licences.page(lock)
+    assert page != (REPOSITORY / "docs" / "licences.md").read_text()
+    assert "| pip | 1.0 | MIT |" in page
+
+
 def test_every_licence_is_allowed() -> None:
     bad = {name: licences.licence_of(name) for name in licences.packages()}
     assert {name: found for name, found in bad.items() if licences.unallowed(found)} == {}

@@ -1,5 +1,6 @@
 """Dagster and MLflow on a real PostgreSQL server, by the files that are deployed."""
 
+import json
 import os
 import subprocess
 import sys
@@ -34,6 +35,15 @@ def hold(context: dg.OpExecutionContext) -> None:
 @dg.job(executor_def=surviving_executor)
 def small() -> None:
     hold()
+"""
+
+
+ASSET = """
+import dagster as dg
+
+@dg.asset
+def spoken(context: dg.AssetExecutionContext) -> None:
+    context.log.info("about one clip")
 """
 
 
@@ -105,7 +115,29 @@ def site(tmp_path: Path, postgres: Postgres, s3: S3Server) -> Site:
 
 def test_only_storage_and_logs_differ_from_a_single_machine() -> None:
     one, many = (yaml.safe_load((REPOSITORY / name).read_text()) for name in ("dagster.yaml", "deploy/dagster.yaml"))
-    assert {name for name in one | many if one.get(name) != many.get(name)} == {"storage", "compute_logs"}
+    assert {name for name in one | many if one.get(name) != many.get(name)} == {
+        "storage", "compute_logs", "python_logs"
+    }  # fmt: skip
+
+
+def test_a_run_writes_json_lines_with_its_id_and_asset_where_the_deployment_says(site: Site) -> None:
+    compose = yaml.safe_load((REPOSITORY / "deploy" / "compose.yaml").read_text())
+    variable, place = "HAR_LOG_FILE", compose["services"]["worker"]["environment"]["HAR_LOG_FILE"]
+    assert Path(place).parent == Path("/srv/har/project"), "a folder that is there, and is written to"
+    log = site.folder / Path(place).name
+    assert site.run("har_assets.cli", "init").returncode == 0
+    (site.folder / "asset.py").write_text(ASSET)
+    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-f", "asset.py", "--select", "spoken"]
+    done = subprocess.run(
+        command, cwd=site.folder, env={**site.environment, variable: str(log)}, text=True, timeout=180,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:]
+    ((run_id,),) = site.postgres.ask("select run_id from runs")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {line["run_id"] for line in lines} == {run_id}
+    (said,) = [line for line in lines if line["message"] == "about one clip"]
+    assert (said["level"], said["step"], said["assets"]) == ("INFO", "spoken", ["spoken"])
 
 
 def test_after_har_init_two_first_runs_at_once_end_one_after_the_other_in_the_pool(site: Site) -> None:

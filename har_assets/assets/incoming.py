@@ -2,9 +2,9 @@
 
 import base64
 import contextlib
+import itertools
 import json
 import math
-import os
 import threading
 import time
 import warnings
@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import dagster as dg
 
-from har_assets.artifacts import Artifact, hash_of, sha256_of
+from har_assets.artifacts import Artifact, hash_of
 from har_assets.assets.deployment import ONNX, deployed_precision, refuse_failed_parity
 from har_assets.assets.publishing import AssetConfig, failures_in_words
 from har_assets.errors import HarError, VideoError
-from har_assets.incoming.folder import Signature, printable, signature_of
+from har_assets.incoming.folder import GoneError, LocalVideo, Videos, Wanted, partition_key, printable
 from har_assets.incoming.results import TOP, Results, update_table, write_whole
 from har_assets.resources.incoming import IncomingVideos
 from har_assets.resources.mlflow import MlflowTracking
@@ -107,11 +107,13 @@ def incoming_video_predictions(
             "code_version": CODE_VERSION,
             **config.content(),
         }
+        home = store.folder.root / NAME
+        videos = incoming.videos(store.project_folder, home)
         work = _Work(
-            results=Results(store.folder.root / NAME, recipe),
+            results=Results(home, recipe),
             onnx=onnx,
             config=config,
-            folder=incoming.path(store.project_folder),
+            videos=videos,
             # As Dagster writes them for an asset that returns one result: by these it knows what is out of date.
             tags={
                 "dagster/code_version": CODE_VERSION,
@@ -121,12 +123,12 @@ def incoming_video_predictions(
             },
             mlflow_link=mlflow.link(onnx.record.lineage.get("mlflow_run_id", "")),
         )
-        names = incoming.by_partition(store.project_folder)
+        names = {partition_key(name): name for name in incoming.scan(videos)}
         began = time.monotonic()
         try:
             wanted = [(key, names.get(key)) for key in context.partition_keys]
             # To note an event costs Dagster's database some commits: the predictions do not wait for that.
-            with contextlib.closing(in_background(work.predict(wanted), work.stopped)) as events:
+            with videos, contextlib.closing(in_background(work.predict(wanted), work.stopped)) as events:
                 for event in events:
                     if isinstance(event, dg.AssetObservation):
                         context.log.warning(f"{event.partition}: {event.metadata['reason'].value}")
@@ -169,11 +171,7 @@ class _Video:
     """A video on its way."""
 
     partition: str
-    name: bytes
-    path: Path
-    content: str
-    """SHA-256, before it is decoded."""
-    signature: Signature
+    local: LocalVideo
 
 
 @dataclass
@@ -183,8 +181,7 @@ class _Work:
     results: Results
     onnx: Artifact
     config: IncomingConfig
-    folder: Path
-    """Of the videos."""
+    videos: Videos
     tags: dict[str, str]
     """What Dagster is to know of the lineage of each materialization."""
     mlflow_link: str
@@ -210,90 +207,111 @@ class _Work:
         self, wanted: list[tuple[str, bytes | None]]
     ) -> Generator[dg.AssetMaterialization | dg.AssetObservation, None, None]:
         """Predict partitions, each with the name of its video or None where it is gone; yield an event each."""
-        unknown = self._unknown(iter(wanted))
-        first = next(unknown, None)
-        yield from self._take_ready()
-        if first is None:
-            return
-        from har_assets.runtime import open_model  # noqa: PLC0415
+        left: Wanted = deque()
+        for partition, name in wanted:
+            if name is None:
+                yield self._left(partition, f"its video is gone from {self.videos.address}")
+            else:
+                left.append((partition, name))
+        predictor: Predictor | None = None
+        while left:  # more than once where copies of all of them do not find room together
+            unknown = self._unknown(left)
+            first = next(unknown, None)
+            yield from self._take_ready()
+            if first is None:
+                continue
+            from har_assets.runtime import open_model  # noqa: PLC0415
+
+            predictor = predictor or open_model(self.onnx.file(ONNX), self.config.runtime)
+            yield from self._predict(predictor, itertools.chain([first], unknown))
+        for video in self.films:
+            assert predictor is not None
+            yield from self._predict_film(predictor, video)
+
+    def _predict(
+        self, predictor: "Predictor", paths: Iterator[Path]
+    ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
+        """Predict what lies at these paths, whose videos are put into `waiting`; films are left for later."""
         from har_assets.runtime.video import VideoFailure, VideoPrediction, predict_videos  # noqa: PLC0415
 
-        predictor = open_model(self.onnx.file(ONNX), self.config.runtime)
-
-        def paths() -> Iterator[Path]:
-            yield first
-            yield from unknown
-
         for found in predict_videos(
-            predictor, paths(), windows=self.config.windows, top=TOP, batch=self.config.batch,
+            predictor, paths, windows=self.config.windows, top=TOP, batch=self.config.batch,
             workers=self.config.workers or None, timeout_s=self.config.timeout_s, contact_sheets=True,
             longest_s=self.config.film_from_s or math.inf,
         ):  # fmt: skip
             video = self.waiting.popleft()
             if isinstance(found, VideoFailure) and found.too_long:
+                self.videos.release(video.local)
                 self.films.append(video)
             else:
                 sheet = found.contact_sheet if isinstance(found, VideoPrediction) else b""
                 yield from self._keep(video, predictor, _says(found), sheet)
             yield from self._take_ready()
         yield from self._take_ready()
-        for video in self.films:
-            found_in_film = predict_film(predictor, video.path, self.config.film_timeout_s, self.stopped)
-            yield from self._keep(video, predictor, *found_in_film)
+
+    def _predict_film(
+        self, predictor: "Predictor", video: _Video
+    ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
+        try:
+            path = self.videos.read_again(video.local)
+        except (GoneError, VideoError) as error:
+            for left in (video, *self.same.pop(video.local.content)):
+                yield self._left(left.partition, str(error))
+            return
+        says, sheet = predict_film(predictor, path, self.config.film_timeout_s, self.stopped)
+        yield from self._keep(video, predictor, says, sheet)
 
     def _keep(
         self, video: _Video, predictor: "Predictor", says: dict[str, Any], sheet: bytes
     ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
         """Write what was found, for this video and those of the same content, if it is still what was read."""
-        same = (video, *self.same.pop(video.content))
+        content = video.local.content
+        same = (video, *self.same.pop(content))
         self.spec = self.spec or json.loads(predictor.spec.to_json())
-        if _signature(video.path) != video.signature:
+        unchanged = self.videos.is_unchanged(video.local)
+        self.videos.release(video.local)
+        if not unchanged:
             for left in same:
                 yield self._left(left.partition, "the file was replaced or removed while it was read")
             return
         if sheet:
-            write_whole(self.results.sheet(video.content), sheet)
+            write_whole(self.results.sheet(content), sheet)
         for this in same:
-            fields = self._common(this.partition, this.name) | {
-                "content_sha256": this.content,
-                "bytes": this.signature[0],
+            fields = self._common(this.partition, this.local.name) | {
+                "content_sha256": content,
+                "bytes": this.local.signature[0],
                 "spec": self.spec,
                 "runtime": predictor.runtime,
                 **says,
             }
             yield self._materialized(fields, self.results.write(fields), known=False)
 
-    def _unknown(self, wanted: Iterator[tuple[str, bytes | None]]) -> Iterator[Path]:
+    def _unknown(self, wanted: Wanted) -> Iterator[Path]:
         """Videos that have to be predicted; the events of all others are put into `ready`."""
-        for partition, name in wanted:
-            if name is None:
-                self.ready.append(self._left(partition, f"its video is gone from {self.folder}"))
+        for partition, name, found in self.videos.read(wanted):
+            if isinstance(found, GoneError):
+                self.ready.append(self._left(partition, str(found)))
                 continue
-            path = self.folder / os.fsdecode(name)
-            try:
-                signature = signature_of(path)
-                content = sha256_of(path)
-            except FileNotFoundError:
-                self.ready.append(self._left(partition, f"its video is gone from {self.folder}"))
-                continue
-            except OSError as error:
-                fields = self._unreadable(partition, name, f"the file cannot be read: {error.strerror}")
+            if isinstance(found, VideoError):
+                fields = self._unreadable(partition, name, str(found))
                 self.ready.append(self._materialized(fields, self.results.write(fields), known=False))
                 continue
-            video = _Video(partition, name, path, content, signature)
+            content = found.content
             if content in self.same:
-                self.same[content].append(video)
+                self.videos.release(found)
+                self.same[content].append(_Video(partition, found))
                 continue
             known = None if self.config.force else self.results.find(content, partition)
             if known is not None:
+                self.videos.release(found)
                 fields = {**known, "video": printable(name), "partition": partition}
                 if fields != known:
                     self.results.write(fields)
                 self.ready.append(self._materialized(fields, self.results.path(content, partition), known=True))
                 continue
             self.same[content] = []
-            self.waiting.append(video)
-            yield path
+            self.waiting.append(_Video(partition, found))
+            yield found.path
 
     def _take_ready(self) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
         ready, self.ready = self.ready, []
@@ -345,7 +363,7 @@ class _Work:
         sheet = self.results.sheet(fields["content_sha256"])
         shown: dict[str, Any] = {
             "answer": f"{top[0]['label']} ({top[0]['score']:.3f})" if top else f"none: {fields['reason']}",
-            "video": dg.MetadataValue.path(str(self.folder / fields["video"])),
+            "video": dg.MetadataValue.path(f"{self.videos.address}/{fields['video']}"),
         }
         if top and sheet.is_file():
             encoded = base64.b64encode(sheet.read_bytes()).decode()
@@ -430,10 +448,3 @@ def _says(found: "VideoPrediction | VideoFailure") -> dict[str, Any]:
 
 def _ranking(labels: tuple[str, ...], scores: tuple[float, ...]) -> list[dict[str, Any]]:
     return [{"label": label, "score": round(score, 6)} for label, score in zip(labels, scores, strict=True)]
-
-
-def _signature(path: Path) -> Signature | None:
-    try:
-        return signature_of(path)
-    except OSError:
-        return None

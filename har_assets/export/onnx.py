@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from har_assets.errors import HarError
 from har_assets.model.integrity import seal, verify
 from har_assets.model.spec import ModelSpec, Provenance, from_metadata, to_metadata
 
 if TYPE_CHECKING:
     import onnx
+    import torch
 
 INPUT_NAME = "clips"
 OUTPUT_NAME = "scores"
@@ -28,6 +31,7 @@ def export_onnx(checkpoint: Path, target: Path) -> Path:
 
     Raises:
         ModelFileError: the checkpoint is missing, damaged or foreign.
+        HarError: the network uses what ONNX does not have; the sentence names it.
     """
     import torch  # noqa: PLC0415
 
@@ -37,22 +41,58 @@ def export_onnx(checkpoint: Path, target: Path) -> Path:
     deployed = DeployedModel(model).eval().to(memory_format=torch.contiguous_format)
     # Two clips: a batch of one would be taken for a constant by torch.export.
     example_BCTHW = torch.zeros((2, *model.spec.clip_shape_CTHW), dtype=torch.uint8)
+    return write_onnx(converted(deployed, example_BCTHW, model.spec.network), model.spec, model.provenance, target)
+
+
+def converted(module: torch.nn.Module, example_BCTHW: torch.Tensor, network: str) -> onnx.ModelProto:
+    """The ONNX graph of a module whose forward takes `clips_BCTHW`, uint8 [batch, 3, T, H, W], batch dynamic.
+
+    `network` is its name, for the sentences. Raises HarError where the module uses an operator that ONNX, or the
+    exporter, does not have, or where what it does depends on the values of the clips.
+    """
+    import torch  # noqa: PLC0415
+
     # The exporter logs a line a step at WARNING and above nothing that a user could act on.
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            deployed,
-            (example_BCTHW,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[INPUT_NAME],
-            output_names=[OUTPUT_NAME],
-            dynamic_shapes={"clips_BCTHW": {0: torch.export.Dim("batch")}},
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                module,
+                (example_BCTHW,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                dynamic_shapes={"clips_BCTHW": {0: torch.export.Dim("batch")}},
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise _in_words(error, network) from error
     assert program is not None
-    return write_onnx(program.model_proto, model.spec, model.provenance, target)
+    proto: onnx.ModelProto = program.model_proto
+    return proto
+
+
+def _in_words(error: Exception, network: str) -> HarError:
+    """Which operator or line it was, from the causes of what the exporter raised."""
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    told = "\n".join(str(cause) for cause in causes)
+    operator = re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", told) or re.search(
+        r"Error when translating node .*target=torch\.ops\.(\w+\.\w+)", told
+    )
+    if operator:
+        return HarError(
+            f"The network {network} uses the operator {operator[1]}, which cannot be exported to ONNX (opset {OPSET}): "
+            "write it with other operators in har_assets/model/networks.py, or choose another network, and train again."
+        )
+    deepest = " ".join(str(causes[-1]).split())[:200]
+    return HarError(
+        f"The network {network} cannot be exported to ONNX ({type(causes[-1]).__name__}: {deepest}): its forward may "
+        "not branch on values of the clips; write it without, or choose another network, and train again."
+    )
 
 
 def write_onnx(proto: onnx.ModelProto, spec: ModelSpec, provenance: Provenance, target: Path) -> Path:

@@ -28,6 +28,7 @@ from har_assets.export.precision import precision_of
 from har_assets.gpu import gpu_compute_capability
 from har_assets.model.integrity import seal_sidecar
 from har_assets.model.spec import ModelSpec
+from har_assets.tensorrt_log import TensorRTLog
 
 if TYPE_CHECKING:
     import numpy as np
@@ -161,7 +162,8 @@ def build_engine(
     options.check_for(builder_name)
     trt = importlib.import_module(BUILDERS[builder_name])
     started = time.monotonic()
-    log = _BuildLog(trt)
+    lines = _Lines()
+    log = TensorRTLog(trt, lines.tell)
     builder = trt.Builder(log.logger)
     network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, log.logger)
@@ -208,7 +210,7 @@ def build_engine(
         "build_seconds": round(time.monotonic() - started, 2),
         "spec": json.loads(spec.to_json()),
         "provenance": dataclasses.asdict(provenance),
-        "log": log.lines,
+        "log": list(lines),
     }
     return _write_sidecar(target, sidecar)
 
@@ -305,27 +307,10 @@ class _TimingCache:
         temporary.replace(self.path)
 
 
-class _BuildLog:
-    """Keeps the builder's messages instead of printing them."""
+class _Lines(list[str]):
+    """What the builder says: everything but chatter, of its reports the first LOG_LINES."""
 
-    def __init__(self, trt: Any) -> None:
-        self.lines: list[str] = []
-        self.first_error = ""
-        outer = self
-
-        class Logger(trt.ILogger):  # type: ignore[misc]
-            """The builder's view of this log."""
-
-            def __init__(self) -> None:
-                trt.ILogger.__init__(self)
-
-            def log(self, severity: Any, message: str) -> None:
-                """Called by the builder with each message."""
-                if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
-                    outer.first_error = outer.first_error or message
-                if severity == trt.ILogger.Severity.VERBOSE:
-                    return
-                if severity != trt.ILogger.Severity.INFO or len(outer.lines) < LOG_LINES:
-                    outer.lines.append(f"{severity.name}: {message}")
-
-        self.logger = Logger()
+    def tell(self, severity: str, message: str) -> None:
+        """One more message."""
+        if severity != "VERBOSE" and (severity != "INFO" or len(self) < LOG_LINES):
+            self.append(f"{severity}: {message}")

@@ -1,16 +1,16 @@
-"""The folder of new videos as a Dagster resource, shared by the sensor and the asset."""
+"""The folder or bucket of new videos as a Dagster resource, shared by the sensor and the asset."""
 
 import os
 from pathlib import Path
 
 import dagster as dg
 
-from har_assets.confinement import confined
+from har_assets.confinement import confined, refuse_other_address
 from har_assets.errors import HarError
-from har_assets.incoming.folder import Signature, partition_key, scan
+from har_assets.incoming.bucket import FOLDER_VARIABLE, VideoBucket
+from har_assets.incoming.folder import Signature, VideoFolder, Videos
+from har_assets.quota import parse_size
 
-FOLDER_VARIABLE = "HAR_INCOMING"
-"""Environment variable: the folder of new videos."""
 SUFFIXES_VARIABLE = "HAR_INCOMING_SUFFIXES"
 """Environment variable: suffixes that count, with commas between them."""
 INTERVAL_VARIABLE = "HAR_INCOMING_INTERVAL"
@@ -21,21 +21,27 @@ class IncomingVideos(dg.ConfigurableResource):
     """Where new videos are put, and what counts as one."""
 
     folder: str = ""
-    """Relative to the project folder or absolute; empty takes HAR_INCOMING, else `incoming`."""
+    """Relative to the project folder or absolute, or an address, `s3://bucket/prefix`; empty takes HAR_INCOMING, else
+    `incoming`."""
     suffixes: list[str] = []  # noqa: RUF012 - dagster copies the defaults
     """Such as `.mp4`; empty takes HAR_INCOMING_SUFFIXES (`.mp4,.avi`), else every one of a video format."""
     still_seconds: float = 2.0
     """Seconds for which a file must not have changed: one that is still being copied waits."""
     videos_a_run: int = 1000
     """Videos that one run is asked to predict; the others follow in the next one."""
+    most_copied: str = "20 GB"
+    """Of a bucket: the most disk that copies of videos may take at a time. A larger video is not predicted."""
 
-    def path(self, project: Path) -> Path:
-        """The folder, absolute; HarError for one that a configuration may not name."""
-        named = project / (self.folder or os.environ.get(FOLDER_VARIABLE) or "incoming")
-        return confined(named, project, "folder of incoming")
+    def videos(self, project: Path, home: Path) -> Videos:
+        """Where the videos are; copies are made below `home`. HarError for what a configuration may not name."""
+        named = self.folder or os.environ.get(FOLDER_VARIABLE) or "incoming"
+        if "://" in named:
+            refuse_other_address(named, "folder of incoming", FOLDER_VARIABLE)
+            return VideoBucket(named, home, parse_size(self.most_copied))
+        return VideoFolder(confined(project / named, project, "folder of incoming"))
 
-    def scan(self, project: Path) -> dict[bytes, Signature]:
-        """Name to signature of every video that is there; HarError where the folder cannot be read."""
+    def scan(self, videos: Videos) -> dict[bytes, Signature]:
+        """Name to signature of every video that is there; HarError where they cannot be listed."""
         from har_assets.video.check import VIDEO_SUFFIXES  # noqa: PLC0415
 
         named = self.suffixes or os.environ.get(SUFFIXES_VARIABLE, "").split(",")
@@ -43,8 +49,4 @@ class IncomingVideos(dg.ConfigurableResource):
         bare = [suffix for suffix in suffixes if not suffix.startswith(".")]
         if bare:
             raise HarError(f"{', '.join(bare)} is no suffix of files: begin it with a dot in {SUFFIXES_VARIABLE}.")
-        return scan(self.path(project), suffixes)
-
-    def by_partition(self, project: Path) -> dict[str, bytes]:
-        """Partition key to name of every video that is there."""
-        return {partition_key(name): name for name in self.scan(project)}
+        return videos.scan(suffixes)

@@ -88,12 +88,16 @@ class MlflowTracking(dg.ConfigurableResource):
 
     def dagster_url(self, dagster_run_id: str) -> str:
         """Address of a Dagster run in the web UI."""
-        base = self.dagster_ui or os.environ.get(WEB_UI_VARIABLE) or "http://127.0.0.1:3000"
-        return f"{base.rstrip('/')}/runs/{dagster_run_id}"
+        return self.dagster_page(f"runs/{dagster_run_id}")
 
     def dagster_asset_url(self, asset: str) -> str:
         """Address of an asset in the web UI."""
-        return f"{self.dagster_url('').removesuffix('/runs/')}/assets/{asset}"
+        return self.dagster_page(f"assets/{asset}")
+
+    def dagster_page(self, page: str) -> str:
+        """Address of a page of the web UI."""
+        base = self.dagster_ui or os.environ.get(WEB_UI_VARIABLE) or "http://127.0.0.1:3000"
+        return f"{base.rstrip('/')}/{page}"
 
     def link(self, run_id: str) -> str:
         """Where people see an MLflow run: its web page at a server, else its id and the command that shows it."""

@@ -24,6 +24,7 @@ from har_assets.model.integrity import verify_engine
 from har_assets.model.parity import compare
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.runtime.predictor import Clips, Predictor, Scores
+from har_assets.tensorrt_log import TensorRTLog
 
 BUILDERS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 """Name of the runtime, which is that of its Python module -> name for people."""
@@ -66,7 +67,7 @@ class EnginePredictor(Predictor):
         self.name = fields["builder"]
         trt: Any = importlib.import_module(self.name)
         self.runtime = f"{BUILDERS[self.name]} {trt.__version__} {torch.cuda.get_device_name(0)} {fields['precision']}"
-        log = _Log(trt)
+        log = TensorRTLog(trt, _warn)
         # Held as long as the engine lives, which the library asks for.
         self._log = log
         self._runtime = trt.Runtime(log.logger)
@@ -226,24 +227,6 @@ def _read_reference(path: Path) -> tuple[Clips, Scores]:
         raise ModelFileError(f"{path} is damaged ({error}): materialize trt_engine again.") from None
 
 
-class _Log:
-    """Keeps the first error of the library for the sentence, and passes warnings on to Python's logging."""
-
-    def __init__(self, trt: Any) -> None:
-        self.first_error = ""
-        outer = self
-
-        class Logger(trt.ILogger):  # type: ignore[misc]
-            """The library's view of this log."""
-
-            def __init__(self) -> None:
-                trt.ILogger.__init__(self)
-
-            def log(self, severity: Any, message: str) -> None:
-                """Called by the library with each message."""
-                if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
-                    outer.first_error = outer.first_error or message
-                elif severity == trt.ILogger.Severity.WARNING:
-                    _LOG.warning("%s", message)
-
-        self.logger = Logger()
+def _warn(severity: str, message: str) -> None:
+    if severity == "WARNING":
+        _LOG.warning("%s", message)

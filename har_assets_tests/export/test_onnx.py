@@ -5,8 +5,8 @@ import numpy as np
 import onnx
 import pytest
 
-from har_assets.errors import ModelFileError
-from har_assets.export.onnx import export_onnx
+from har_assets.errors import HarError, ModelFileError
+from har_assets.export.onnx import converted, export_onnx
 from har_assets.model.spec import ModelSpec, from_metadata
 from har_assets.runtime import open_model
 
@@ -61,3 +61,50 @@ def test_clips_of_another_shape_or_type_are_refused(tiny_onnx: Path) -> None:
     for clips in (np.zeros((1, 3, 4, 16, 17), np.uint8), np.zeros((1, 3, 4, 16, 16), np.float32)):
         with pytest.raises(ModelFileError, match=r"takes uint8 clips of shape \[batch, 3, 4, 16, 16\]"):
             predictor.predict(clips)
+
+
+def test_an_operator_without_onnx_is_named_in_a_sentence() -> None:
+    import torch
+
+    class Airy(torch.nn.Module):
+        def forward(self, clips_BCTHW: torch.Tensor) -> torch.Tensor:
+            return torch.special.airy_ai(clips_BCTHW.float().mean((1, 2, 3, 4)))
+
+    with pytest.raises(HarError) as caught:
+        converted(Airy(), torch.zeros((2, 3, 2, 4, 4), dtype=torch.uint8), "airy")
+    assert str(caught.value) == (
+        "The network airy uses the operator aten.special_airy_ai, which cannot be exported to ONNX (opset 20): write "
+        "it with other operators in har_assets/model/networks.py, or choose another network, and train again."
+    )
+
+
+def test_a_network_that_branches_on_values_is_refused_in_a_sentence() -> None:
+    import torch
+
+    class Branching(torch.nn.Module):
+        def forward(self, clips_BCTHW: torch.Tensor) -> torch.Tensor:
+            return clips_BCTHW.float() if clips_BCTHW.sum() > 0 else clips_BCTHW.float() * 2
+
+    with pytest.raises(
+        HarError, match=r"^The network moody cannot be exported to ONNX .* may not branch on values"
+    ) as e:
+        converted(Branching(), torch.zeros((2, 3, 2, 4, 4), dtype=torch.uint8), "moody")
+    assert "\n" not in str(e.value)
+
+
+def test_a_real_checkpoint_of_such_a_network_fails_in_that_sentence(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from har_assets.model.lightning import DeployedModel
+
+    forward = DeployedModel.forward
+
+    def unsupported(self: DeployedModel, clips_BCTHW: torch.Tensor) -> torch.Tensor:
+        return torch.special.airy_ai(forward(self, clips_BCTHW))
+
+    monkeypatch.setattr(DeployedModel, "forward", unsupported)
+    with pytest.raises(HarError, match=r"uses the operator aten\.special_airy_ai"):
+        export_onnx(tiny_checkpoint, tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
