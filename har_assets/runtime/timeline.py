@@ -226,8 +226,8 @@ def predict_timeline(
         clip_fps: frames a second of the videos that the model learned from; no model file says it.
         batch: clips that are scored at once; fewer where they are large.
         timeout_s: seconds that the whole film may take.
-        progress: called about twice a second with the second up to which is decoded and the length in seconds that
-            the file claims to have, 0 where it does not.
+        progress: called every second at least, with the second up to which is decoded and the length in seconds
+            that the file claims to have, 0 where it does not. What it raises ends the work.
 
     Raises:
         VideoError: the file gives no frame, or its decoder hangs or crashes; the message is the reason. A film that
@@ -330,11 +330,18 @@ def _score_film(
     scores: list[Scores] = []
     with contextlib.ExitStack() as stack:
         layout, blocks = stack.enter_context(_blocks(spec, batch))
-        decoder = stack.enter_context(DecoderProcess(_decode_film, path, spec, cut, layout, timeout_s=timeout_s))
+        at = _At(0.0, 0.0)
+        decoder = stack.enter_context(
+            DecoderProcess(
+                _decode_film, path, spec, cut, layout, timeout_s=timeout_s,
+                go_on=lambda: progress(at.decoded_s, at.claimed_s),
+            )
+        )  # fmt: skip
         while True:
             message = decoder.receive()
             if isinstance(message, _At):
-                progress(message.decoded_s, message.claimed_s)
+                at = message
+                progress(at.decoded_s, at.claimed_s)
             elif isinstance(message, _Block):
                 scores.append(predictor.predict(blocks.clips_NBCTHW[message.index, : message.clips]))
                 decoder.send(message.index)

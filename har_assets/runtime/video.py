@@ -264,6 +264,7 @@ def predict_videos(
     contact_sheets: bool = False,
     longest_s: float = math.inf,
     done: Callable[[], None] = lambda: None,
+    go_on: Callable[[], None] = lambda: None,
 ) -> Iterator[VideoPrediction | VideoFailure]:
     """Predict any number of videos; yield one result each, in the order of the paths.
 
@@ -283,6 +284,7 @@ def predict_videos(
         contact_sheets: also make a contact sheet of each video, from the frames that are decoded anyway.
         longest_s: seconds; a video that claims to be longer is a VideoFailure that says so, and costs no decoding.
         done: called after each video that is done, which may be ahead of the results.
+        go_on: called every second while videos are decoded; what it raises ends the work.
 
     Raises:
         HarError: something that concerns all videos: no memory for the windows, workers that do not run.
@@ -305,7 +307,9 @@ def predict_videos(
         function = functools.partial(_decode_into_slot, slots.layout, predictor.spec, pictures, longest_s)
         decoded = stack.enter_context(
             contextlib.closing(
-                decode_many(tasks(), function, workers=workers, timeout_s=timeout_s, in_flight=AHEAD * workers)
+                decode_many(
+                    tasks(), function, workers=workers, timeout_s=timeout_s, in_flight=AHEAD * workers, go_on=go_on
+                )
             )
         )
         flow = _Flow(predictor, slots, jobs, thread, videos_a_batch, windows, top, done)
