@@ -15,7 +15,7 @@ import contextlib
 import heapq
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import shared_memory
 from multiprocessing.connection import Connection
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from har_assets.errors import HarError, VideoError
 from har_assets.model.spec import ModelSpec
 from har_assets.runtime.predictor import Clips, Predictor, Scores
+from har_assets.runtime.shared_clips import Layout, SharedClips, shared_clips
 from har_assets.runtime.video import cropped_CHW
 from har_assets.video.decode import VideoReader
 from har_assets.video.sampling import Frames
@@ -309,19 +310,6 @@ class _Film:
     """(number in the film, number among those that were written) of each clip."""
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Where the blocks lie."""
-
-    name: str
-    """Of the shared memory."""
-    shape: tuple[int, ...]
-    """[blocks, clips, 3, T, H, W], uint8."""
-
-    def view(self, memory: shared_memory.SharedMemory) -> Clips:
-        return np.ndarray(self.shape, np.uint8, memory.buf)
-
-
 def _score_film(
     predictor: Predictor, path: Path, cut: Cut, batch: int, timeout_s: float, progress: Callable[[float, float], None]
 ) -> tuple[Scores, _Film]:
@@ -329,11 +317,11 @@ def _score_film(
     spec = predictor.spec
     scores: list[Scores] = []
     with contextlib.ExitStack() as stack:
-        layout, blocks = stack.enter_context(_blocks(spec, batch))
+        blocks = stack.enter_context(_blocks(spec, batch))
         at = _At(0.0, 0.0)
         decoder = stack.enter_context(
             DecoderProcess(
-                _decode_film, path, spec, cut, layout, timeout_s=timeout_s,
+                _decode_film, path, spec, cut, blocks.layout, timeout_s=timeout_s,
                 go_on=lambda: progress(at.decoded_s, at.claimed_s),
             )
         )  # fmt: skip
@@ -372,36 +360,15 @@ def _window_scores(scores_BK: Scores, places: list[tuple[int, int]], cut: Cut, n
     return mean_NK
 
 
-@dataclass
-class _Blocks:
-    clips_NBCTHW: Clips
-
-
-@contextlib.contextmanager
-def _blocks(spec: ModelSpec, batch: int) -> Iterator[tuple[_Layout, _Blocks]]:
-    """Shared memory for clips: through a pipe they would be copied four times more. Removed at the end."""
-    clip_bytes = math.prod(spec.clip_shape_CTHW)
-    batch = max(1, min(batch, MAX_BLOCKS_BYTES // (BLOCKS * clip_bytes)))
-    size = BLOCKS * batch * clip_bytes
-    try:
-        memory = shared_memory.SharedMemory(create=True, size=size)
-    except OSError as error:
-        raise HarError(
-            f"There is no shared memory of {size / 1e6:.0f} MB for decoded clips ({error.strerror}): "
-            "ask for a smaller batch."
-        ) from None
-    layout = _Layout(memory.name, (BLOCKS, batch, *spec.clip_shape_CTHW))
-    blocks = _Blocks(layout.view(memory))
-    try:
-        yield layout, blocks
-    finally:
-        del blocks.clips_NBCTHW  # shared memory that is looked at cannot be closed
-        memory.close()
-        memory.unlink()
+def _blocks(spec: ModelSpec, batch: int) -> contextlib.AbstractContextManager[SharedClips]:
+    """Shared memory for BLOCKS batches, made smaller where clips are large."""
+    fitting = MAX_BLOCKS_BYTES // (BLOCKS * math.prod(spec.clip_shape_CTHW))
+    shape = (BLOCKS, max(1, min(batch, fitting)), *spec.clip_shape_CTHW)
+    return shared_clips(shape, "ask for a smaller batch")
 
 
 # ------------------------------------------------------------------------------ the process that decodes
-def _decode_film(connection: Connection, path: Path, spec: ModelSpec, cut: Cut, layout: _Layout) -> None:
+def _decode_film(connection: Connection, path: Path, spec: ModelSpec, cut: Cut, layout: Layout) -> None:
     """Read the film once and send its clips, block by block."""
     memory = shared_memory.SharedMemory(name=layout.name)  # of the process that made it, which alone removes it
     clips = _Clips(cut, (spec.frame_height, spec.frame_width), _Writer(connection, layout.view(memory)))
