@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -415,6 +416,44 @@ def test_partitions_without_a_file_leave_when_everything_is_looked_at_again(here
     make_video(here.folder / "a.avi", 0)
     here.go()
     assert here.instance.get_dynamic_partitions(PARTITIONS) == [partition_key(b"a.avi")]
+
+
+@pytest.fixture
+def small_disk(here: Here) -> Iterator[Path]:
+    """The folder of the results on a disk of a megabyte."""
+    folder = here.project.folder / "artifacts" / NAME
+    folder.mkdir(parents=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_is_said_and_the_next_run_goes_on(here: Here, small_disk: Path) -> None:
+    for seed in range(30):
+        make_video(here.folder / f"{seed}.avi", seed)
+    request = here.look().run_requests[0]
+    with (small_disk / "ballast").open("wb") as ballast:
+        ballast.write(bytes(shutil.disk_usage(small_disk).free - 100_000))  # room for some, not for all
+    failed = here.predict(request)
+    assert not failed.success
+    (failure,) = failed.get_step_failure_events()
+    assert "No space left on device" in str(failure.step_failure_data.user_failure_data)
+    known = results_of(here.project)  # none of them is half a file
+    assert 0 < len(known) < 30
+    assert all(result["top"] for result in known)
+    (small_disk / "ballast").unlink()
+    assert here.predict(here.look().run_requests[0]).success
+    here.answers()
+    assert len(table_of(here.project)) == 30
+    again = {result["partition"]: result["predicted"] for result in results_of(here.project)}
+    assert all(again[result["partition"]] == result["predicted"] for result in known), "predicted once more"
+    assert not [path for path in small_disk.rglob(".*.[0-9]*") if path.is_file()]
 
 
 def test_a_film_gets_a_timeline_and_does_not_hold_up_the_others(here: Here) -> None:
