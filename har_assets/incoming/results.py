@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import json
 import os
 import secrets
@@ -57,12 +58,12 @@ class Results:
     recipe: dict[str, Any]
     """All that decides a result besides the video: the model's SHA-256, windows, version of the code."""
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """Hash of the recipe, 64 hexadecimal digits; the folder is named by its first twelve."""
         return hash_of(self.recipe)
 
-    @property
+    @functools.cached_property
     def folder(self) -> Path:
         """Folder of this model's results."""
         return self.home / self.key[:12]
@@ -112,7 +113,7 @@ def update_table(home: Path, log: Callable[[str], None]) -> Path:
     with locked(target, log):
         began_ns = time.time_ns()
         before, made_ns = _rows_of(target)
-        rows = {}
+        rows: dict[str, list[str]] = {}
         for name, entry in _result_files(home):
             row = before.get(name)
             if row is None or entry.stat().st_mtime_ns > made_ns - CLOCK_STEP_S * 1_000_000_000:
@@ -126,12 +127,13 @@ def update_table(home: Path, log: Callable[[str], None]) -> Path:
             newest[under] = max(newest.get(under, ("", "")), (row[GIVEN], name))
         for name, row in rows.items():
             row[CURRENT] = "true" if newest[row[PARTITION], row[MODEL]][1] == name else "false"
+        ordered = sorted(rows.values(), key=lambda row: (row[0], row[GIVEN]))
         if rows != before or not target.exists():
             with replaced(target) as temporary:
                 with temporary.open("w", newline="", encoding="utf-8") as file:
                     table = csv.writer(file, lineterminator="\n")
                     table.writerow(COLUMNS)
-                    table.writerows(sorted(rows.values(), key=lambda row: (row[0], row[GIVEN])))
+                    table.writerows(ordered)
                 os.utime(temporary, ns=(began_ns, began_ns))
         else:
             os.utime(target, ns=(began_ns, began_ns))
@@ -192,7 +194,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _json(fields: dict[str, Any]) -> bytes:
-    return (json.dumps(fields, indent=1) + "\n").encode()
+    return (json.dumps(fields) + "\n").encode()  # an indent is written by Python code: two milliseconds a video
 
 
 def write_whole(path: Path, content: bytes) -> None:
