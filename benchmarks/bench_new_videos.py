@@ -1,8 +1,10 @@
 """New videos: the cost of a tick, the time from drop to prediction, many videos at once against `har predict`.
 
-    python -m benchmarks.bench_new_videos [--only tick latency many] [--videos FOLDER] [--known 100000] [--new 100]
+    python -m benchmarks.bench_new_videos [--only tick table latency many] [--videos FOLDER]
+        [--known 100000] [--new 100]
 
-`tick` looks at a folder of that many files through the sensor itself, with a Dagster instance on disk. `latency` and
+`tick` looks at a folder of that many files through the sensor itself, with a Dagster instance on disk. `table` brings
+predictions.csv up to date where that many results are known, which a run does once, at its end. `latency` and
 `many` run `dagster dev` in a new project with an untrained net of the default size, which is as fast as a trained one;
 clips are the real ones where they are at hand, each copy made another file by a few bytes at its end.
 """
@@ -17,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ import dagster as dg
 
 from benchmarks.bench_frame_cache import find_clips
 from benchmarks.bench_predict import fresh_model
+from har_assets.artifacts import hash_of
 from har_assets_tests.incoming.server import DagsterDev, current, dagster_dev, instance_of, publish_model, wait_for
 from har_assets_tests.project import Project
 
@@ -32,7 +36,7 @@ def main() -> None:
     """Measure and print."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument(
-        "--only", nargs="+", choices=("tick", "latency", "many"), default=["tick", "latency", "many"]
+        "--only", nargs="+", choices=("tick", "table", "latency", "many"), default=["tick", "table", "latency", "many"]
     )
     arguments.add_argument("--videos", type=Path)
     arguments.add_argument("--known", type=int, default=100_000)
@@ -47,6 +51,8 @@ def main() -> None:
         folder = Path(name)
         if "tick" in options.only:
             tick(folder, options)
+        if "table" in options.only:
+            table(folder / "table", options)
         if {"latency", "many"} & set(options.only):
             clips = find_clips(options.videos, folder / "sources")
             onnx, _ = fresh_model(folder)
@@ -121,6 +127,44 @@ def tick(folder: Path, options: argparse.Namespace) -> None:
         wall, cpu = (statistics.median(values) for values in zip(*times, strict=True))
         print(f"  {what:24} {wall:8.3f} s, {cpu:.3f} s of CPU")
     print(f"  cursor {len(cursor or ''):,} bytes; ledger beside the store {ledger.stat().st_size / 1e6:.1f} MB")
+
+
+def table(home: Path, options: argparse.Namespace) -> None:
+    """Seconds to bring the table of all results up to date."""
+    from har_assets.incoming.results import TABLE, Results, update_table
+
+    results = Results(home, {"model_sha256": "a benchmark"})
+
+    def predict(first: int, count: int) -> None:
+        for number in range(first, first + count):
+            results.write(
+                {
+                    "video": f"camera_{number % 7}/{number:07d}.mp4", "partition": f"{number:07d}-0123456789ab",
+                    "content_sha256": hash_of(number), "reason": "", "note": "", "timeline": None, "frames": 90,
+                    "runtime": "OpenVINO bf16 CPU", "predicted": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                    "model": {"version": "0123456789ab", "sha256": hash_of("model")},
+                    "top": [{"label": f"class {rank}", "score": 0.2} for rank in range(5)],
+                }
+            )  # fmt: skip
+
+    def seconds() -> float:
+        began = time.perf_counter()
+        update_table(home, print)
+        return time.perf_counter() - began
+
+    predict(0, options.known)
+    print(f"predictions.csv, {options.known:,} results")
+    print(f"  made from the results          {seconds():7.3f} s; {(home / TABLE).stat().st_size / 1e6:.1f} MB")
+    time.sleep(11)  # results younger than ten seconds are read twice
+    known = options.known
+    for count in (0, 1, options.new):
+        taken = []
+        for _ in range(options.repeats):
+            predict(known, count)
+            known += count
+            taken.append(seconds())
+        a_video = f", {1000 * statistics.median(taken) / count:.1f} ms a video" if count else ""
+        print(f"  a run with {count:5,} new videos     {statistics.median(taken):7.3f} s{a_video}")
 
 
 def make_files(folder: Path, first: int, count: int) -> None:

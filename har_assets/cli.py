@@ -15,9 +15,11 @@ from rich.text import Text
 
 from har_assets.artifacts import Artifact
 from har_assets.bucket import open_store
+from har_assets.card_command import card
 from har_assets.errors import HarError, VideoError
 from har_assets.promotion_command import promote, rollback
 from har_assets.prune_command import prune
+from har_assets.status_rows import partitioned
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -30,8 +32,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pret
 
 ROAD = (
     "raw_archive", "video_clips", "train_manifest", "val_manifest", "test_manifest", "class_index", "frame_cache",
-    "pretrained_weights", "trained_checkpoint", "onnx_model", "trt_engine", "test_predictions",
-    "evaluation_report", "runtime_benchmark",
+    "pretrained_weights", "trained_checkpoint", "onnx_model", "trt_engine", "serving_model", "test_predictions",
+    "evaluation_report", "runtime_benchmark", "hmdb51_benchmark",
 )  # fmt: skip
 """Assets in the order in which they are made."""
 
@@ -417,6 +419,9 @@ def status(store: Store = "") -> None:
         else:
             record = artifact.record
             table.add_row(asset, f"{record.seconds:.1f} s", _size(artifact), record.headline)
+    for asset, row in partitioned(folder):
+        size = _in_bytes(row.size) if row else ""
+        table.add_row(asset, "", size, Text(_printable(row.words)) if row else "[dim]not materialized[/dim]")
     console = Console(highlight=False)
     console.width = max(console.width, 110)
     console.print(table)
@@ -509,6 +514,7 @@ def _printable(text: str) -> str:
 
 
 app.command()(prune)
+app.command()(card)
 
 
 @app.command()
@@ -553,6 +559,10 @@ def mlflow_sync(
 
 def _size(artifact: Artifact) -> str:
     count = artifact.bytes + artifact.record.metadata.get("video_bytes", 0)  # the videos themselves lie in data/
+    return _in_bytes(count)
+
+
+def _in_bytes(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from har_assets.incoming.results import Results, update_table
 from har_assets_tests.conftest import write_video
 from har_assets_tests.project import REPOSITORY
 
@@ -117,3 +118,42 @@ def test_bench_names_what_it_measured(folder: Path, tiny_onnx: Path) -> None:
     assert (done.returncode, done.stderr) == (
         1, "error: 'one' are no batch sizes: write numbers with commas between them, 1,8,32.\n",
     )  # fmt: skip
+
+
+def test_a_model_without_a_card_gets_one(folder: Path, tiny_onnx: Path, tiny_checkpoint: Path) -> None:
+    for model in (tiny_onnx, tiny_checkpoint):
+        done = har("card", model, folder=folder)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("---\nlicense:")
+        assert f"`{model.name}` says which of 3 actions" in done.stdout
+        assert "| Data version | v1 |" in done.stdout
+    refused = har("card", folder / "videos" / "a.avi", folder=folder)
+    assert refused.returncode == 1
+    assert "is no .onnx and no .ckpt file" in refused.stderr
+
+
+def test_status_leaves_no_asset_out_and_tells_of_new_videos(tmp_path: Path) -> None:
+    import dagster as dg
+
+    from har_assets.definitions import ASSETS
+
+    empty = har("status", folder=tmp_path)
+    assert empty.returncode == 0, empty.stderr
+    made = {key.to_user_string() for asset in ASSETS if isinstance(asset, dg.AssetsDefinition) for key in asset.keys}
+    listed = {line.split()[0] for line in empty.stdout.splitlines() if "not materialized" in line}
+    assert listed >= made
+
+    home = tmp_path / "artifacts" / "incoming_video_predictions"
+    results = Results(home, {})
+    for number, label in enumerate(("wave", "run")):
+        results.write(
+            {
+                "video": f"clip [{label}].avi", "partition": label, "content_sha256": f"{number:064d}", "reason": "",
+                "note": "", "timeline": None, "frames": 3, "runtime": "a test",
+                "predicted": f"2026-01-0{number + 1}T00:00:00.000+00:00", "model": {"version": "m1", "sha256": "s1"},
+                "top": [{"label": label, "score": 0.75}],
+            }
+        )  # fmt: skip
+    update_table(home, print)
+    shown = " ".join(har("status", folder=tmp_path).stdout.split())
+    assert "2 videos; newest, 2026-01-02 00:00: clip [run].avi: run 0.75" in shown

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import functools
 import itertools
 import json
 import math
@@ -9,12 +10,12 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Full, Queue
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import dagster as dg
@@ -35,9 +36,13 @@ if TYPE_CHECKING:
     from har_assets.runtime.video import VideoFailure, VideoPrediction
 
 Item = TypeVar("Item")
+Event = dg.AssetMaterialization | dg.AssetObservation
 
 NAME = "incoming_video_predictions"
 CODE_VERSION = "1"
+
+EVENTS_AHEAD = 256
+"""Events that wait to be noted, a contact sheet in each: some megabytes, however many videos a run has."""
 
 INCOMING_PARTITIONS = dg.DynamicPartitionsDefinition(name="incoming_videos")
 """One a video of the folder, added by new_video_sensor, in the order in which they are asked for."""
@@ -90,11 +95,11 @@ def incoming_video_predictions(
     store: ArtifactStore,
     mlflow: MlflowTracking,
     incoming: IncomingVideos,
-) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
+) -> Iterator[Event]:
     """A JSON file a video with its five most likely actions, and `predictions.csv` of all; a partition is a video.
 
     What was predicted before of the same content by the same model is not predicted again. A video that cannot be
-    decoded gets a result that says why.
+    decoded gets a result that says why, and is tried again when it is asked for again.
     """
     with failures_in_words():
         end_with_run(context.instance, context.run.run_id)
@@ -128,7 +133,8 @@ def incoming_video_predictions(
         try:
             wanted = [(key, names.get(key)) for key in context.partition_keys]
             # To note an event costs Dagster's database some commits: the predictions do not wait for that.
-            with videos, contextlib.closing(in_background(work.predict(wanted), work.stopped)) as events:
+            work_on = functools.partial(work.predict, wanted)
+            with videos, contextlib.closing(in_background(work_on, work.stopped)) as events:
                 for event in events:
                     if isinstance(event, dg.AssetObservation):
                         context.log.warning(f"{event.partition}: {event.metadata['reason'].value}")
@@ -139,22 +145,32 @@ def incoming_video_predictions(
         context.log.info(f"{counts or 'nothing to do'} in {time.monotonic() - began:.1f} s; all are in {table}")
 
 
-def in_background(items: Generator[Item, None, None], enough: threading.Event) -> Generator[Item, None, None]:
-    """The items of a generator that goes on in a thread of its own, however long each takes to be used here.
+def in_background(
+    work: Callable[[Callable[[Item], None]], None], enough: threading.Event, ahead: int = EVENTS_AHEAD
+) -> Generator[Item, None, None]:
+    """The items that `work` gives to the function it is called with; it runs in a thread of its own.
 
-    What it raises is raised here after its last item. Closing this one sets `enough` and closes it after its next item.
+    It is at most `ahead` items ahead of what is used here. What it raises is raised here after its last item. Closing
+    this one sets `enough`, lets the next item that `work` gives end it with CancelledError, and waits for that.
     """
-    queue: SimpleQueue[tuple[Item, ...]] = SimpleQueue()
+    queue: Queue[tuple[Item, ...]] = Queue(ahead)
+
+    def put(item: tuple[Item, ...]) -> None:
+        while not enough.is_set():
+            with contextlib.suppress(Full):
+                queue.put(item, timeout=0.5)  # nobody takes items out any more when `enough` is set
+                return
+
+    def give(item: Item) -> None:
+        put((item,))
+        if enough.is_set():
+            raise CancelledError
 
     def run() -> None:
         try:
-            with contextlib.closing(items):
-                for item in items:
-                    queue.put((item,))
-                    if enough.is_set():
-                        return
+            work(give)
         finally:
-            queue.put(())
+            put(())
 
     with ThreadPoolExecutor(1, thread_name_prefix="predictions") as pool:
         running = pool.submit(run)
@@ -200,128 +216,135 @@ class _Work:
     """Of the model, JSON-ready; known when it is open."""
     stopped: threading.Event = field(default_factory=threading.Event)
     """Nobody wants the rest."""
-    ready: list[dg.AssetMaterialization | dg.AssetObservation] = field(default_factory=list)
-    """Of videos that need no prediction."""
+    tried: set[str] = field(default_factory=set)
+    """Content that the predictor had."""
+    again: list[_Video] = field(default_factory=list)
+    """Of the content of a video that was replaced while it was read: one of them has to be predicted instead."""
 
-    def predict(
-        self, wanted: list[tuple[str, bytes | None]]
-    ) -> Generator[dg.AssetMaterialization | dg.AssetObservation, None, None]:
-        """Predict partitions, each with the name of its video or None where it is gone; yield an event each."""
+    def predict(self, wanted: list[tuple[str, bytes | None]], note: Callable[[Event], None]) -> None:
+        """Predict partitions, each with the name of its video or None where it is gone; note an event of each."""
         left: Wanted = deque()
         for partition, name in wanted:
             if name is None:
-                yield self._left(partition, f"its video is gone from {self.videos.address}")
+                note(self._left(partition, f"its video is gone from {self.videos.address}"))
             else:
                 left.append((partition, name))
         predictor: Predictor | None = None
         while left:  # more than once where copies of all of them do not find room together
-            unknown = self._unknown(left)
+            unknown = self._unknown(left, note)
             first = next(unknown, None)
-            yield from self._take_ready()
             if first is None:
                 continue
             from har_assets.runtime import open_model  # noqa: PLC0415
 
             predictor = predictor or open_model(self.onnx.file(ONNX), self.config.runtime)
-            yield from self._predict(predictor, itertools.chain([first], unknown))
-        for video in self.films:
+            self.spec = self.spec or json.loads(predictor.spec.to_json())
+            self._predict(predictor, itertools.chain([first], unknown), note)
+        while self.again:
             assert predictor is not None
-            yield from self._predict_film(predictor, video)
+            again, self.again = self.again, []
+            self._predict(predictor, (video for video in again if self._is_first(video)), note)
 
-    def _predict(
-        self, predictor: "Predictor", paths: Iterator[Path]
-    ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
-        """Predict what lies at these paths, whose videos are put into `waiting`; films are left for later."""
+    def _predict(self, predictor: "Predictor", videos: Iterator[_Video], note: Callable[[Event], None]) -> None:
+        """Predict videos, the films among them after all others."""
         from har_assets.runtime.video import VideoFailure, VideoPrediction, predict_videos  # noqa: PLC0415
 
+        def paths() -> Iterator[Path]:
+            for video in videos:
+                self.waiting.append(video)
+                yield video.local.path
+
         for found in predict_videos(
-            predictor, paths, windows=self.config.windows, top=TOP, batch=self.config.batch,
+            predictor, paths(), windows=self.config.windows, top=TOP, batch=self.config.batch,
             workers=self.config.workers or None, timeout_s=self.config.timeout_s, contact_sheets=True,
-            longest_s=self.config.film_from_s or math.inf,
+            longest_s=self.config.film_from_s or math.inf, go_on=self._go_on,
         ):  # fmt: skip
             video = self.waiting.popleft()
             if isinstance(found, VideoFailure) and found.too_long:
                 self.videos.release(video.local)
                 self.films.append(video)
-            else:
-                sheet = found.contact_sheet if isinstance(found, VideoPrediction) else b""
-                yield from self._keep(video, predictor, _says(found), sheet)
-            yield from self._take_ready()
-        yield from self._take_ready()
+                continue
+            sheet = found.contact_sheet if isinstance(found, VideoPrediction) else b""
+            self._keep(video, predictor.runtime, _says(found), sheet, note)
+        films, self.films = self.films, []
+        for video in films:
+            try:
+                path = self.videos.read_again(video.local)
+            except (GoneError, VideoError) as error:
+                for left in (video, *self.same.pop(video.local.content)):
+                    note(self._left(left.partition, str(error)))
+                continue
+            says, sheet = predict_film(predictor, path, self.config.film_timeout_s, self._go_on)
+            self._keep(video, predictor.runtime, says, sheet, note)
 
-    def _predict_film(
-        self, predictor: "Predictor", video: _Video
-    ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
-        try:
-            path = self.videos.read_again(video.local)
-        except (GoneError, VideoError) as error:
-            for left in (video, *self.same.pop(video.local.content)):
-                yield self._left(left.partition, str(error))
-            return
-        says, sheet = predict_film(predictor, path, self.config.film_timeout_s, self.stopped)
-        yield from self._keep(video, predictor, says, sheet)
+    def _go_on(self) -> None:
+        """CancelledError where nobody wants the rest."""
+        if self.stopped.is_set():
+            raise CancelledError
 
     def _keep(
-        self, video: _Video, predictor: "Predictor", says: dict[str, Any], sheet: bytes
-    ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
+        self, video: _Video, runtime: str, says: dict[str, Any], sheet: bytes, note: Callable[[Event], None]
+    ) -> None:
         """Write what was found, for this video and those of the same content, if it is still what was read."""
         content = video.local.content
-        same = (video, *self.same.pop(content))
-        self.spec = self.spec or json.loads(predictor.spec.to_json())
+        same = self.same.pop(content)
+        self.tried.add(content)
         unchanged = self.videos.is_unchanged(video.local)
         self.videos.release(video.local)
         if not unchanged:
-            for left in same:
-                yield self._left(left.partition, "the file was replaced or removed while it was read")
+            note(self._left(video.partition, "the file was replaced or removed while it was read"))
+            self.again += same
             return
         if sheet:
             write_whole(self.results.sheet(content), sheet)
-        for this in same:
+        for this in (video, *same):
             fields = self._common(this.partition, this.local.name) | {
                 "content_sha256": content,
                 "bytes": this.local.signature[0],
                 "spec": self.spec,
-                "runtime": predictor.runtime,
+                "runtime": runtime,
                 **says,
             }
-            yield self._materialized(fields, self.results.write(fields), known=False)
+            note(self._materialized(fields, self.results.write(fields), known=False))
 
-    def _unknown(self, wanted: Wanted) -> Iterator[Path]:
-        """Videos that have to be predicted; the events of all others are put into `ready`."""
+    def _unknown(self, wanted: Wanted, note: Callable[[Event], None]) -> Iterator[_Video]:
+        """Videos that have to be predicted; an event is noted of each other."""
         for partition, name, found in self.videos.read(wanted):
             if isinstance(found, GoneError):
-                self.ready.append(self._left(partition, str(found)))
+                note(self._left(partition, str(found)))
                 continue
             if isinstance(found, VideoError):
                 fields = self._unreadable(partition, name, str(found))
-                self.ready.append(self._materialized(fields, self.results.write(fields), known=False))
+                note(self._materialized(fields, self.results.write(fields), known=False))
                 continue
             content = found.content
-            if content in self.same:
-                self.videos.release(found)
-                self.same[content].append(_Video(partition, found))
-                continue
             known = None if self.config.force else self.results.find(content, partition)
-            if known is not None:
+            # What could not be decoded is tried once more: it may have been for want of time or memory.
+            if known is not None and (known["top"] or content in self.tried):
+                fields = {**known, "video": printable(name), "partition": partition, "given": _now()}
+                note(self._materialized(fields, self.results.write(fields), known=True))
                 self.videos.release(found)
-                fields = {**known, "video": printable(name), "partition": partition}
-                if fields != known:
-                    self.results.write(fields)
-                self.ready.append(self._materialized(fields, self.results.path(content, partition), known=True))
                 continue
-            self.same[content] = []
-            self.waiting.append(_Video(partition, found))
-            yield found.path
+            video = _Video(partition, found)
+            if self._is_first(video):
+                yield video
+            else:
+                self.videos.release(found)  # what is found of the first is its own
 
-    def _take_ready(self) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
-        ready, self.ready = self.ready, []
-        yield from ready
+    def _is_first(self, video: _Video) -> bool:
+        """Whether no other of its content is being predicted; else it waits for what is found of that one."""
+        if video.local.content in self.same:
+            self.same[video.local.content].append(video)
+            return False
+        self.same[video.local.content] = []
+        return True
 
     def _unreadable(self, partition: str, name: bytes, reason: str) -> dict[str, Any]:
         return {**self._common(partition, name), "content_sha256": "", "bytes": 0, "runtime": "", "reason": reason}
 
     def _common(self, partition: str, name: bytes) -> dict[str, Any]:
         record = self.onnx.record
+        now = _now()
         return {
             "format": 1,
             "video": printable(name),
@@ -340,7 +363,8 @@ class _Work:
             "reason": "",
             "note": "",
             "seconds": {},
-            "predicted": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "predicted": now,
+            "given": now,
         }
 
     def _left(self, partition: str, reason: str) -> dg.AssetObservation:
@@ -401,21 +425,17 @@ class _Work:
 
 
 def predict_film(
-    predictor: "Predictor", path: Path, timeout_s: float, stopped: threading.Event
+    predictor: "Predictor", path: Path, timeout_s: float, go_on: Callable[[], None]
 ) -> tuple[dict[str, Any], bytes]:
-    """What a result says of a long video, and its contact sheet; CancelledError soon after `stopped` was set."""
+    """What a result says of a long video, and its contact sheet; `go_on` is called every second and may raise."""
     from har_assets.runtime.timeline import predict_timeline  # noqa: PLC0415
     from har_assets.runtime.video import film_sheet, ranked  # noqa: PLC0415
     from har_assets.video.workers import decode_many  # noqa: PLC0415
 
-    def go_on(decoded_s: float, claimed_s: float) -> None:
-        if stopped.is_set():
-            raise CancelledError
-
-    go_on(0, 0)
+    go_on()
     began = time.monotonic()
     try:
-        timeline = predict_timeline(predictor, path, timeout_s=timeout_s, progress=go_on)
+        timeline = predict_timeline(predictor, path, timeout_s=timeout_s, progress=lambda *_: go_on())
     except VideoError as error:
         return {"reason": str(error)}, b""
     says = {
@@ -426,7 +446,7 @@ def predict_film(
         "note": timeline.note,
         "seconds": {"film": round(time.monotonic() - began, 3)},
     }
-    with contextlib.closing(decode_many([path], film_sheet, workers=1)) as sheets:
+    with contextlib.closing(decode_many([path], film_sheet, workers=1, go_on=go_on)) as sheets:
         ((_, sheet),) = sheets
     return says, sheet if isinstance(sheet, bytes) else b""
 
@@ -448,3 +468,7 @@ def _says(found: "VideoPrediction | VideoFailure") -> dict[str, Any]:
 
 def _ranking(labels: tuple[str, ...], scores: tuple[float, ...]) -> list[dict[str, Any]]:
     return [{"label": label, "score": round(score, 6)} for label, score in zip(labels, scores, strict=True)]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -8,7 +8,7 @@
       sheets/7c/7c40...e1.jpg                    contact sheet of a content
       predictions.csv                            a line a video, content and model
 
-A result never changes and is never removed, so a new model leaves those of the old one where they are. Each file is
+What was predicted is kept for good, so a new model leaves the results of the old one where they are. Each file is
 written under another name first: it is complete or absent.
 """
 
@@ -16,8 +16,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import json
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +34,19 @@ TOP = 5
 
 TABLE = "predictions.csv"
 UNREAD = "unread"
+
+CLOCK_STEP_S = 10
+"""A result file that is so little older than the table may have come after it: clocks of file systems differ."""
+
+LEFT_OVER_S = 3600
+"""Age at which a half-written file is that of a killed run: they are written in milliseconds."""
 COLUMNS = (
     "video", "partition", "current", "label", "score",
     *(f"{what}_{rank}" for rank in range(2, TOP + 1) for what in ("label", "score")),
     "segments", "reason", "note", "frames",
-    "content_sha256", "model_version", "model_sha256", "runtime", "predicted", "result",
+    "content_sha256", "model_version", "model_sha256", "runtime", "predicted", "given", "result",
 )  # fmt: skip
+PARTITION, MODEL, CURRENT, GIVEN = map(COLUMNS.index, ("partition", "model_version", "current", "given"))
 
 
 @dataclass(frozen=True)
@@ -48,12 +58,12 @@ class Results:
     recipe: dict[str, Any]
     """All that decides a result besides the video: the model's SHA-256, windows, version of the code."""
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """Hash of the recipe, 64 hexadecimal digits; the folder is named by its first twelve."""
         return hash_of(self.recipe)
 
-    @property
+    @functools.cached_property
     def folder(self) -> Path:
         """Folder of this model's results."""
         return self.home / self.key[:12]
@@ -94,61 +104,74 @@ class Results:
 def update_table(home: Path, log: Callable[[str], None]) -> Path:
     """Bring `predictions.csv` up to date with the results of all models; return its path.
 
-    What the table has is taken from it, the rest from the files; it is replaced as a whole, by one run at a time.
-    `current` is true for the newest result that a model gave under a partition.
+    Only results that came or changed since are read; the others are listed, and the table is replaced as a whole, by
+    one run at a time: about a second for 100,000 lines, however many are new. `current` is true for the result that a
+    model gave last under a partition.
     """
     target = home / TABLE
     home.mkdir(parents=True, exist_ok=True)
     with locked(target, log):
-        before = _rows_of(target)
-        rows = {}
-        for name, path in _result_files(home):
+        began_ns = time.time_ns()
+        before, made_ns = _rows_of(target)
+        rows: dict[str, list[str]] = {}
+        for name, entry in _result_files(home):
             row = before.get(name)
-            if row is None:
-                fields = _read(path)
+            if row is None or entry.stat().st_mtime_ns > made_ns - CLOCK_STEP_S * 1_000_000_000:
+                fields = _read(Path(entry.path))
                 row = _row(fields, name) if fields is not None else None
             if row is not None:
                 rows[name] = row
-        if rows.keys() == before.keys() and target.exists():
-            return target
-        newest: dict[tuple[str, str], str] = {}
-        for name, row in sorted(rows.items(), key=lambda item: item[1]["predicted"]):
-            newest[row["partition"], row["model_version"]] = name
+        newest: dict[tuple[str, str], tuple[str, str]] = {}
         for name, row in rows.items():
-            row["current"] = str(newest[row["partition"], row["model_version"]] == name).lower()
-        with replaced(target) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            table.writeheader()
-            table.writerows(sorted(rows.values(), key=lambda row: (row["video"], row["predicted"])))
+            under = row[PARTITION], row[MODEL]
+            newest[under] = max(newest.get(under, ("", "")), (row[GIVEN], name))
+        for name, row in rows.items():
+            row[CURRENT] = "true" if newest[row[PARTITION], row[MODEL]][1] == name else "false"
+        ordered = sorted(rows.values(), key=lambda row: (row[0], row[GIVEN]))
+        if rows != before or not target.exists():
+            with replaced(target) as temporary:
+                with temporary.open("w", newline="", encoding="utf-8") as file:
+                    table = csv.writer(file, lineterminator="\n")
+                    table.writerow(COLUMNS)
+                    table.writerows(ordered)
+                os.utime(temporary, ns=(began_ns, began_ns))
+        else:
+            os.utime(target, ns=(began_ns, began_ns))
     return target
 
 
-def _rows_of(table: Path) -> dict[str, dict[str, str]]:
-    """Result file to line of the table; empty where there is none, or one of other columns."""
+def _rows_of(table: Path) -> tuple[dict[str, list[str]], int]:
+    """Result file to line of the table, and when it was made, nanoseconds; nothing where there is no sound one."""
     try:
         with table.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                return {}
-            return {row["result"]: row for row in reader if None not in row.values() and None not in row}
+            reader = csv.reader(file)
+            if tuple(next(reader, ())) != COLUMNS:
+                return {}, 0
+            rows = {row[-1]: row for row in reader if len(row) == len(COLUMNS)}
+            return rows, os.fstat(file.fileno()).st_mtime_ns
     except (OSError, UnicodeDecodeError, csv.Error):
-        return {}
+        return {}, 0  # made again from the results
 
 
-def _result_files(home: Path) -> Iterator[tuple[str, Path]]:
-    """Name below `home` and path of every result."""
-    for model in sorted(home.iterdir()):
-        if not (model / "recipe.json").is_file():
-            continue
-        for part in sorted(os.scandir(model), key=lambda entry: entry.name):
-            if part.is_dir():
-                with os.scandir(part.path) as entries:
-                    for entry in entries:
-                        if entry.name.endswith(".json") and not entry.name.startswith("."):
-                            yield f"{model.name}/{part.name}/{entry.name}", Path(entry.path)
+def _result_files(home: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Name below `home` and entry of every result; half-written files of killed runs are removed on the way."""
+    oldest = time.time() - LEFT_OVER_S
+    for folder in sorted(path for path in home.iterdir() if path.is_dir()):
+        has_results = (folder / "recipe.json").is_file()
+        for part in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            if not part.is_dir():
+                continue
+            with os.scandir(part.path) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        with contextlib.suppress(FileNotFoundError):  # its run has just finished it
+                            if entry.stat().st_mtime < oldest:
+                                os.unlink(entry.path)
+                    elif has_results and entry.name.endswith(".json"):
+                        yield f"{folder.name}/{part.name}/{entry.name}", entry
 
 
-def _row(fields: dict[str, Any], name: str) -> dict[str, str]:
+def _row(fields: dict[str, Any], name: str) -> list[str]:
     row = dict.fromkeys(COLUMNS, "")
     for rank, answer in enumerate(fields["top"], 1):
         end = "" if rank == 1 else f"_{rank}"
@@ -157,8 +180,9 @@ def _row(fields: dict[str, Any], name: str) -> dict[str, str]:
         row[column] = str(fields[column])
     row["model_version"], row["model_sha256"] = fields["model"]["version"], fields["model"]["sha256"]
     row["segments"] = str(len(fields["timeline"]["segments"])) if fields["timeline"] else ""
+    row["given"] = fields.get("given") or fields["predicted"]
     row["result"] = name
-    return row
+    return list(row.values())
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -170,7 +194,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _json(fields: dict[str, Any]) -> bytes:
-    return (json.dumps(fields, indent=1) + "\n").encode()
+    return (json.dumps(fields) + "\n").encode()  # an indent is written by Python code: two milliseconds a video
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -183,7 +207,8 @@ def write_whole(path: Path, content: bytes) -> None:
 def replaced(path: Path) -> Iterator[Path]:
     """A path to write to, which then takes the place of `path`; nothing is left behind by an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{os.getpid()}"
+    # The number alone is that of another process, too, in another container that shares the folder.
+    temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}"
     try:
         yield temporary
         temporary.replace(path)

@@ -20,6 +20,16 @@ HMDB51_LICENCE = "CC BY 4.0"
 HMDB51_PAGE = "https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database/"
 
 
+SUMMARY_FIELDS = frozenset(
+    {
+        "train_clips", "val_clips", "validated", "epochs_run", "best_epoch", "device", "precision",
+        "seconds",
+    }
+)  # fmt: skip
+CONFIG_FIELDS = frozenset({"optimizer", "learning_rate", "schedule", "batch_size", "seed"})
+"""What `training_facts` reads."""
+
+
 def data_name(provenance: Provenance) -> str:
     """The data set for people: `HMDB51`, `the synthetic sample`, `your_folder`."""
     known = {"sample": "the synthetic sample", "hmdb51": "HMDB51", "": "unnamed videos"}
@@ -89,9 +99,9 @@ def training_facts(summary: Mapping[str, Any], config: Mapping[str, Any]) -> lis
     """What was trained, how and how long, as names and values.
 
     `summary` is what the training process returns (`training.fit.fit`), `config` that of trained_checkpoint. A
-    checkpoint from elsewhere has neither.
+    checkpoint from elsewhere has neither, one of an old version not all of it.
     """
-    if not summary or not config:
+    if not summary.keys() >= SUMMARY_FIELDS or not config.keys() >= CONFIG_FIELDS:
         return [("Training", "not recorded with the checkpoint")]
     validated = f", validation top-1 {summary['val_top1']:.3f} in it" if summary["validated"] else ""
     kept = "the best is kept" if summary["validated"] else "there are no validation videos, so the last is kept"

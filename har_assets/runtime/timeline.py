@@ -15,7 +15,7 @@ import contextlib
 import heapq
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import shared_memory
 from multiprocessing.connection import Connection
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from har_assets.errors import HarError, VideoError
 from har_assets.model.spec import ModelSpec
 from har_assets.runtime.predictor import Clips, Predictor, Scores
+from har_assets.runtime.shared_clips import Layout, SharedClips, shared_clips
 from har_assets.runtime.video import cropped_CHW
 from har_assets.video.decode import VideoReader
 from har_assets.video.sampling import Frames
@@ -226,8 +227,8 @@ def predict_timeline(
         clip_fps: frames a second of the videos that the model learned from; no model file says it.
         batch: clips that are scored at once; fewer where they are large.
         timeout_s: seconds that the whole film may take.
-        progress: called about twice a second with the second up to which is decoded and the length in seconds that
-            the file claims to have, 0 where it does not.
+        progress: called every second at least, with the second up to which is decoded and the length in seconds
+            that the file claims to have, 0 where it does not. What it raises ends the work.
 
     Raises:
         VideoError: the file gives no frame, or its decoder hangs or crashes; the message is the reason. A film that
@@ -309,19 +310,6 @@ class _Film:
     """(number in the film, number among those that were written) of each clip."""
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Where the blocks lie."""
-
-    name: str
-    """Of the shared memory."""
-    shape: tuple[int, ...]
-    """[blocks, clips, 3, T, H, W], uint8."""
-
-    def view(self, memory: shared_memory.SharedMemory) -> Clips:
-        return np.ndarray(self.shape, np.uint8, memory.buf)
-
-
 def _score_film(
     predictor: Predictor, path: Path, cut: Cut, batch: int, timeout_s: float, progress: Callable[[float, float], None]
 ) -> tuple[Scores, _Film]:
@@ -329,12 +317,19 @@ def _score_film(
     spec = predictor.spec
     scores: list[Scores] = []
     with contextlib.ExitStack() as stack:
-        layout, blocks = stack.enter_context(_blocks(spec, batch))
-        decoder = stack.enter_context(DecoderProcess(_decode_film, path, spec, cut, layout, timeout_s=timeout_s))
+        blocks = stack.enter_context(_blocks(spec, batch))
+        at = _At(0.0, 0.0)
+        decoder = stack.enter_context(
+            DecoderProcess(
+                _decode_film, path, spec, cut, blocks.layout, timeout_s=timeout_s,
+                go_on=lambda: progress(at.decoded_s, at.claimed_s),
+            )
+        )  # fmt: skip
         while True:
             message = decoder.receive()
             if isinstance(message, _At):
-                progress(message.decoded_s, message.claimed_s)
+                at = message
+                progress(at.decoded_s, at.claimed_s)
             elif isinstance(message, _Block):
                 scores.append(predictor.predict(blocks.clips_NBCTHW[message.index, : message.clips]))
                 decoder.send(message.index)
@@ -365,36 +360,15 @@ def _window_scores(scores_BK: Scores, places: list[tuple[int, int]], cut: Cut, n
     return mean_NK
 
 
-@dataclass
-class _Blocks:
-    clips_NBCTHW: Clips
-
-
-@contextlib.contextmanager
-def _blocks(spec: ModelSpec, batch: int) -> Iterator[tuple[_Layout, _Blocks]]:
-    """Shared memory for clips: through a pipe they would be copied four times more. Removed at the end."""
-    clip_bytes = math.prod(spec.clip_shape_CTHW)
-    batch = max(1, min(batch, MAX_BLOCKS_BYTES // (BLOCKS * clip_bytes)))
-    size = BLOCKS * batch * clip_bytes
-    try:
-        memory = shared_memory.SharedMemory(create=True, size=size)
-    except OSError as error:
-        raise HarError(
-            f"There is no shared memory of {size / 1e6:.0f} MB for decoded clips ({error.strerror}): "
-            "ask for a smaller batch."
-        ) from None
-    layout = _Layout(memory.name, (BLOCKS, batch, *spec.clip_shape_CTHW))
-    blocks = _Blocks(layout.view(memory))
-    try:
-        yield layout, blocks
-    finally:
-        del blocks.clips_NBCTHW  # shared memory that is looked at cannot be closed
-        memory.close()
-        memory.unlink()
+def _blocks(spec: ModelSpec, batch: int) -> contextlib.AbstractContextManager[SharedClips]:
+    """Shared memory for BLOCKS batches, made smaller where clips are large."""
+    fitting = MAX_BLOCKS_BYTES // (BLOCKS * math.prod(spec.clip_shape_CTHW))
+    shape = (BLOCKS, max(1, min(batch, fitting)), *spec.clip_shape_CTHW)
+    return shared_clips(shape, "ask for a smaller batch")
 
 
 # ------------------------------------------------------------------------------ the process that decodes
-def _decode_film(connection: Connection, path: Path, spec: ModelSpec, cut: Cut, layout: _Layout) -> None:
+def _decode_film(connection: Connection, path: Path, spec: ModelSpec, cut: Cut, layout: Layout) -> None:
     """Read the film once and send its clips, block by block."""
     memory = shared_memory.SharedMemory(name=layout.name)  # of the process that made it, which alone removes it
     clips = _Clips(cut, (spec.frame_height, spec.frame_width), _Writer(connection, layout.view(memory)))

@@ -22,9 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from har_assets.errors import HarError, VideoError
+from har_assets.errors import VideoError
 from har_assets.model.spec import ModelSpec
 from har_assets.runtime.predictor import Clips, Predictor, Scores
+from har_assets.runtime.shared_clips import Layout, SharedClips, shared_clips
 from har_assets.video.decode import VideoReader, open_container
 from har_assets.video.sampling import Frames, centre_crop, clip_windows, window_starts
 from har_assets.video.workers import available_cores, decode_many
@@ -264,6 +265,7 @@ def predict_videos(
     contact_sheets: bool = False,
     longest_s: float = math.inf,
     done: Callable[[], None] = lambda: None,
+    go_on: Callable[[], None] = lambda: None,
 ) -> Iterator[VideoPrediction | VideoFailure]:
     """Predict any number of videos; yield one result each, in the order of the paths.
 
@@ -283,6 +285,7 @@ def predict_videos(
         contact_sheets: also make a contact sheet of each video, from the frames that are decoded anyway.
         longest_s: seconds; a video that claims to be longer is a VideoFailure that says so, and costs no decoding.
         done: called after each video that is done, which may be ahead of the results.
+        go_on: called every second while videos are decoded; what it raises ends the work.
 
     Raises:
         HarError: something that concerns all videos: no memory for the windows, workers that do not run.
@@ -305,7 +308,9 @@ def predict_videos(
         function = functools.partial(_decode_into_slot, slots.layout, predictor.spec, pictures, longest_s)
         decoded = stack.enter_context(
             contextlib.closing(
-                decode_many(tasks(), function, workers=workers, timeout_s=timeout_s, in_flight=AHEAD * workers)
+                decode_many(
+                    tasks(), function, workers=workers, timeout_s=timeout_s, in_flight=AHEAD * workers, go_on=go_on
+                )
             )
         )
         flow = _Flow(predictor, slots, jobs, thread, videos_a_batch, windows, top, done)
@@ -420,47 +425,31 @@ class _Flow:
             self.done()
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Where the slots lie."""
-
-    name: str
-    """Of the shared memory."""
-    shape: tuple[int, ...]
-    """[slots, windows, 3, T, H, W], uint8."""
-
-    def view(self, memory: shared_memory.SharedMemory) -> Clips:
-        return np.ndarray(self.shape, np.uint8, memory.buf)
-
-
 class _Slots:
-    """Windows of some videos in shared memory: through a pipe they would be copied four times more."""
+    """Windows of some videos in shared memory."""
 
-    def __init__(self, memory: shared_memory.SharedMemory, shape: tuple[int, ...]) -> None:
-        self.layout = _Layout(memory.name, shape)
-        self.windows_NBCTHW = self.layout.view(memory)
-        self._free = list(range(shape[0]))
+    def __init__(self, shared: SharedClips) -> None:
+        self._shared = shared
+        self._free = list(range(shared.layout.shape[0]))
 
     @classmethod
     @contextlib.contextmanager
     def create(cls, spec: ModelSpec, windows: int, count: int) -> Iterator[_Slots]:
         """`count` slots of `windows` clips each, removed at the end."""
-        shape = (count, windows, *spec.clip_shape_CTHW)
-        size = int(np.prod(shape))
-        try:
-            memory = shared_memory.SharedMemory(create=True, size=size)
-        except OSError as error:
-            raise HarError(
-                f"There is no shared memory of {size / 1e6:.0f} MB for decoded windows ({error.strerror}): "
-                "ask for fewer windows or a smaller batch."
-            ) from None
-        slots = cls(memory, shape)
-        try:
-            yield slots
-        finally:
-            del slots.windows_NBCTHW  # shared memory that is looked at cannot be closed
-            memory.close()
-            memory.unlink()
+        with shared_clips(
+            (count, windows, *spec.clip_shape_CTHW), "ask for fewer windows or a smaller batch"
+        ) as shared:
+            yield cls(shared)
+
+    @property
+    def layout(self) -> Layout:
+        """What decoding processes need to know."""
+        return self._shared.layout
+
+    @property
+    def windows_NBCTHW(self) -> Clips:
+        """uint8 [slots, windows, 3, T, H, W]."""
+        return self._shared.clips_NBCTHW
 
     def take(self) -> int:
         """A free slot; there always is one when a task is asked for."""
@@ -471,7 +460,7 @@ class _Slots:
         self._free.append(slot)
 
 
-def _decode_into_slot(layout: _Layout, spec: ModelSpec, glimpses: int, longest_s: float, task: _Task) -> _Facts:
+def _decode_into_slot(layout: Layout, spec: ModelSpec, glimpses: int, longest_s: float, task: _Task) -> _Facts:
     """In a decoding process: write the windows of a video into its slot; return what else is known of it."""
     began = time.perf_counter()
     read = read_windows(task.path, spec, layout.shape[1], glimpses=glimpses, longest_s=longest_s)

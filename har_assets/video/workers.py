@@ -40,6 +40,7 @@ def decode_many(
     in_flight: int | None = None,
     queued: int = 1,
     pinned: bool = False,
+    go_on: Callable[[], None] = lambda: None,
 ) -> Generator[tuple[int, Result | VideoError], None, None]:
     """Run `function(task)` for every task in worker processes; yield (position, result) as each is done.
 
@@ -56,6 +57,7 @@ def decode_many(
         queued: tasks that wait at the side of each worker, so that it goes on while the caller is busy.
         pinned: where there are as many workers as cores, keep each on a core of its own. A decoder's threads
             hand every frame to each other, and over two cores that takes a fifth more processor time.
+        go_on: called every second while results are waited for; what it raises ends the work.
 
     Yields:
         The position of the task, counted from 0, and its result, or a VideoError with the reason where the
@@ -91,9 +93,11 @@ def decode_many(
                     break
                 running[pool.schedule(function, args=[task], timeout=timeout_s)] = position
                 upcoming = next(queue, None)
-            done = wait(running, timeout=timeout_s + GRACE_SECONDS, return_when=FIRST_COMPLETED).done
-            if not done:
-                raise HarError("The decoding workers no longer answer: run the same command again.")
+            ends_at = time.monotonic() + timeout_s + GRACE_SECONDS
+            while not (done := wait(running, timeout=1, return_when=FIRST_COMPLETED).done):
+                go_on()
+                if time.monotonic() > ends_at:
+                    raise HarError("The decoding workers no longer answer: run the same command again.")
             for future in done:
                 yield running.pop(future), _outcome(future, timeout_s)
     finally:
@@ -151,14 +155,21 @@ class DecoderProcess:
     """
 
     def __init__(
-        self, function: Callable[..., None], *arguments: Any, timeout_s: float, silence_s: float = 120
+        self,
+        function: Callable[..., None],
+        *arguments: Any,
+        timeout_s: float,
+        silence_s: float = 120,
+        go_on: Callable[[], None] = lambda: None,
     ) -> None:
+        """`go_on` is called every second while `receive` waits, and may raise."""
         context = multiprocessing.get_context("spawn")  # decoders and their threads do not survive a fork
         self._connection, self._theirs = context.Pipe()
         self._process = context.Process(
             target=_run_and_report, args=(self._theirs, os.getpid(), function, arguments), daemon=True
         )
         self._timeout_s, self._silence_s = timeout_s, silence_s
+        self._go_on = go_on
 
     def __enter__(self) -> Self:
         self._process.start()
@@ -184,12 +195,17 @@ class DecoderProcess:
                 nothing was heard for `silence_s` seconds.
             HarError: the function raised it; something that is no fault of the file.
         """
-        left_s = max(0.0, self._ends_at - time.monotonic())
+        asked_at = time.monotonic()
         try:
-            if not left_s or not self._connection.poll(min(left_s, self._silence_s)):
-                if left_s <= self._silence_s:
+            while True:
+                now = time.monotonic()
+                if now >= self._ends_at:
                     raise VideoError(f"it took longer than the limit of {self._timeout_s:g} s")
-                raise VideoError(f"its decoder has not moved for {self._silence_s:g} s")
+                if now >= asked_at + self._silence_s:
+                    raise VideoError(f"its decoder has not moved for {self._silence_s:g} s")
+                if self._connection.poll(min(1.0, self._ends_at - now, asked_at + self._silence_s - now)):
+                    break
+                self._go_on()
             message = self._connection.recv()
         except (EOFError, ConnectionResetError):
             self._process.join()

@@ -3,9 +3,10 @@
 import json
 import os
 import shutil
+import subprocess
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from dagster import DagsterInstance
 from har_assets.artifacts import sha256_of
 from har_assets.assets.incoming import NAME, in_background, incoming_video_predictions, predict_film
 from har_assets.incoming.folder import partition_key
+from har_assets.incoming.results import Results
 from har_assets.incoming_sensor import PARTITIONS, new_model_sensor, new_video_sensor
 from har_assets.model.spec import Provenance
 from har_assets.resources.incoming import IncomingVideos
@@ -239,6 +241,27 @@ def test_a_changed_file_in_the_midst_of_others_is_asked_for_alone(here: Here) ->
     assert len(table_of(here.project)) == 7  # the results of the old contents stay
 
 
+def test_the_former_content_is_current_again_when_it_is_back(here: Here) -> None:
+    first = make_video(here.project.folder / "first.avi", 0)
+    for content in (first, make_video(here.project.folder / "second.avi", 1), first):
+        shutil.copy(content, here.folder / "a.avi")
+        assert here.go()
+        here.answers()
+    assert len(table_of(here.project)) == 2
+
+
+def test_a_video_that_took_too_long_is_tried_again(here: Here) -> None:
+    make_video(here.folder / "a.avi", 0)
+    request = here.look().run_requests[0]
+    assert here.predict(request).success
+    (path,) = (here.project.folder / "artifacts" / NAME).glob("*/*/*.json")
+    late = {"top": [], "reason": "decoding took longer than the limit of 120 s"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **late}))
+    assert here.predict(request).success
+    (row,) = table_of(here.project)
+    assert (bool(row["label"]), row["reason"]) == (True, "")
+
+
 def test_a_file_that_cannot_be_read_gets_its_reason_and_later_its_result(here: Here) -> None:
     path = here.folder / "secret.avi"
     path.symlink_to("/proc/self/mem")  # as a disk that fails: it can be opened and not be read
@@ -314,43 +337,78 @@ def test_pages_of_a_new_model_are_repeated_when_their_run_fails(here: Here) -> N
     assert here.go(new_model_sensor) is None
 
 
-def test_a_generator_in_the_background_goes_on_raises_and_ends() -> None:
-    enough, closed = threading.Event(), threading.Event()
+def test_work_in_the_background_goes_on_raises_and_ends() -> None:
+    enough, ended = threading.Event(), threading.Event()
 
-    def numbers() -> Generator[int, None, None]:
-        try:
-            yield from range(1000)
-            raise KeyError("the end")
-        finally:
-            closed.set()
+    def numbers(give: Callable[[int], None]) -> None:
+        for number in range(1000):
+            give(number)
+        raise KeyError("the end")
 
-    items = in_background(numbers(), enough)
+    items = in_background(numbers, enough)
     assert next(items) == 0
     with pytest.raises(KeyError, match="the end"):
         list(items)
-    assert closed.is_set()
 
-    def endless() -> Generator[int, None, None]:
-        closed.clear()
+    def endless(give: Callable[[int], None]) -> None:
         try:
             while True:
-                time.sleep(0.001)
-                yield 1
+                give(1)
         finally:
-            closed.set()
+            ended.set()
 
-    items = in_background(endless(), enough)
+    items = in_background(endless, threading.Event())
     assert next(items) == 1
     items.close()
-    assert closed.is_set()
+    assert ended.is_set()
+
+
+def test_work_in_the_background_is_not_far_ahead() -> None:
+    given: list[int] = []
+
+    def numbers(give: Callable[[int], None]) -> None:
+        for number in range(100):
+            given.append(number)
+            give(number)
+
+    items = in_background(numbers, threading.Event(), ahead=5)
+    assert next(items) == 0
+    time.sleep(0.1)
+    assert len(given) <= 7, "one used, five waiting, one at hand"
+    assert list(items) == list(range(1, 100))
 
 
 def test_a_film_is_not_finished_for_nobody(tiny_onnx: Path, tmp_path: Path) -> None:
-    stopped = threading.Event()
-    stopped.set()
     film = make_video(tmp_path / "film.avi", 0, frames=300)
+
+    def go_on() -> None:
+        raise CancelledError
+
     with pytest.raises(CancelledError):
-        predict_film(open_model(tiny_onnx, "onnxruntime_cpu"), film, 60, stopped)
+        predict_film(open_model(tiny_onnx, "onnxruntime_cpu"), film, 60, go_on)
+
+
+def test_equals_of_a_video_that_is_replaced_while_it_is_read_are_predicted(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make_video(here.folder / "0.avi", 0)
+    for name in ("1.avi", "2.avi"):
+        shutil.copy(first, here.folder / name)
+    hashed: list[str] = []
+
+    def find(self: Results, content: str, partition: str) -> dict[str, Any] | None:
+        hashed.append(partition)
+        if len(hashed) == 1:  # it has been hashed and will be decoded next
+            make_video(here.folder / "new.avi", 1).replace(first)
+        return None
+
+    monkeypatch.setattr(Results, "find", find)
+    request = here.look().run_requests[0]
+    assert here.predict(request).success
+    assert set(current(here.project)) == {"1.avi", "2.avi"}
+    monkeypatch.undo()
+    here.go()
+    here.answers()
 
 
 def test_partitions_without_a_file_leave_when_everything_is_looked_at_again(here: Here) -> None:
@@ -358,6 +416,44 @@ def test_partitions_without_a_file_leave_when_everything_is_looked_at_again(here
     make_video(here.folder / "a.avi", 0)
     here.go()
     assert here.instance.get_dynamic_partitions(PARTITIONS) == [partition_key(b"a.avi")]
+
+
+@pytest.fixture
+def small_disk(here: Here) -> Iterator[Path]:
+    """The folder of the results on a disk of a megabyte."""
+    folder = here.project.folder / "artifacts" / NAME
+    folder.mkdir(parents=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_is_said_and_the_next_run_goes_on(here: Here, small_disk: Path) -> None:
+    for seed in range(30):
+        make_video(here.folder / f"{seed}.avi", seed)
+    request = here.look().run_requests[0]
+    with (small_disk / "ballast").open("wb") as ballast:
+        ballast.write(bytes(shutil.disk_usage(small_disk).free - 100_000))  # room for some, not for all
+    failed = here.predict(request)
+    assert not failed.success
+    (failure,) = failed.get_step_failure_events()
+    assert "No space left on device" in str(failure.step_failure_data.user_failure_data)
+    known = results_of(here.project)  # none of them is half a file
+    assert 0 < len(known) < 30
+    assert all(result["top"] for result in known)
+    (small_disk / "ballast").unlink()
+    assert here.predict(here.look().run_requests[0]).success
+    here.answers()
+    assert len(table_of(here.project)) == 30
+    again = {result["partition"]: result["predicted"] for result in results_of(here.project)}
+    assert all(again[result["partition"]] == result["predicted"] for result in known), "predicted once more"
+    assert not [path for path in small_disk.rglob(".*.[0-9]*") if path.is_file()]
 
 
 def test_a_film_gets_a_timeline_and_does_not_hold_up_the_others(here: Here) -> None:

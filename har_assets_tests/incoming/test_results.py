@@ -3,6 +3,7 @@
 import csv
 import json
 import multiprocessing
+import os
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,34 @@ def test_the_table_has_a_line_a_result_and_says_which_is_current(tmp_path: Path)
     new.write(fields("c" * 64, "bad", model={"version": "m2", "sha256": "s2"}))  # it can be read now
     update_table(tmp_path, print)
     assert [row["reason"] for row in lines(tmp_path) if row["partition"] == "bad"] == [""]
+
+
+def test_a_line_follows_its_result(tmp_path: Path) -> None:
+    results = Results(tmp_path, {})
+    for reason in ("permission denied", "input/output error"):
+        results.write(fields("", "one", top=[], reason=reason))
+        assert [row["reason"] for row in lines(update_table(tmp_path, print).parent)] == [reason]
+
+
+def test_the_content_that_was_given_last_is_current(tmp_path: Path) -> None:
+    results = Results(tmp_path, {})
+    results.write(fields("a" * 64, "one", "2026-01-01T00:00:00.000+00:00"))
+    results.write(fields("b" * 64, "one", "2026-01-02T00:00:00.000+00:00"))
+    update_table(tmp_path, print)
+    results.write(fields("a" * 64, "one", "2026-01-01T00:00:00.000+00:00", given="2026-01-03T00:00:00.000+00:00"))
+    update_table(tmp_path, print)
+    assert [row["content_sha256"][0] for row in lines(tmp_path) if row["current"] == "true"] == ["a"]
+
+
+def test_half_written_files_of_killed_runs_are_removed(tmp_path: Path) -> None:
+    results = Results(tmp_path, {})
+    path = results.write(fields("a" * 64, "one"))
+    killed, running = (path.with_name(f".{path.name}.{number}-ab") for number in (1, 2))
+    for partial in (killed, running):
+        partial.write_bytes(path.read_bytes()[:40])
+    os.utime(killed, (0, 0))
+    assert len(lines(update_table(tmp_path, print).parent)) == 1
+    assert (killed.exists(), running.exists()) == (False, True)
 
 
 def test_a_table_that_is_lost_or_damaged_is_made_again(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import subprocess
@@ -254,3 +255,24 @@ def test_a_decoder_process_that_is_silent_or_late_is_given_up() -> None:
         pytest.raises(HarError, match="The disk is full"),
     ):
         process.receive(), process.receive()
+
+
+def test_who_waits_for_a_stuck_decoder_can_be_called_off() -> None:
+    asked = 0
+
+    def go_on() -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), contextlib.closing(decode_many(["hang"], misbehave, go_on=go_on)) as results:
+        next(results)
+    asked = 0
+    with (
+        pytest.raises(KeyboardInterrupt),
+        DecoderProcess(answer, "hang", timeout_s=60, go_on=go_on) as process,
+    ):
+        process.receive(), process.receive()
+    assert time.monotonic() - began < 30, "the decoders hang for a minute each"
