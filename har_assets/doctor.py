@@ -15,6 +15,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -34,6 +35,9 @@ PYTHON_VERSIONS = ((3, 11), (3, 14))
 
 IMPORT_SECONDS = 60
 """Longest that a library may take to import on a slow disk."""
+
+DAEMON_SILENT_S = 120
+"""Dagster's daemons say every 30 s that they live."""
 
 SAMPLE_BYTES = 500_000_000
 """Disk that the built-in sample needs with everything made from it."""
@@ -340,6 +344,7 @@ def check_dagster_database(project: Path) -> list[Finding]:
             count = instance.get_runs_count()
             revision, newest = instance.run_storage.alembic_version() or (None, None)
             dead = [run.run_id[:8] for run in dead_runs(instance)]
+            waiting = _waiting_for_nobody(instance)
     except Exception as error:  # noqa: BLE001 - whatever a broken database raises
         remedy = "move .dagster aside and run `har init`; products are not in it"
         if shared:
@@ -348,11 +353,26 @@ def check_dagster_database(project: Path) -> list[Finding]:
     if revision != newest:
         return [Finding(name, PROBLEM, f"made by another version of Dagster (schema {revision}, not {newest})",
                         "back it up, stop every process of Dagster, `dagster instance migrate`")]  # fmt: skip
-    database = Finding(name, OK, f"{'PostgreSQL' if shared else 'it'} opens, {count} runs")
+    findings = [Finding(name, OK, f"{'PostgreSQL' if shared else 'it'} opens, {count} runs")]
     if dead:
-        return [database, Finding("dead runs", PROBLEM, f"{_some(dead)}: killed, and may hold a slot",
-                                  "har doctor --fix")]  # fmt: skip
-    return [database, Finding("dead runs", OK, "none")]
+        findings.append(Finding("dead runs", PROBLEM, f"{_some(dead)}: killed, and may hold a slot",
+                                "har doctor --fix"))  # fmt: skip
+    else:
+        findings.append(Finding("dead runs", OK, "none"))
+    if waiting:
+        findings.append(Finding("run queue", PROBLEM, f"{waiting} runs wait and no daemon starts them",
+                                "dagster dev, or `dagster-daemon run`"))  # fmt: skip
+    return findings
+
+
+def _waiting_for_nobody(instance: DagsterInstance) -> int:
+    """Number of queued runs where the daemon that starts them has been silent; 0 where it is at work."""
+    from dagster import DagsterRunStatus, RunsFilter  # noqa: PLC0415
+
+    beat = instance.get_daemon_heartbeats().get("QUEUED_RUN_COORDINATOR")
+    if beat and time.time() - beat.timestamp < DAEMON_SILENT_S:
+        return 0
+    return instance.get_runs_count(RunsFilter(statuses=[DagsterRunStatus.QUEUED]))
 
 
 def check_mlflow_database(project: Path) -> Finding:

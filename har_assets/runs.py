@@ -2,7 +2,7 @@
 
 After kill -9 of `dagster asset materialize` Dagster leaves the run STARTED and its slot of the pool `gpu`
 taken, and every later training waits for ever. So the executor notes host, process and its start time as tags
-of each run, and first ends the runs on this host whose process is gone.
+of each run, and first ends the runs on this host whose process is gone; dead_run_sensor does so, too.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ PROCESS_TAG = f"{HIDDEN_TAG_PREFIX}har_process"
 OUTBOX_TAG = f"{HIDDEN_TAG_PREFIX}har_mlflow_outbox"
 """Folder in which the steps of a run keep what MLflow has not got yet."""
 
+MUTE_S = 120
+"""Seconds after which a started run that has not noted its process has none: to note it is the first that it does."""
+
 UNFINISHED = [DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.CANCELING]
 
 
@@ -65,26 +68,62 @@ def is_dead(run: DagsterRun) -> bool:
     return process_name(int(process.split("@")[0])) != process
 
 
+def is_mute(record: dg.RunRecord) -> bool:
+    """True when a run of this graph was started and then killed before its executor noted its process."""
+    run = record.dagster_run
+    pointer = run.job_code_origin.repository_origin.code_pointer if run.job_code_origin else None
+    return (
+        run.status == DagsterRunStatus.STARTED
+        and PROCESS_TAG not in run.tags
+        and str(getattr(pointer, "module", "")).partition(".")[0] == "har_assets"
+        and record.start_time is not None
+        and time.time() - record.start_time > MUTE_S
+    )
+
+
 def dead_runs(instance: DagsterInstance) -> list[DagsterRun]:
     """Unfinished runs of this host whose process is gone."""
-    return [run for run in instance.get_runs(RunsFilter(statuses=UNFINISHED)) if is_dead(run)]
+    records = instance.get_run_records(RunsFilter(statuses=UNFINISHED))
+    silent = [record.dagster_run for record in records if is_dead(record.dagster_run) or is_mute(record)]
+    # Its process may have ended well since the runs were listed.
+    looked_at_again = (instance.get_run_by_id(run.run_id) for run in silent)
+    return [run for run in looked_at_again if run and not run.is_finished]
 
 
 def release_dead_runs(instance: DagsterInstance) -> list[str]:
     """Mark dead runs failed, free the slots of all ended runs; return the ids of the runs marked."""
-    released = []
-    for run in dead_runs(instance):
-        instance.report_run_failed(run, f"Its process {run.tags[PROCESS_TAG]} ended without a word (killed?).")
-        released.append(run.run_id)
-        if outbox := run.tags.get(OUTBOX_TAG):
-            settle(Path(outbox))  # its MLflow run ends as KILLED
+    dead = dead_runs(instance)
+    for run in dead:
+        process = f"process {run.tags[PROCESS_TAG]}" if PROCESS_TAG in run.tags else "process"
+        instance.report_run_failed(run, f"Its {process} ended without a word (killed?).")
+    free_lost_slots(instance)
+    # Last, as MLflow may be slow or away.
+    for outbox in {run.tags[OUTBOX_TAG] for run in dead if OUTBOX_TAG in run.tags}:
+        settle(Path(outbox))  # its MLflow run ends as KILLED
+    return [run.run_id for run in dead]
+
+
+def free_lost_slots(instance: DagsterInstance) -> None:
+    """Free the slots of ended runs and give free slots to steps that wait, whatever was killed in the midst of that.
+
+    Dagster frees a slot, forgets who had it and tells the next step that waits in three transactions. Its own
+    clean-up finds holders by the second, and nobody repeats the third.
+    """
     storage = instance.event_log_storage
-    if storage.supports_global_concurrency_limits:
-        for run_id in storage.get_concurrency_run_ids():
-            holder = instance.get_run_by_id(run_id)
-            if holder is None or holder.is_finished:
-                storage.free_concurrency_slots_for_run(run_id)
-    return released
+    if not storage.supports_global_concurrency_limits:
+        return
+    pools = storage.get_concurrency_keys()
+    holders = storage.get_concurrency_run_ids()
+    for pool in pools:
+        holders |= storage.get_concurrency_info(pool).active_run_ids
+    for run_id in holders:
+        holder = instance.get_run_by_id(run_id)
+        if holder is None or holder.is_finished:
+            storage.free_concurrency_slots_for_run(run_id)
+    for pool in pools:
+        found = storage.get_concurrency_info(pool)
+        for _ in range(min(found.pending_step_count, found.slot_count - found.assigned_step_count)):
+            storage.assign_pending_steps([pool])  # type: ignore[attr-defined]
 
 
 def end_with_run(instance: DagsterInstance, run_id: str) -> None:
@@ -144,11 +183,11 @@ class SurvivingExecutor(Executor):
                 "The selection matches no asset: correct the name after `key:` (`dagster asset list -m har_assets` "
                 "shows all), or run `dagster job execute -m har_assets -j whole_road` to build everything."
             )
-        for dead in release_dead_runs(instance):
-            plan_context.log.warning(f"Run {dead} had died: marked failed, its slots freed.")  # type: ignore[attr-defined]
         process = process_name(os.getpid())
         if process:
             instance.add_run_tags(run_id, {HOST_TAG: this_host(), PROCESS_TAG: process})
+        for dead in release_dead_runs(instance):
+            plan_context.log.warning(f"Run {dead} had died: marked failed, its slots freed.")  # type: ignore[attr-defined]
         failures = []
         for event in self.inner.execute(plan_context, execution_plan):  # type: ignore[arg-type]
             if event.is_step_failure:

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 import zipfile
 from collections import namedtuple
 from pathlib import Path
@@ -15,6 +16,10 @@ import dagster as dg
 import numpy as np
 import pytest
 from dagster import DagsterInstance, DagsterRunStatus
+from dagster._core.code_pointer import ModuleCodePointer
+from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
+from dagster._daemon.types import DaemonHeartbeat
 from typer.testing import CliRunner
 
 from har_assets import doctor
@@ -267,6 +272,22 @@ def test_dagster_database_and_dead_runs(project: Path, tmp_path: Path) -> None:
         assert run is not None
         assert run.status == DagsterRunStatus.FAILURE
         assert not instance.event_log_storage.get_concurrency_run_ids()
+
+
+def test_runs_that_wait_for_a_daemon_that_is_not_there(project: Path) -> None:
+    with DagsterInstance.from_config(str(project)) as instance:
+        code = RepositoryPythonOrigin(sys.executable, ModuleCodePointer("module", "defs"))
+        origin = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("a location"), "a repository")
+        instance.create_run_for_job(
+            nothing, status=DagsterRunStatus.QUEUED, remote_job_origin=origin.get_job_origin("nothing"),
+            job_code_origin=JobPythonOrigin("nothing", code),
+        )  # fmt: skip
+        (found,) = (found for found in doctor.check_dagster_database(project) if found.check == "run queue")
+        assert (found.state, found.found) == ("problem", "1 runs wait and no daemon starts them")
+        for seconds_ago, check in ((doctor.DAEMON_SILENT_S + 1, "problem"), (0, None)):
+            beat = DaemonHeartbeat(time.time() - seconds_ago, "QUEUED_RUN_COORDINATOR", "a daemon", [])
+            instance.add_daemon_heartbeat(beat)
+            assert states(doctor.check_dagster_database(project)).get("run queue") == check
 
 
 def test_a_broken_dagster_database(project: Path) -> None:
