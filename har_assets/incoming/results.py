@@ -105,8 +105,8 @@ def update_table(home: Path, log: Callable[[str], None]) -> Path:
     """Bring `predictions.csv` up to date with the results of all models; return its path.
 
     Only results that came or changed since are read; the others are listed, and the table is replaced as a whole, by
-    one run at a time: about a second for 100,000 lines, however many are new. `current` is true for the result that a
-    model gave last under a partition.
+    one run at a time: two seconds with 100,000 lines, once a run, however many are new. `current` is true for the
+    result that a model gave last under a partition.
     """
     target = home / TABLE
     home.mkdir(parents=True, exist_ok=True)
