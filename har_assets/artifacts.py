@@ -244,6 +244,10 @@ class ArtifactFolder:
         temporary.symlink_to(os.path.relpath(folder, home))
         temporary.replace(home / LATEST)
 
+    def discard(self, artifact: Artifact) -> None:
+        """Remove a version that nothing else refers to, such as a part that has become part of another product."""
+        shutil.rmtree(artifact.folder, ignore_errors=True)
+
     def work(self, asset: str, key: str) -> Path:
         """Where unfinished work on that key is kept between attempts; made by whoever needs it."""
         return self.home(asset) / f".work-{key[:12]}"

@@ -209,6 +209,15 @@ class ArtifactBucket(RemoteFolder, ArtifactFolder):
                 shutil.rmtree(other, ignore_errors=True)
         return folder
 
+    def discard(self, artifact: Artifact) -> None:
+        """Remove a version that nothing else refers to, and its copy here: the record first. Raises StorageError."""
+        if not isinstance(artifact, StoredArtifact):
+            raise HarError(f"{artifact.folder} does not lie in {self._address}: remove it there.")
+        with self._faults("remove"):
+            self._remote.rm_file(f"{artifact.place}/{RECORD_FILE}")
+            self._remote.rm(artifact.place, recursive=True)
+        shutil.rmtree(artifact.copy, ignore_errors=True)
+
     def try_out(self) -> float:
         """List, write, read and remove a small object; seconds that it took. Raises StorageError."""
         start = time.monotonic()

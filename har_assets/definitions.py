@@ -14,11 +14,11 @@ from har_assets.assets.splits import hmdb51_benchmark, split_evaluation
 from har_assets.assets.training import pretrained_weights, trained_checkpoint
 from har_assets.automation import automated
 from har_assets.jobs import JOBS
+from har_assets.ray_cluster import chosen_executor
 from har_assets.resources.dvc import Dvc
 from har_assets.resources.incoming import IncomingVideos
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
-from har_assets.runs import surviving_executor
 from har_assets.schedules import SCHEDULES
 from har_assets.sensors import SENSORS
 
@@ -57,8 +57,5 @@ defs = dg.Definitions(
     schedules=SCHEDULES,
     sensors=SENSORS,
     resources=RESOURCES,
-    # Steps fork from a process that has imported the graph already: 0.1 s a step instead of 3.
-    executor=surviving_executor.configured(
-        {"start_method": {"forkserver": {"preload_modules": ["har_assets.definitions"]}}}
-    ),
+    executor=chosen_executor(),
 )

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from har_assets.errors import HarError
 
@@ -313,6 +314,23 @@ def check_bucket(project: Path) -> Finding:
     return Finding("bucket", OK, f"{store.address} takes, gives and removes an object in {store.try_out():.2f} s")
 
 
+def check_ray_cluster(project: Path) -> Finding:
+    """Whether the job server of the Ray cluster answers, where one is configured, and what its nodes have."""
+    from har_assets.ray_cluster import RAY_VARIABLE, cluster_address, connect, nodes_of  # noqa: PLC0415
+
+    name = "ray cluster"
+    address = cluster_address()
+    if not address:
+        return Finding(name, OK, f"none: steps run on this machine ({RAY_VARIABLE} is not set)")
+    version = _installed("ray")
+    nodes = nodes_of(connect(address))
+    cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
+    found = f"{address} answers (Ray {version} here): {len(nodes)} nodes with {cpus:g} CPUs and {gpus:g} GPUs"
+    if not cpus:
+        return Finding(name, PROBLEM, found, f"start nodes: ray start --address {urlsplit(address).hostname}:6379")
+    return Finding(name, OK, found)
+
+
 def check_working_folder(project: Path) -> Finding:
     """Whether the commands of Dagster started here read and write this project's files."""
     home = os.environ.get("DAGSTER_HOME")
@@ -497,9 +515,9 @@ def check_leftovers(project: Path) -> Finding:
 
 CHECKS: tuple[Check, ...] = (
     check_python, check_packages, check_asset_selection, check_gpu, check_tensorrt, check_onnxruntime,
-    check_decoders, check_disk, check_quota, check_pruning, check_folders, check_bucket, check_working_folder,
-    check_dagster_database,
-    check_mlflow_database, check_mlflow_outbox, check_data, check_leftovers,
+    check_decoders, check_disk, check_quota, check_pruning, check_folders, check_bucket, check_ray_cluster,
+    check_working_folder, check_dagster_database, check_mlflow_database, check_mlflow_outbox, check_data,
+    check_leftovers,
 )  # fmt: skip
 
 

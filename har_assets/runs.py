@@ -30,6 +30,7 @@ from dagster._core.errors import DagsterUserCodeProcessError
 from dagster._core.execution.step_dependency_config import StepDependencyConfig
 from dagster._core.storage.tags import HIDDEN_TAG_PREFIX
 from dagster_shared.error import SerializableErrorInfo
+from sqlalchemy.exc import SQLAlchemyError
 
 from har_assets.training.outbox import settle
 
@@ -40,6 +41,9 @@ OUTBOX_TAG = f"{HIDDEN_TAG_PREFIX}har_mlflow_outbox"
 
 MUTE_S = 120
 """Seconds after which a started run that has not noted its process has none: to note it is the first that it does."""
+
+SECONDS_BETWEEN_QUESTIONS = 10
+"""Pause between two looks into the database for whether a run on another machine has ended."""
 
 UNFINISHED = [DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.CANCELING]
 
@@ -130,16 +134,27 @@ def end_with_run(instance: DagsterInstance, run_id: str) -> None:
     """End this step process, kill -9, soon after the process that executes its run has died.
 
     Dagster's steps outlive it otherwise: those forked from a fork server have another parent, and nobody
-    would read what they publish. A training ends with its step (har_assets.training.lifeline).
+    would read what they publish. A training ends with its step (har_assets.training.lifeline). That a run which is
+    executed on another machine has ended is read from Dagster's database.
     """
     run = instance.get_run_by_id(run_id)
-    process = run.tags.get(PROCESS_TAG) if run and run.tags.get(HOST_TAG) == this_host() else None
-    if process is None or process == process_name(os.getpid()):
+    process = run.tags.get(PROCESS_TAG) if run else None
+    if run is None or process is None or process == process_name(os.getpid()):
         return
+    elsewhere = run.tags.get(HOST_TAG) != this_host()
+
+    def goes_on() -> bool:
+        if not elsewhere:
+            return process_name(int(process.split("@")[0])) == process
+        try:
+            run = instance.get_run_by_id(run_id)
+        except SQLAlchemyError:
+            return True  # a database that is away says nothing
+        return run is not None and not run.is_finished
 
     def watch() -> None:
-        while process_name(int(process.split("@")[0])) == process:
-            time.sleep(1)
+        while goes_on():
+            time.sleep(SECONDS_BETWEEN_QUESTIONS if elsewhere else 1)
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="end_with_run", daemon=True).start()

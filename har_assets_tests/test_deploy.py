@@ -41,7 +41,7 @@ DAGSTER_YAML = DEPLOY / "dagster.yaml"
 # --- The compose file ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["compose.yaml", "compose.gpu.yaml"])
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.gpu.yaml", "compose.ray.yaml"])
 def test_compose_files_follow_the_schema_of_the_compose_specification(name: str) -> None:
     vendored = resources.files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json"
     schema = json.loads(vendored.read_text())

@@ -4,12 +4,13 @@ import dataclasses
 
 import dagster as dg
 
-from har_assets.assets.dataset import read_manifest_of
+from har_assets.assets.dataset import data_here, read_manifest_of
 from har_assets.assets.deployment import ENGINE, ONNX, windows_of
 from har_assets.assets.publishing import AssetConfig, Making, Product, publish
 from har_assets.assets.training import CHECKPOINT
 from har_assets.errors import HarError
 from har_assets.hmdb51.dataset import VIDEOS
+from har_assets.ray_cluster import needs
 from har_assets.resources.store import ArtifactStore
 
 UPSTREAM = ("onnx_model", "trained_checkpoint", "trt_engine", "test_manifest", "frame_cache")
@@ -40,6 +41,7 @@ class BenchmarkConfig(AssetConfig):
     kinds={"python"},
     code_version="1",
     pool="gpu",
+    op_tags=needs(gpus=1),
     tags={"har/stage": "deployment"},
 )
 def runtime_benchmark(
@@ -72,7 +74,7 @@ def runtime_benchmark(
         found = run_benchmark(
             models,
             clips_BCTHW,
-            videos=[store.data_folder / VIDEOS / name for name in names],
+            videos=[data_here(store) / VIDEOS / name for name in names],
             options=options,
             runtimes=config.runtimes,
             log=context.log.info,

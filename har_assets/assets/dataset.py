@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 import shutil
 from collections import Counter
@@ -28,6 +29,7 @@ from har_assets.confinement import confined
 from har_assets.errors import DatasetError, HarError
 from har_assets.hmdb51._files import locked
 from har_assets.hmdb51.dataset import DATASET_FILE, SPLITS, VIDEOS, Dataset, class_list, is_complete
+from har_assets.ray_cluster import cluster_address, needs
 from har_assets.resources.dvc import Dvc, FileHash, differences, files_of, version_of
 from har_assets.resources.store import ArtifactStore
 
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from har_assets.hmdb51.splits import Manifests
+
+logger = logging.getLogger(__name__)
 
 ROLES = ("train", "val", "test")
 SAMPLE = "sample"
@@ -72,6 +76,7 @@ class RawArchiveConfig(AssetConfig):
     group_name="dataset",
     kinds={"python"},
     code_version="1",
+    op_tags=needs(project=True),
     tags={"har/stage": "data"},
 )
 def raw_archive(
@@ -288,7 +293,12 @@ class VideoClipsConfig(AssetConfig):
 
 
 @dg.asset(
-    deps=[raw_archive, DATA_DVC], group_name="dataset", kinds={"dvc"}, code_version="2", tags={"har/stage": "data"}
+    deps=[raw_archive, DATA_DVC],
+    group_name="dataset",
+    kinds={"dvc"},
+    code_version="2",
+    op_tags=needs(project=True),
+    tags={"har/stage": "data"},
 )
 def video_clips(
     context: dg.AssetExecutionContext, config: VideoClipsConfig, store: ArtifactStore, dvc: Dvc
@@ -312,7 +322,7 @@ def video_clips(
                         "move it out of data/ and name that folder as the source of raw_archive."
                     )
             else:
-                notes = _unpack(making.inputs["raw_archive"], staging, config, context)
+                notes = _unpack(making.inputs["raw_archive"], staging, config.workers, context.log.info)
                 files = files_of(staging)
             dataset = Dataset.read(staging)
             version = version_of(files)
@@ -376,7 +386,7 @@ def data_unspoiled(store: ArtifactStore) -> dg.AssetCheckResult:
     """Every file of data/ has the bytes that video_clips published; a write through a hard link shows here."""
     with failures_in_words():
         published = store.latest("video_clips")
-        found = changed_files(published, store.data_folder)
+        found = changed_files(published, data_here(store))
     count = sum(len(names) for names in found.values())
     return dg.AssetCheckResult(
         passed=count == 0,
@@ -515,9 +525,7 @@ def _track(
         )
 
 
-def _unpack(
-    archive: Artifact, staging: Path, config: VideoClipsConfig, context: dg.AssetExecutionContext
-) -> tuple[str, ...]:
+def _unpack(archive: Artifact, staging: Path, workers: int, log: Callable[[str], None]) -> tuple[str, ...]:
     """Fill an empty folder from the archive; return what was odd."""
     from har_assets.hmdb51.archive import extract_split_lists, extract_videos  # noqa: PLC0415
 
@@ -525,12 +533,12 @@ def _unpack(
     report = extract_videos(
         archive.folder / figures["archive"],  # an absolute path stays as it is
         staging / VIDEOS,
-        workers=config.workers or None,
-        log=context.log.info,
+        workers=workers or None,
+        log=log,
     )
     listed: tuple[str, ...] = ()
     if figures["split_lists"]:
-        extract_split_lists(archive.folder / figures["split_lists"], staging / SPLITS, log=context.log.info)
+        extract_split_lists(archive.folder / figures["split_lists"], staging / SPLITS, log=log)
         listed = tuple({path.name.split("_test_split")[0] for path in (staging / SPLITS).glob("*.txt")})
     name = archive.record.lineage["dataset"]
     Dataset(
@@ -558,6 +566,40 @@ def _still_there(artifact: Artifact, data: Path) -> bool:
     )
 
 
+def data_here(store: ArtifactStore) -> Path:
+    """`data/` of this machine. On a node of a cluster it is first brought to what video_clips published.
+
+    There it is a copy, made where a step first needs it: from raw_archive, else by DVC. Raises HarError.
+    """
+    data = store.data_folder
+    if not cluster_address():
+        return data
+    published = store.latest("video_clips")
+    with locked(data, logger.info):
+        recover_data(data, logger.info)
+        if _still_there(published, data):
+            return data
+        version = published.record.data_version
+        logger.info("Restoring version %s of data/ on this node.", version[:8])
+        with _new_data(data) as staging:
+            archive = store.folder.find_latest("raw_archive")
+            if archive is not None and archive.record.metadata["source"] != DVC:
+                if not (archive.folder / archive.record.metadata["archive"]).exists():
+                    raise DatasetError(
+                        f"{archive.record.metadata['archive']} is not on this node: put it there under the same path, "
+                        "or on a disk that all nodes share."
+                    )
+                _unpack(archive, staging, 0, logger.info)
+            else:
+                Dvc().restore(store.project_folder, staging, logger.info)
+            if (found := version_of(files_of(staging))) != version:
+                raise DatasetError(
+                    f"The source gives this node the version {found[:8]} of data/, and video_clips published "
+                    f"{version[:8]}: materialize video_clips again, with all assets after it."
+                )
+    return data
+
+
 class ManifestsConfig(AssetConfig):
     """Which clips train, validate and test."""
 
@@ -583,6 +625,7 @@ MANIFEST_CHECKS = {
 
 @dg.multi_asset(
     name="manifests",
+    op_tags=needs(),
     specs=[
         dg.AssetSpec(
             f"{role}_manifest",
@@ -645,7 +688,7 @@ def sorted_clips(config: ManifestsConfig, store: ArtifactStore) -> "tuple[Manife
     from har_assets.hmdb51.splits import build_manifests, check_manifests  # noqa: PLC0415
 
     store.latest("video_clips")
-    data = store.data_folder
+    data = data_here(store)
     dataset = Dataset.read(data)
     lists = data / SPLITS
     made = build_manifests(
@@ -694,14 +737,21 @@ class ClassIndexConfig(AssetConfig):
     """The class index has no options."""
 
 
-@dg.asset(deps=[video_clips], group_name="dataset", kinds={"csv"}, code_version="1", tags={"har/stage": "data"})
+@dg.asset(
+    deps=[video_clips],
+    group_name="dataset",
+    kinds={"csv"},
+    code_version="1",
+    op_tags=needs(),
+    tags={"har/stage": "data"},
+)
 def class_index(
     context: dg.AssetExecutionContext, config: ClassIndexConfig, store: ArtifactStore
 ) -> dg.MaterializeResult:
     """`index_to_class.csv`: index and name of every class, in the order of the model's scores."""
 
     def build(making: Making) -> Product:
-        classes = Dataset.read(store.data_folder).classes
+        classes = Dataset.read(data_here(store)).classes
         path = making.folder / "index_to_class.csv"
         with path.open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
@@ -729,7 +779,7 @@ def read_manifest_of(artifact: Artifact, role: str) -> "pd.DataFrame":
 class FrameCacheConfig(AssetConfig):
     """How videos become frames. The defaults fit the sample; conf/hmdb51.yaml has those for HMDB51."""
 
-    not_content: ClassVar[frozenset[str]] = AssetConfig.not_content | {"workers", "timeout_s"}
+    not_content: ClassVar[frozenset[str]] = AssetConfig.not_content | {"workers", "timeout_s", "shard_clips"}
 
     height: int = 36
     """Height of the kept frames, pixels."""
@@ -743,6 +793,8 @@ class FrameCacheConfig(AssetConfig):
     """Processes that decode; 0 takes one a core."""
     timeout_s: float = 120.0
     """Seconds that decoding one video may take before it is quarantined."""
+    shard_clips: int = 256
+    """Clips that one node of a Ray cluster decodes at a time."""
 
 
 @dg.asset(
@@ -750,6 +802,7 @@ class FrameCacheConfig(AssetConfig):
     group_name="dataset",
     kinds={"numpy"},
     code_version="1",
+    op_tags=needs(0),  # the CPUs are for its shards
     tags={"har/stage": "data"},
     check_specs=[
         dg.AssetCheckSpec(
@@ -767,17 +820,43 @@ def frame_cache(
     """
     from har_assets.video.frame_cache import clear_work  # noqa: PLC0415
 
+    shards = planned_shards(config, store) if cluster_address() else {}
     previous = store.folder.find_latest("frame_cache")
     work = store.folder.root / "frame_cache" / ".work"
     result = publish(
         context,
         store,
         config,
-        lambda making: cached_frames(making, config, store, previous, work, context.log.info),
+        lambda making: cached_frames(making, config, store, previous, work, context.log.info, shards),
         upstream=("train_manifest", "val_manifest", "test_manifest"),
     )
     clear_work(work)
+    if shards:
+        from har_assets.sharding import remove_parts  # noqa: PLC0415
+
+        with failures_in_words():
+            remove_parts(store, shards)
     return result
+
+
+def planned_shards(config: FrameCacheConfig, store: ArtifactStore) -> dict[str, list[str]]:
+    """Key of each part of a frame cache to its clips; empty where one process does: few clips that are new."""
+    from har_assets.sharding import shards_of  # noqa: PLC0415
+    from har_assets.video.frame_cache import CacheParams, FrameCache  # noqa: PLC0415
+
+    with failures_in_words():
+        listing: list[FileHash] = json.loads(store.latest("video_clips").file(CLIP_HASHES).read_text())
+        known = {file["relpath"]: file["md5"] for file in listing}
+        tables = [read_manifest_of(store.latest(f"{role}_manifest"), role) for role in ROLES]
+        params = CacheParams(config.height, config.width, config.stride, config.max_frames)
+        hashes = {clip: known[f"{VIDEOS}/{clip}"] for table in tables for clip in table["clip"]}
+        previous = store.folder.find_latest("frame_cache")
+        there: set[str] = set()
+        if previous is not None:
+            before = FrameCache(previous.folder)
+            there = set(before.rows.clips) if before.params == params else set()
+        few = len(hashes.keys() - there) <= config.shard_clips
+        return {} if few else shards_of(hashes, params, config.timeout_s, config.shard_clips)
 
 
 def cached_frames(
@@ -787,6 +866,7 @@ def cached_frames(
     previous: Artifact | None,
     work: Path,
     log: Callable[[str], None],
+    shards: dict[str, list[str]] | None = None,
 ) -> Product:
     """Decode every clip of the manifests into the folder of the asset.
 
@@ -794,18 +874,26 @@ def cached_frames(
     """
     from har_assets.video.frame_cache import CacheParams, build_frame_cache  # noqa: PLC0415
 
-    tables = [read_manifest_of(making.inputs[f"{role}_manifest"], role) for role in ROLES]
-    videos = store.data_folder / VIDEOS
-    report = build_frame_cache(
-        {clip: videos / clip for table in tables for clip in table["clip"]},
-        params=CacheParams(config.height, config.width, config.stride, config.max_frames),
-        folder=making.folder,
-        work=work,
-        previous=previous.folder if previous else None,
-        workers=config.workers or None,
-        timeout_s=config.timeout_s,
-        log=log,
-    )
+    params = CacheParams(config.height, config.width, config.stride, config.max_frames)
+    if shards:
+        from har_assets.sharding import build_on_cluster  # noqa: PLC0415
+
+        report = build_on_cluster(
+            shards, store=store, params=params, timeout_s=config.timeout_s, folder=making.folder, log=log
+        )
+    else:
+        tables = [read_manifest_of(making.inputs[f"{role}_manifest"], role) for role in ROLES]
+        videos = data_here(store) / VIDEOS
+        report = build_frame_cache(
+            {clip: videos / clip for table in tables for clip in table["clip"]},
+            params=params,
+            folder=making.folder,
+            work=work,
+            previous=previous.folder if previous else None,
+            workers=config.workers or None,
+            timeout_s=config.timeout_s,
+            log=log,
+        )
     quarantine = [{"clip": clip, "reason": reason} for clip, reason in report.quarantined.items()]
     headline = f"{report.clips:,} clips, {report.frames:,} frames of {config.height}x{config.width}"
     return Product(

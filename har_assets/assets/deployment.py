@@ -13,6 +13,7 @@ from har_assets.assets.training import CARD, CHECKPOINT
 from har_assets.errors import HarError
 from har_assets.model.parity import DEFAULT_LIMITS, Limits
 from har_assets.model.spec import ModelSpec
+from har_assets.ray_cluster import needs
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
 
@@ -100,6 +101,7 @@ class OnnxConfig(ConversionConfig):
     kinds={"onnx"},
     code_version="2",
     pool="gpu",
+    op_tags=needs(gpus=1),
     tags={"har/stage": "deployment"},
     check_specs=[dg.AssetCheckSpec("parity_with_checkpoint", asset="onnx_model", blocking=True)],
 )
@@ -285,6 +287,7 @@ class EngineConfig(ConversionConfig):
     kinds={"tensorrt"},
     code_version="2",
     pool="gpu",
+    op_tags=needs(gpus=1),
     tags={"har/stage": "deployment"},
     check_specs=[dg.AssetCheckSpec("parity_with_onnx", asset="trt_engine", blocking=True)],
 )

@@ -10,6 +10,7 @@ from har_assets.assets.deployment import ONNX, refuse_failed_parity
 from har_assets.assets.publishing import AssetConfig, Making, Product, failures_in_words, made, result_of
 from har_assets.assets.training import CHECKPOINT
 from har_assets.errors import HarError
+from har_assets.ray_cluster import needs
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
 
@@ -34,6 +35,7 @@ class PredictionConfig(AssetConfig):
     kinds={"onnx", "pandas"},
     code_version="2",
     pool="gpu",
+    op_tags=needs(gpus=1),
     tags={"har/stage": "evaluation"},
 )
 def test_predictions(

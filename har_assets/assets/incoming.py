@@ -26,6 +26,7 @@ from har_assets.assets.publishing import AssetConfig, failures_in_words
 from har_assets.errors import HarError, VideoError
 from har_assets.incoming.folder import GoneError, LocalVideo, Videos, Wanted, partition_key, printable
 from har_assets.incoming.results import TOP, Results, update_table, write_whole
+from har_assets.ray_cluster import needs
 from har_assets.resources.incoming import IncomingVideos
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
@@ -82,6 +83,7 @@ with warnings.catch_warnings():
         kinds={"onnx"},
         code_version=CODE_VERSION,
         pool="gpu",
+        op_tags=needs(gpus=1, project=True),
         # Each video is reported by itself, as soon as it is predicted.
         output_required=False,
         tags={"har/stage": "inference"},

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from har_assets.artifacts import Artifact
-from har_assets.assets.dataset import read_manifest_of
+from har_assets.assets.dataset import data_here, read_manifest_of
 from har_assets.assets.deployment import ONNX
 from har_assets.assets.publishing import AssetConfig, Making, Product, publish
 from har_assets.assets.training import CARD, CHECKPOINT, CURVES
 from har_assets.errors import HarError
 from har_assets.hmdb51.dataset import VIDEOS
+from har_assets.ray_cluster import needs
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
 
@@ -48,6 +49,7 @@ class ReportConfig(AssetConfig):
     kinds={"html"},
     code_version="1",
     pool="gpu",
+    op_tags=needs(gpus=1),
     tags={"har/stage": "evaluation"},
 )
 def evaluation_report(
@@ -153,7 +155,7 @@ def _evaluate(
     def cards(rows: list[int]) -> "list[Card]":
         return [
             make_card(
-                predictions.loc[row], scores_NK[row], model, cache, store.data_folder / VIDEOS,
+                predictions.loc[row], scores_NK[row], model, cache, data_here(store) / VIDEOS,
                 windows=windows, saliency=not why_not,
             )
             for row in rows

@@ -9,6 +9,7 @@ import dagster as dg
 from har_assets.artifacts import Artifact, hash_of
 from har_assets.assets.deployment import deployed_precision, published_onnx, refuse_failed_parity
 from har_assets.assets.publishing import AssetConfig, Making, Product, publish
+from har_assets.ray_cluster import needs
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
 from har_assets.serving.limits import ServingLimits
@@ -61,6 +62,7 @@ class ServingConfig(AssetConfig):
     kinds={"mlflow", "onnx"},
     code_version="1",
     pool="gpu",
+    op_tags=needs(gpus=1),
     tags={"har/stage": "deployment"},
     check_specs=[
         dg.AssetCheckSpec(

@@ -34,6 +34,7 @@ from har_assets.assets.publishing import (
 from har_assets.assets.training import TrainingConfig, make_checkpoint
 from har_assets.errors import HarError, MissingArtifactError
 from har_assets.hmdb51.dataset import DATASET_FILE
+from har_assets.ray_cluster import needs
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
 
@@ -122,6 +123,7 @@ with warnings.catch_warnings():
         kinds={"pytorch", "onnx"},
         code_version="1",
         pool="gpu",
+        op_tags=needs(gpus=1),
         tags={"har/stage": "evaluation"},
     )
 
@@ -238,6 +240,7 @@ class BenchmarkConfig(AssetConfig):
     group_name="evaluation",
     kinds={"csv"},
     code_version="1",
+    op_tags=needs(),
     tags={"har/stage": "evaluation"},
 )
 def hmdb51_benchmark(

@@ -25,6 +25,7 @@ from har_assets.assets.publishing import (
 )
 from har_assets.errors import HarError
 from har_assets.model.spec import ModelSpec, Provenance
+from har_assets.ray_cluster import needs
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
 from har_assets.training.outbox import report_settled, settle
@@ -144,6 +145,7 @@ WEIGHTS = "weights.pt"
     group_name="training",
     kinds={"pytorch"},
     code_version="1",
+    op_tags=needs(),
     tags={"har/stage": "training"},
 )
 def pretrained_weights(
@@ -186,6 +188,7 @@ def _network_to_start_from_weights(context: dg.AssetExecutionContext) -> str:
     kinds={"pytorch", "mlflow"},
     code_version="2",
     pool="gpu",
+    op_tags=needs(gpus=1),
     tags={"har/stage": "training"},
 )
 def trained_checkpoint(

@@ -161,6 +161,7 @@ def build_frame_cache(
     workers: int | None = None,
     timeout_s: float = 120,
     pack_bytes: int = PACK_BYTES,
+    may_be_empty: bool = False,
     log: Callable[[str], None] = print,
 ) -> CacheReport:
     """Decode every clip into a cache in `folder`.
@@ -174,6 +175,7 @@ def build_frame_cache(
         workers: processes; None takes one a core.
         timeout_s: seconds that decoding one video may take.
         pack_bytes: a pack ends before the clip that would make it larger.
+        may_be_empty: not one decodable clip is no error: this is a part of a cache.
         log: takes a line at a time: the need in disk and time, then progress every few seconds.
 
     Returns:
@@ -222,7 +224,7 @@ def build_frame_cache(
             if sha not in entries:
                 quarantine[clip] = journal.reasons[sha]
         rows = {clip: entries[sha] for clip, sha in sorted(sha_of_clip.items()) if sha in entries}
-        if not rows:
+        if not rows and not may_be_empty:
             clip, reason = next(iter(sorted(quarantine.items())))
             raise HarError(
                 f"None of the {len(clips):,} clips could be decoded; the first, {clip}: {reason}. "
@@ -242,6 +244,45 @@ def build_frame_cache(
         frames=sum(entries[sha].num_frames for sha in {entry.sha256 for entry in rows.values()}),
         bytes=sum((folder / name).stat().st_size for name in names),
         seconds=time.monotonic() - started,
+    )
+
+
+def merge_frame_caches(parts: list[Path], folder: Path) -> CacheReport:
+    """One cache in `folder` from caches of different clips with the same parameters, whose packs are hard-linked.
+
+    Returns counts and the quarantine. Raises HarError where parameters differ or no part has a clip.
+    """
+    caches = [FrameCache(part) for part in parts]
+    if len({cache.params for cache in caches}) != 1:
+        raise HarError("Frame caches that were made with different parameters cannot be merged: build them again.")
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: dict[str, _Entry] = {}
+    quarantine: dict[str, str] = {}
+    for cache in caches:
+        for row in cache.index.to_dict("records"):
+            facts = {name: row[name] for name in INDEX_COLUMNS[1:]}
+            rows[str(row["clip"])] = _Entry(**facts, crc32=0)
+        quarantine.update(zip(cache.quarantine["clip"], cache.quarantine["reason"], strict=True))
+        for name in cache._pack_names:
+            _link_or_copy(cache.folder / name, folder / name)
+    if not rows:
+        clip, reason = next(iter(sorted(quarantine.items())))
+        raise HarError(
+            f"None of the {len(quarantine):,} clips could be decoded; the first, {clip}: {reason}. "
+            "Check the folder that the clips come from."
+        )
+    _write_tables(folder, caches[0].params, dict(sorted(rows.items())), quarantine)
+    frames = {entry.sha256: entry.num_frames for entry in rows.values()}
+    return CacheReport(
+        clips=len(rows),
+        decoded=0,
+        resumed=0,
+        reused=0,
+        quarantined=dict(sorted(quarantine.items())),
+        notes={clip: entry.note for clip, entry in sorted(rows.items()) if entry.note},
+        frames=sum(frames.values()),
+        bytes=sum((folder / name).stat().st_size for name in {entry.pack for entry in rows.values()}),
+        seconds=0.0,
     )
 
 

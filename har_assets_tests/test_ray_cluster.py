@@ -1,0 +1,277 @@
+"""The graph on a Ray cluster of real nodes, with PostgreSQL and a bucket: same products, and a node that dies."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import psutil
+import pytest
+
+from har_assets.artifacts import ArtifactFolder
+from har_assets.bucket import open_store
+from har_assets.doctor import OK, Finding, check_ray_cluster
+from har_assets.errors import HarError
+from har_assets.ray_cluster import PROJECT, RAY_VARIABLE, cluster_address, connect
+from har_assets.sharding import PART
+from har_assets.video.frame_cache import FrameCache
+from har_assets_tests.postgres import Postgres, postgres_server
+from har_assets_tests.project import REPOSITORY, Project, log_of, make_own_videos, make_split_lists, trainings_in
+from har_assets_tests.ray_nodes import Cluster, ray_cluster
+from har_assets_tests.s3_server import BUCKET, S3Server, s3_server
+
+ROAD = "+key:test_predictions"
+PRODUCTS = (
+    "raw_archive", "video_clips", "train_manifest", "val_manifest", "test_manifest", "class_index", "frame_cache",
+    "trained_checkpoint", "onnx_model", "test_predictions",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Site(Project):
+    """The project from which runs are started; nodes have folders of their own beside it."""
+
+    s3: S3Server
+    postgres: Postgres
+    cluster: Cluster
+    prefix: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **super().environment,
+            **services_of(self.s3, self.postgres),
+            "HAR_ARTIFACTS": f"s3://{BUCKET}/{self.prefix}",
+            "HAR_MLFLOW_URI": "postgresql:///mlflow",
+            "HAR_MLFLOW_FILES": f"s3://{BUCKET}/mlflow",
+            RAY_VARIABLE: self.cluster.address,
+        }
+
+    @property
+    def store(self) -> ArtifactFolder:
+        return open_store(f"s3://{BUCKET}/{self.prefix}", self.folder / "artifacts")
+
+    @classmethod
+    def prepare(cls, folder: Path, cluster: Cluster, s3: S3Server, postgres: Postgres, prefix: str) -> "Site":
+        site = cls(Project.make(folder).folder, s3, postgres, cluster, prefix)
+        (folder / "dagster.yaml").write_text((REPOSITORY / "deploy" / "dagster.yaml").read_text())
+        return site
+
+    def events(self, kind: str, step: str = "") -> list[str]:
+        asked = f"select step_key from event_logs where dagster_event_type = '{kind}' order by id"
+        return [name for (name,) in self.postgres.ask(asked) if step in ("", name)]
+
+
+def services_of(s3: S3Server, postgres: Postgres) -> dict[str, str]:
+    """What every node has in its environment: addresses and keys, none of which travels with a step."""
+    return {**s3.environment, **postgres.environment, "HAR_BUCKET": BUCKET, "PYTHONPATH": str(REPOSITORY),
+            "OMP_NUM_THREADS": "1"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def services() -> Iterator[tuple[S3Server, Postgres]]:
+    pytest.importorskip("moto", reason="no moto, whose server speaks S3: `pip install 'har_assets[dev]'`")
+    with postgres_server() as postgres, s3_server() as s3:
+        yield s3, postgres
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, services: tuple[S3Server, Postgres]) -> Iterator[Cluster]:
+    with ray_cluster(tmp_path_factory.mktemp("head"), services_of(*services)) as cluster:
+        for name, resources in (("one", {PROJECT: 1.0}), ("two", {})):
+            cluster.add(tmp_path_factory.mktemp(name), **resources)
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def own_videos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """On a disk that all nodes share, as a source of one's own has to be."""
+    folder = tmp_path_factory.mktemp("shared")
+    videos = make_own_videos(folder / "videos")
+    return videos, make_split_lists(folder / "lists", videos)
+
+
+def config(own_videos: tuple[Path, Path], epochs: int = 2) -> dict[str, dict[str, Any]]:
+    videos, lists = own_videos
+    return {
+        "raw_archive": {"source": str(videos), "split_lists": str(lists)},
+        "video_clips": {"dvc": "off"},
+        "frame_cache": {"shard_clips": 4},
+        "trained_checkpoint": {"epochs": epochs, "threads": 1},
+    }
+
+
+def same_products(here: ArtifactFolder, there: ArtifactFolder) -> None:
+    for asset in PRODUCTS:
+        one, two = here.latest(asset).record, there.latest(asset).record
+        assert (one.key, one.data_version, one.inputs) == (two.key, two.data_version, two.inputs), asset
+        own = {"mlflow_run_id"}  # another run, and only that
+        assert {k: v for k, v in one.lineage.items() if k not in own} == {
+            k: v for k, v in two.lineage.items() if k not in own
+        }
+    one, two = (FrameCache(store.latest("frame_cache").folder) for store in (here, there))
+    assert one.rows.clips == two.rows.clips
+    for clip in one.rows.clips:
+        np.testing.assert_array_equal(one.frames(clip), two.frames(clip))
+    first, second = here.latest("test_predictions"), there.latest("test_predictions")
+    assert first.record.metadata["top1"] == second.record.metadata["top1"]
+    assert first.file("test_predictions.csv").read_text() == second.file("test_predictions.csv").read_text()
+
+
+@pytest.fixture(scope="module")
+def local_road(tmp_path_factory: pytest.TempPathFactory, own_videos: tuple[Path, Path]) -> Project:
+    project = Project.make(tmp_path_factory.mktemp("local"))
+    done = project.materialize(ROAD, config(own_videos))
+    assert done.returncode == 0, log_of(done)[-4000:]
+    return project
+
+
+@pytest.fixture
+def keys(services: tuple[S3Server, Postgres], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What this process needs to read the bucket."""
+    from s3fs import S3FileSystem
+
+    for name, value in services[0].environment.items():
+        monkeypatch.setenv(name, value)
+    S3FileSystem.clear_instance_cache()
+    yield
+    S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("keys")
+def test_the_road_on_two_nodes_equals_the_local_one_and_survives_the_death_of_a_node(
+    tmp_path: Path, local_road: Project, own_videos: tuple[Path, Path], cluster: Cluster,
+    services: tuple[S3Server, Postgres], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    s3, postgres = services
+    site = Site.prepare(tmp_path / "site", cluster, s3, postgres, "whole")
+    done = site.materialize(ROAD, config(own_videos))
+    assert done.returncode == 0, log_of(done)[-6000:]
+    same_products(local_road.store, site.store)
+    # Steps ran on both nodes, none where the run was started; data/ came to the second node from the bucket.
+    for node in cluster.nodes:
+        assert (node.folder / "data" / "dataset.json").is_file()
+    assert not (site.folder / "data").exists()
+    asked = "select distinct step_key from event_logs where event like '%No node of the Ray cluster has a GPU%'"
+    assert {step for (step,) in postgres.ask(asked)} == {"trained_checkpoint", "onnx_model", "test_predictions"}
+    # frame_cache was made of five parts, which are gone.
+    assert len(list(site.latest("frame_cache").folder.glob("*.npy"))) == 5
+    assert site.store.versions(PART) == []
+    for node in cluster.nodes:
+        assert [process.name() for process in node.processes() if process.name().startswith("dagster")] == []
+
+    monkeypatch.setenv(RAY_VARIABLE, cluster.address)
+    said = check_ray_cluster(site.folder)
+    assert isinstance(said, Finding)
+    assert "3 nodes with 2 CPUs and 0 GPUs" in said.found
+
+    # Whoever reaches the job server reads this.
+    submitted = str(connect(cluster.address).list_jobs())
+    assert f"s3://{BUCKET}/whole" in submitted
+    assert postgres.password not in submitted
+    assert s3.secret not in submitted
+
+    # The same again in a store of its own, and the node that trains loses power.
+    site = Site.prepare(tmp_path / "again", cluster, s3, postgres, "again")
+    for node in cluster.nodes:
+        assert trainings_in(node.folder) == []
+    arguments = site.materialize_arguments(ROAD, config(own_videos, epochs=2))
+    run = subprocess.Popen(
+        site.command(*arguments), cwd=site.folder, env=site.environment, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 240
+        while not (where := [node for node in cluster.nodes if trainings_in(node.folder)]):
+            assert run.poll() is None, run.communicate()[0][-6000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        (victim,) = where
+        victim.kill()
+        said, _ = run.communicate(timeout=300)
+    finally:
+        run.kill()
+    assert run.returncode == 0, said[-6000:]
+    assert site.events("STEP_UP_FOR_RETRY") == ["trained_checkpoint"]
+    same_products(local_road.store, site.store)
+    assert trainings_in(victim.folder) == []
+    commands = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+    assert [command for command in commands if str(victim.folder) in command] == []
+    assert postgres.ask("select status from runs order by id") == [("SUCCESS",)] * 2
+    assert postgres.ask("select count(*) from concurrency_slots where run_id is not null") == [(0,)]
+    # Nothing listens beyond loopback.
+    ours = {process.pid for node in (cluster.head, *cluster.nodes) for process in node.processes()}
+    beyond = [
+        connection.laddr for connection in psutil.net_connections("inet")
+        if connection.pid in ours and connection.status == psutil.CONN_LISTEN
+        and connection.laddr.ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+    ]  # fmt: skip
+    assert beyond == []
+
+
+# ------------------------------------------------------------------------------------------ without a cluster
+
+
+def test_without_an_address_steps_run_here_and_nothing_of_ray_is_imported() -> None:
+    import sys
+
+    code = "import sys; from har_assets import defs; sys.exit(bool({'ray', 'dagster_ray'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_address_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RAY_VARIABLE, "head:8265")
+    with pytest.raises(HarError, match="http://HEAD:8265"):
+        cluster_address()
+
+
+def test_every_step_says_what_it_needs() -> None:
+    from har_assets.definitions import ASSETS
+    from har_assets.ray_cluster import NEEDS_TAG
+
+    made = [asset for asset in ASSETS if isinstance(asset, dg.AssetsDefinition) and asset.is_materializable]
+    with_gpu = set()
+    for asset in made:
+        wanted = asset.op.tags[NEEDS_TAG]
+        assert '"num_cpus"' in wanted, asset.op.name
+        if '"num_gpus"' in wanted:
+            with_gpu.add(asset.op.name)
+    assert {"trained_checkpoint", "trt_engine"} <= with_gpu
+    assert not {"frame_cache", "manifests", "raw_archive"} & with_gpu
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({}, "HAR_ARTIFACTS is 'artifacts', a folder of each node"),
+        ({"HAR_ARTIFACTS": "s3://team/har"}, "Dagster's storage is a file of this machine"),
+    ],
+)
+def test_what_nodes_would_not_share_is_refused(tmp_path: Path, variables: dict[str, str], said: str) -> None:
+    from har_assets_tests.ray_nodes import free_port
+
+    project = Project.make(tmp_path)
+    environment = {**project.environment, RAY_VARIABLE: f"http://127.0.0.1:{free_port()}", **variables}
+    done = subprocess.run(
+        project.command(*project.materialize_arguments("raw_archive")), cwd=tmp_path, env=environment, text=True,
+        capture_output=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert said in log_of(done), log_of(done)[-3000:]
+
+
+def test_doctor_says_what_there_is_of_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from har_assets_tests.ray_nodes import free_port
+
+    monkeypatch.delenv(RAY_VARIABLE, raising=False)
+    finding = check_ray_cluster(tmp_path)
+    assert isinstance(finding, Finding)
+    assert (finding.state, finding.found) == (OK, "none: steps run on this machine (HAR_RAY is not set)")
+    monkeypatch.setenv(RAY_VARIABLE, f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(HarError, match="No Ray job server answers"):
+        check_ray_cluster(tmp_path)
