@@ -30,7 +30,6 @@ from dagster._core.errors import DagsterUserCodeProcessError
 from dagster._core.execution.step_dependency_config import StepDependencyConfig
 from dagster._core.storage.tags import HIDDEN_TAG_PREFIX
 from dagster_shared.error import SerializableErrorInfo
-from sqlalchemy.exc import SQLAlchemyError
 
 from har_assets.training.outbox import settle
 
@@ -141,6 +140,8 @@ def end_with_run(instance: DagsterInstance, run_id: str) -> None:
     process = run.tags.get(PROCESS_TAG) if run else None
     if run is None or process is None or process == process_name(os.getpid()):
         return
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 0.2 s
+
     elsewhere = run.tags.get(HOST_TAG) != this_host()
 
     def goes_on() -> bool:
