@@ -2,7 +2,6 @@
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 
@@ -38,5 +37,8 @@ def test_the_graph_costs_at_most_half_again_the_import_of_dagster() -> None:
         command = [sys.executable, "-c", f"{statement}\nimport time\nprint(time.process_time())"]
         return float(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
 
-    pairs = [(seconds("from har_assets import defs"), seconds("import dagster")) for _ in range(4)]
-    assert statistics.median(ours / theirs for ours, theirs in pairs[1:]) <= 1.5
+    # The least of each: whatever runs beside it only adds.
+    ours, theirs = zip(
+        *((seconds("from har_assets import defs"), seconds("import dagster")) for _ in range(5)), strict=True
+    )
+    assert min(ours) <= 1.5 * min(theirs)
