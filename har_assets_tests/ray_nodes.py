@@ -19,6 +19,9 @@ import pytest
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray takes 127.0.0.1 for the address of the machine, and listens on all of them, unless it is told that it is on a
+    # system where it keeps to loopback.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # A dead node is known as dead after 3 seconds instead of half a minute.
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
@@ -28,6 +31,13 @@ SETTINGS = {
     "RAY_JOB_START_TIMEOUT_SECONDS": "86400",
     "RAY_enable_metrics_collection": "0",
 }
+
+START = (
+    "import types; from ray.scripts import scripts;"
+    "scripts.ray_constants = types.SimpleNamespace(**{**vars(scripts.ray_constants), 'ENABLE_RAY_CLUSTER': True});"
+    "scripts.main()"
+)
+"""`ray`, whose `start` refuses a second node where Ray keeps to loopback."""
 
 
 @dataclass
@@ -108,7 +118,7 @@ def _start(folder: Path, environment: dict[str, str], *arguments: str, cores: li
     tied = ["taskset", "-c", ",".join(map(str, cores))] if cores else []
     with (folder / "ray.log").open("wb") as log:
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", *tied, sys.executable, "-m", "ray.scripts.scripts", "start", "--block",
+            ["setpriv", "--pdeathsig", "KILL", *tied, sys.executable, "-c", START, "start", "--block",
              "--node-ip-address", "127.0.0.1", "--disable-usage-stats", "--object-store-memory", str(100 << 20),
              "--min-worker-port", "0", "--max-worker-port", "0", *arguments],
             cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True,
