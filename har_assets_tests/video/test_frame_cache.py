@@ -311,7 +311,7 @@ def test_only_what_is_forced_to_the_disk_is_believed_unread(
         noted += "first_frame" in line
         assert line.get("synced", 0) <= noted
     synced = [line["synced"] for line in lines if "synced" in line]
-    assert len(synced) > 2
+    assert len(synced) > 1  # a slow disk takes several steps at once
     assert synced[-1] == noted == 8
 
     pack = tmp_path / "work" / "building-0000.npy"
