@@ -342,8 +342,12 @@ def test_huge_bodies_end_at_the_proxy(port: int, user: str, word: str, limit: in
     size = limit * 1_000_000
     assert door(port, user, word, b"x" * (size - 100_000)) == 200
     Upstream.arrived = 0
+    try:
+        status = door(port, user, word, b"x" * (size + 500_000))
+    except urllib.error.URLError:
+        status = 413  # it hung up before all was sent
     # Caddy 2.6 says 502 where later ones say 413.
-    assert door(port, user, word, b"x" * (size + 500_000)) in (413, 502)
+    assert status in (413, 502)
     assert Upstream.arrived <= size
 
 
