@@ -5,6 +5,7 @@ Nothing here runs containers: that the images build and start is not shown by th
 
 import base64
 import contextlib
+import http.client
 import json
 import os
 import re
@@ -281,16 +282,18 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
 
     def ask(port: int, user: str = "", password: str = "", body: bytes | None = None) -> int:
-        request = urllib.request.Request(f"https://localhost:{ports[port]}/graphql", data=body)
+        headers = {}
         if user:
             word = base64.b64encode(f"{user}:{password}".encode()).decode()
-            request.add_header("Authorization", f"Basic {word}")
+            headers["Authorization"] = f"Basic {word}"
+        connection = http.client.HTTPSConnection("localhost", ports[port], timeout=20, context=trusting)
         try:
-            with urllib.request.urlopen(request, timeout=20, context=trusting) as answer:
-                status: int = answer.status
-                return status
-        except urllib.error.HTTPError as error:
-            return error.code
+            # An answer that came before all of the body was sent counts like any other.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
+                connection.request("GET" if body is None else "POST", "/graphql", body, headers)
+            return connection.getresponse().status
+        finally:
+            connection.close()
 
     try:
         deadline = time.monotonic() + 30
@@ -304,7 +307,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
             time.sleep(0.1)
         for port in (8443, 8444, 8445, 8446):
             while True:
-                with contextlib.suppress(OSError):  # its certificate is being made
+                with contextlib.suppress(OSError, http.client.HTTPException):  # its certificate is being made
                     ask(port)
                     break
                 assert time.monotonic() < deadline
@@ -342,12 +345,8 @@ def test_huge_bodies_end_at_the_proxy(port: int, user: str, word: str, limit: in
     size = limit * 1_000_000
     assert door(port, user, word, b"x" * (size - 100_000)) == 200
     Upstream.arrived = 0
-    try:
-        status = door(port, user, word, b"x" * (size + 500_000))
-    except urllib.error.URLError:
-        status = 413  # it hung up before all was sent
     # Caddy 2.6 says 502 where later ones say 413.
-    assert status in (413, 502)
+    assert door(port, user, word, b"x" * (size + 500_000)) in (413, 502)
     assert Upstream.arrived <= size
 
 
