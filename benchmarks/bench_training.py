@@ -2,17 +2,21 @@
 
     python -m benchmarks.bench_training                              cnn3d, batch 64, 16x112x112, one GPU
     python -m benchmarks.bench_training --network i3d --batch 16 --frames 32 --size 224 --cache 240 320
+    python -m benchmarks.bench_training --devices 2                  also two GPUs against one
     python -m benchmarks.bench_training --smoke                      tiny, on a CPU: does it run?
 
 The cache holds random frames in the shape of HMDB51 (128x171, 45 cached frames a clip). Three figures, each a
 median: a float32 eager step as a plain loop has it; our step (precision, memory format and compilation as
-chosen for this device) on one batch that stays on the device, without Lightning; whole epochs of `fit()`
-from the cache, validation and checkpoints apart, the first epoch (compilation) left out.
+chosen for this device) on one batch that stays on the device, without Lightning; whole epochs from the cache in
+the process that trained_checkpoint starts, validation and checkpoints apart, the first epoch (compilation) left out.
 """
 
 import argparse
+import dataclasses
 import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,10 +26,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from har_assets.model.augment import Draw, augment
+from har_assets.model.augment import Draw
 from har_assets.model.lightning import VideoActionModel
 from har_assets.model.spec import ModelSpec, Provenance
-from har_assets.training.fit import choose_compile, choose_precision, device_name, fit
+from har_assets.training.fit import choose_compile, choose_precision, compile_model, device_name
 from har_assets.training.request import TrainingRequest
 
 FRAMES_A_CLIP = 45
@@ -38,14 +42,14 @@ def write_cache(folder: Path, clips: int, height: int, width: int) -> None:
         json.dumps({"height": height, "width": width, "stride": 2, "max_frames": 64, "rule": "cover-bilinear-1"})
     )
     per_pack = max(1, (1 << 30) // (FRAMES_A_CLIP * height * width * 3))
-    rng = np.random.default_rng(0)
+    noise = np.random.default_rng(0).integers(0, 256, 1 << 26, dtype=np.uint8)
     rows = ["clip,sha256,pack,first_frame,num_frames,fps,source_frames,decoder,note"]
     table = ["clip,label,label_index,film,split,role,bytes"]
     for number in range(clips):
         pack, place = divmod(number, per_pack)
         if place == 0:
             shape = (min(per_pack, clips - number) * FRAMES_A_CLIP, height, width, 3)
-            np.save(folder / f"frames-{pack}.npy", rng.integers(0, 256, shape, dtype=np.uint8))
+            np.save(folder / f"frames-{pack}.npy", np.resize(noise, shape))
         name = f"class{number % 51}/clip{number}.avi"
         rows.append(f"{name},{number:064x},frames-{pack}.npy,{place * FRAMES_A_CLIP},{FRAMES_A_CLIP},30,90,decord,")
         table.append(f"{name},class{number % 51},{number % 51},film{number},1,train,1")
@@ -91,10 +95,8 @@ def resident_step(spec: ModelSpec, batch: int, device: str) -> Callable[[], obje
     precision, _ = choose_precision("auto")
     model = VideoActionModel.from_spec(spec).to(device)
     model.network.to(memory_format=torch.channels_last_3d)
-    cut = augment
     if choose_compile("auto")[0]:
-        model.network.compile()
-        cut = torch.compile(augment)
+        compile_model(model)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=device == "cuda")
     frames_BTHWC = torch.randint(
         256, (batch, spec.num_frames, spec.decode_height, spec.decode_width, 3), dtype=torch.uint8, device=device
@@ -106,7 +108,7 @@ def resident_step(spec: ModelSpec, batch: int, device: str) -> Callable[[], obje
 
     def step() -> None:
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed"):
-            cropped = cut(
+            cropped = model.augment(
                 clips_BCTHW, draws_BD, may_flip_B, height=spec.frame_height, width=spec.frame_width,
                 zoom=0.0, brightness=0.2, saturation=0.0,
             )  # fmt: skip
@@ -128,7 +130,7 @@ def main() -> None:
     arguments.add_argument("--cache", type=int, nargs=2, default=(128, 171), metavar=("HEIGHT", "WIDTH"))
     arguments.add_argument("--clips", type=int, default=3570)
     arguments.add_argument("--epochs", type=int, default=4)
-    arguments.add_argument("--devices", type=int, default=1)
+    arguments.add_argument("--devices", type=int, default=1, help="then also with so many GPUs together")
     arguments.add_argument("--threads", type=int, default=0)
     arguments.add_argument("--smoke", action="store_true")
     options = arguments.parse_args()
@@ -151,19 +153,35 @@ def main() -> None:
         folder = Path(name)
         write_cache(folder / "cache", options.clips, *options.cache)
         request = TrainingRequest(
-            work=str(folder / "work"), spec=spec.to_json(), provenance=Provenance(dataset="random").to_json(),
+            work="", spec=spec.to_json(), provenance=Provenance(dataset="random").to_json(),
             manifests={role: str(folder / "cache" / f"{role}.csv") for role in ("train", "val")},
             frame_cache=str(folder / "cache"), epochs=options.epochs, batch_size=options.batch,
             recipe={"schedule": "constant"}, threads=options.threads,
         )  # fmt: skip
-        fit(request, print)
-        epochs = [json.loads(line) for line in (folder / "work" / "history.jsonl").read_text().splitlines()][1:]
+        rates = {}
+        for devices in sorted({1, options.devices}):
+            work = folder / f"work-{devices}"
+            work.mkdir()
+            file = dataclasses.replace(request, work=str(work), devices=devices).write(work / "request.json")
+            subprocess.run([sys.executable, "-m", "har_assets.training", str(file)], check=True)
+            rates[devices], waited = rate_of(work)
+            compared = (
+                f"{rates[1] / resident:.0%} of our step, {rates[1] / plain:.1f} x the float32 eager step"
+                if devices == 1
+                else f"{rates[devices] / rates[1]:.2f} x one"
+            )
+            print(
+                f"whole loop from the frame cache on {devices}:    {rates[devices]:,.0f} clips/s, {compared}, "
+                f"{waited:.0%} of the time waiting for data",
+                flush=True,
+            )
+
+
+def rate_of(work: Path) -> tuple[float, float]:
+    """Clips a second and share of the time waiting for data, medians of the epochs after the first."""
+    epochs = [json.loads(line) for line in (work / "history.jsonl").read_text().splitlines()][1:]
     rate = statistics.median(epoch["clips_per_second"] for epoch in epochs)
-    waited = statistics.median(epoch["data_seconds"] / epoch["seconds"] for epoch in epochs)
-    print(
-        f"whole loop from the frame cache:         {rate:,.0f} clips/s, {rate / resident:.0%} of our step, "
-        f"{rate / plain:.1f} x the float32 eager step, {waited:.0%} of the time waiting for data"
-    )
+    return rate, statistics.median(epoch["data_seconds"] / epoch["seconds"] for epoch in epochs)
 
 
 if __name__ == "__main__":

@@ -237,6 +237,7 @@ class ClipLoader:
         self.ahead = ahead
         self.seconds_waited = 0.0
         self._pinned: list[_Pinned] = []
+        self._side: Any = None
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -304,31 +305,35 @@ class ClipLoader:
 
     def _to_gpu(self) -> Any:
         torch.cuda.set_device(self.device)
-        side = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        # One stream for all epochs: PyTorch keeps freed memory by stream, and each new one would ask the GPU for more.
+        self._side = self._side or torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
         def make(number: int, picks: Picks, pool: ThreadPoolExecutor) -> tuple[Batch, Any]:
             if len(self._pinned) <= self.ahead:
-                self._pinned.append(_Pinned(self.clips.batch_shape(picks)))
+                self._pinned.append(_Pinned(self.clips.batch_shape(picks), picks))
             pinned = self._pinned[number % (self.ahead + 1)]
             pinned.copied.synchronize()
             self._copy(picks, pinned.clips_BTHWC.numpy(), pool)
-            labels_B, draws_BD = self.clips.labels_of(picks), torch.from_numpy(picks.draws_BD)
-            with torch.cuda.stream(side):
-                clips_BTHWC = pinned.clips_BTHWC.to(self.device, non_blocking=True)
-                small = [
-                    each.contiguous().pin_memory().to(self.device, non_blocking=True) for each in (labels_B, draws_BD)
-                ]
-                pinned.copied.record(side)
-            return (clips_BTHWC.permute(0, 4, 1, 2, 3), small[0], small[1]), pinned.copied
+            pinned.labels_B.copy_(self.clips.labels_of(picks))
+            pinned.draws_BD.copy_(torch.from_numpy(picks.draws_BD))
+            with torch.cuda.stream(self._side):
+                clips_BTHWC, labels_B, draws_BD = (
+                    each.to(self.device, non_blocking=True)
+                    for each in (pinned.clips_BTHWC, pinned.labels_B, pinned.draws_BD)
+                )
+                pinned.copied.record(self._side)
+            return (clips_BTHWC.permute(0, 4, 1, 2, 3), labels_B, draws_BD), pinned.copied
 
         return make
 
 
 class _Pinned:
-    """A buffer that the GPU reads from, and the end of the last reading."""
+    """Buffers of a batch that the GPU reads from, and the end of the last reading."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], picks: Picks) -> None:
         self.clips_BTHWC = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        self.labels_B = torch.empty(len(picks.positions_B), dtype=torch.int64, pin_memory=True)
+        self.draws_BD = torch.empty(picks.draws_BD.shape, dtype=torch.float32, pin_memory=True)
         self.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
 
