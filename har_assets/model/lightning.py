@@ -62,6 +62,67 @@ def stage_metrics(num_classes: int, prefix: str) -> MetricCollection:
     )
 
 
+class TrainingScores(Metric):
+    """Loss, top-1 and top-5 over the training batches, from the sums that `training_losses` returns."""
+
+    sums_S: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("sums_S", default=torch.zeros(4), dist_reduce_fx="sum")
+
+    def update(self, sums_S: Tensor) -> None:
+        """Add one batch."""
+        self.sums_S += sums_S
+
+    def compute(self) -> dict[str, Tensor]:
+        """`train_loss`, `train_top1` and `train_top5` so far."""
+        loss, top1, top5, count = self.sums_S
+        return {"train_loss": loss / count, "train_top1": top1 / count, "train_top5": top5 / count}
+
+
+def training_losses(
+    network: nn.Module,
+    normalise: nn.Module,
+    clips_BCTHW: Tensor,
+    labels_B: Tensor,
+    draws_BD: Tensor,
+    may_flip_K: Tensor,
+    *,
+    label_smoothing: float,
+    **augmentation: Any,
+) -> tuple[Tensor, Tensor]:
+    """The loss of a batch of uint8 clips and, float32 [4], its sums of cross-entropy, top-1, top-5 and clips.
+
+    All that is computed of a batch before the gradients, in one function, so that torch.compile makes one CUDA
+    graph of it. `augmentation`: keyword arguments of `augment`.
+    """
+    clips_BCTHW = augment(clips_BCTHW, draws_BD, may_flip_K[labels_B], **augmentation)
+    logits_BK = logits_of(network, normalise, clips_BCTHW)
+    loss = F.cross_entropy(logits_BK, labels_B, label_smoothing=label_smoothing)
+    with torch.no_grad():
+        kept_BK = logits_BK.detach().float()
+        hits_B5 = kept_BK.topk(min(5, kept_BK.shape[1])).indices == labels_B[:, None]
+        sums_S = torch.stack(
+            [
+                F.cross_entropy(kept_BK, labels_B, reduction="sum"),
+                hits_B5[:, 0].sum().float(),
+                hits_B5.sum().float(),
+                torch.full((), float(len(labels_B)), device=kept_BK.device),
+            ]
+        )
+    return loss, sums_S
+
+
+def logits_of(network: nn.Module, normalise: nn.Module, clips_BCTHW: Tensor) -> Tensor:
+    """Clips with values 0..255, [B, 3, T, H, W], to logits [B, K], in the memory format that is fastest here."""
+    clips_BCTHW = normalise(clips_BCTHW)
+    if clips_BCTHW.device.type == "cpu" or torch.is_autocast_enabled(clips_BCTHW.device.type):
+        clips_BCTHW = clips_BCTHW.contiguous(memory_format=torch.channels_last_3d)
+    logits_BK: Tensor = network(clips_BCTHW)
+    return logits_BK
+
+
 class VideoActionModel(pl.LightningModule):
     """A video network with its preprocessing, losses and metrics.
 
@@ -98,9 +159,9 @@ class VideoActionModel(pl.LightningModule):
                 parameter.requires_grad_(False)
         may_flip_K = torch.tensor([flip and may_be_mirrored(label) for label in self.spec.labels])
         self.register_buffer("may_flip_K", may_flip_K, persistent=False)
-        self.augment = augment
+        self.losses = training_losses
         """Replaced by its compiled form where training is compiled."""
-        self.train_metrics = stage_metrics(self.spec.num_classes, "train_")
+        self.train_scores = TrainingScores()
         self.val_metrics = stage_metrics(self.spec.num_classes, "val_")
         self.test_metrics = stage_metrics(self.spec.num_classes, "test_")
         self.train()  # Lightning takes the mode of each layer as it finds it
@@ -112,11 +173,7 @@ class VideoActionModel(pl.LightningModule):
 
     def forward(self, clips_BCTHW: Tensor) -> Tensor:
         """uint8 (or float 0..255) clips [B, 3, T, H, W] to logits [B, K]."""
-        clips_BCTHW = self.normalise(clips_BCTHW)
-        if clips_BCTHW.device.type == "cpu" or torch.is_autocast_enabled(clips_BCTHW.device.type):
-            clips_BCTHW = clips_BCTHW.contiguous(memory_format=torch.channels_last_3d)
-        logits_BK: Tensor = self.network(clips_BCTHW)
-        return logits_BK
+        return logits_of(self.network, self.normalise, clips_BCTHW)
 
     def train(self, mode: bool = True) -> VideoActionModel:
         """Set the mode; BatchNorm layers that are frozen stay in evaluation mode."""
@@ -130,19 +187,21 @@ class VideoActionModel(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross-entropy of one batch of random windows."""
         clips_BCTHW, labels_B, draws_BD = batch
-        clips_BCTHW = self.augment(
+        loss, sums_S = self.losses(
+            self.network,
+            self.normalise,
             clips_BCTHW,
+            labels_B,
             draws_BD,
-            self.may_flip_K[labels_B],  # type: ignore[index]
+            self.may_flip_K,  # type: ignore[arg-type]
             height=self.spec.frame_height,
             width=self.spec.frame_width,
             zoom=self.hparams["zoom"],
             brightness=self.hparams["brightness"],
             saturation=self.hparams["saturation"],
+            label_smoothing=self.hparams["label_smoothing"],
         )
-        logits_BK = self(clips_BCTHW)
-        loss = F.cross_entropy(logits_BK, labels_B, label_smoothing=self.hparams["label_smoothing"])
-        self.train_metrics.update(logits_BK.detach(), labels_B)
+        self.train_scores.update(sums_S)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -152,8 +211,8 @@ class VideoActionModel(pl.LightningModule):
         beside an H100, which then waited.
         """
         if self.trainer.is_last_batch:
-            self.log_dict(self.train_metrics.compute(), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
-            self.train_metrics.reset()
+            self.log_dict(self.train_scores.compute(), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+            self.train_scores.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count one batch; the scores of a clip are the mean over its windows."""

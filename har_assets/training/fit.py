@@ -24,9 +24,8 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy
 
 from har_assets.errors import HarError
-from har_assets.model.augment import augment
 from har_assets.model.data import ClipDataModule
-from har_assets.model.lightning import VideoActionModel, load_checkpoint
+from har_assets.model.lightning import VideoActionModel, load_checkpoint, training_losses
 from har_assets.model.networks import check_clip_size, find_network
 from har_assets.model.pretrained import apply_state
 from har_assets.model.spec import ModelSpec, Provenance, to_metadata
@@ -39,9 +38,6 @@ from har_assets.training.tracking import Tracking
 HISTORY_FILE = "history.jsonl"
 CHECKPOINT_FILE = "model.ckpt"
 CURVES_FILE = "curves.png"
-
-COMPILE_MODE = "reduce-overhead"
-"""torch.compile's name for CUDA graphs."""
 
 
 def fit(request: TrainingRequest, report: Callable[[str], None] = print) -> dict[str, Any]:
@@ -80,6 +76,10 @@ def process_rank() -> int:
 
 
 def _silent(line: str) -> None:
+    pass
+
+
+def _nothing() -> None:
     pass
 
 
@@ -133,11 +133,13 @@ def _fit(
         warnings.filterwarnings("ignore", message=".*number of training batches.*")
         # Lightning looks at PyTorch's own loaders for these; ClipLoader has threads and its own order.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # DDP makes these nodes before the step is compiled; the streams wait for each other, as the message says.
+        warnings.filterwarnings("ignore", message=".*AccumulateGrad node's stream does not match.*")
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # frozen BatchNorm
         trainer = _trainer(request, precision, devices, tracking.logger, callbacks, len(data.clips["train"]))
         model.network.to(memory_format=torch.channels_last_3d)
         if compiled:
-            compile_model(model)
+            compile_model(model, nodes=request.nodes)
         trainer.fit(model, data, ckpt_path=last if last.exists() else None, weights_only=True)
     if not first:
         return {}
@@ -303,14 +305,17 @@ def choose_compile(wanted: str) -> tuple[bool, str]:
     return True, "compiled"
 
 
-def compile_model(model: VideoActionModel) -> None:
-    """Compile network and augmentation in place (the parameters keep their names in checkpoints).
+def compile_model(model: VideoActionModel, *, nodes: int = 1) -> None:
+    """Compile a training step and the network in place (the parameters keep their names in checkpoints).
 
-    On a GPU the network's kernels are recorded as a CUDA graph and started together: i3d has about a thousand of
-    them a step, and a CPU that starts them one by one takes longer than an H100 that computes them.
+    On a GPU the kernels of a step are recorded as CUDA graphs and started together: i3d has about a thousand of
+    them, and a CPU that starts them one by one takes longer than an H100 that computes them.
     """
-    model.network.compile(mode=COMPILE_MODE if torch.cuda.is_available() else "default")
-    model.augment = torch.compile(augment)
+    mode = "reduce-overhead" if torch.cuda.is_available() else "default"
+    # Cut in pieces, gradients travel while others are computed, which between the GPUs of a machine saves nothing.
+    torch._dynamo.config.optimize_ddp = nodes > 1
+    model.network.compile(mode=mode)  # for validation
+    model.losses = torch.compile(training_losses, mode=mode)
 
 
 def write_deployable(checkpoint: Path, target: Path) -> int:
@@ -344,6 +349,8 @@ class OrderlyStop(Callback):
         """Take both signals over, from Lightning too; only the main thread may."""
         if trainer.world_size > 1:
             self.group = torch.distributed.new_group(backend="gloo")
+            # Lightning's own agreement, on a signal that this class has taken over, waits for the GPU at every step.
+            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self.previous[number] = signal.signal(number, self._request)
