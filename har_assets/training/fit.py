@@ -308,14 +308,13 @@ def choose_compile(wanted: str) -> tuple[bool, str]:
 def compile_model(model: VideoActionModel, *, nodes: int = 1) -> None:
     """Compile a training step and the network in place (the parameters keep their names in checkpoints).
 
-    On a GPU the kernels of a step are recorded as CUDA graphs and started together: i3d has about a thousand of
-    them, and a CPU that starts them one by one takes longer than an H100 that computes them.
+    On a GPU the kernels of a training step are recorded as CUDA graphs and started together: i3d has about a
+    thousand of them, and a CPU that starts them one by one takes longer than an H100 that computes them.
     """
-    mode = "reduce-overhead" if torch.cuda.is_available() else "default"
     # Cut in pieces, gradients travel while others are computed, which between the GPUs of a machine saves nothing.
     torch._dynamo.config.optimize_ddp = nodes > 1
-    model.network.compile(mode=mode)  # for validation
-    model.losses = torch.compile(training_losses, mode=mode)
+    model.losses = torch.compile(training_losses, mode="reduce-overhead" if torch.cuda.is_available() else "default")
+    model.network.compile()  # for validation
 
 
 def write_deployable(checkpoint: Path, target: Path) -> int:

@@ -4,10 +4,20 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from torchmetrics.classification import MulticlassAccuracy
 
 from har_assets.errors import HarError, ModelFileError
+from har_assets.model.augment import Draw
 from har_assets.model.data import ClipDataModule, EvaluationOrder
-from har_assets.model.lightning import DeployedModel, VideoActionModel, load_checkpoint, may_be_mirrored, rate_share
+from har_assets.model.lightning import (
+    DeployedModel,
+    TrainingScores,
+    VideoActionModel,
+    load_checkpoint,
+    may_be_mirrored,
+    rate_share,
+    training_losses,
+)
 from har_assets.model.spec import ModelSpec
 
 
@@ -30,6 +40,33 @@ def test_one_epoch_of_every_stage_runs_and_gives_figures(
     figures = trainer.test(model, data, verbose=False)[0]
     assert 0 <= figures["test_top1"] <= figures["test_top5"] == 1.0  # three classes
     assert figures["test_loss"] > 0
+
+
+def test_scores_of_training_are_those_of_torchmetrics() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = TrainingScores()
+    top1, top5 = (MulticlassAccuracy(12, top_k=k, average="micro") for k in (1, 5))
+    losses = []
+    for size in (40, 40, 20):
+        logits_BK, labels_B = (
+            torch.randn(size, 12, generator=generator),
+            torch.randint(12, (size,), generator=generator),
+        )
+        _, sums_S = training_losses(
+            lambda clips_BCTHW, logits_BK=logits_BK: logits_BK,  # type: ignore[arg-type,misc]
+            torch.nn.Identity(), torch.zeros(size, 3, 1, 2, 2, dtype=torch.uint8), labels_B,
+            torch.zeros(size, len(Draw)), torch.ones(12, dtype=torch.bool), label_smoothing=0.1, height=2, width=2,
+        )  # fmt: skip
+        scores.update(sums_S)
+        top1.update(logits_BK, labels_B)
+        top5.update(logits_BK, labels_B)
+        losses.append(torch.nn.functional.cross_entropy(logits_BK, labels_B, reduction="none"))
+    found = {name: float(value) for name, value in scores.compute().items()}
+    assert 0 < found["train_top1"] < found["train_top5"] < 1
+    assert found == pytest.approx(
+        {"train_loss": float(torch.cat(losses).mean()), "train_top1": float(top1.compute()),
+         "train_top5": float(top5.compute())}
+    )  # fmt: skip
 
 
 def test_the_network_can_learn_a_batch_by_heart(tiny_cache: Path, tiny_spec: ModelSpec) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 
 from har_assets.model.lightning import load_checkpoint
 from har_assets.model.spec import ModelSpec
@@ -47,6 +48,11 @@ def test_two_processes_learn_what_one_learns_with_the_double_batch(
         torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-5)
     summary = json.loads((tmp_path / "two" / SUMMARY_FILE).read_text())
     assert summary["device"] == "2 x CPU"
+
+
+def test_lightning_has_the_agreement_that_orderly_stop_replaces() -> None:
+    # Under another name it would wait for the GPU at every step again, and nothing else would tell.
+    assert callable(_TrainingEpochLoop._broadcast_sigterm_tensor)
 
 
 def test_a_signal_stops_all_processes_between_two_batches_and_the_next_call_goes_on(

@@ -76,6 +76,25 @@ def test_a_training_leaves_a_checkpoint_curves_history_and_summary(
     assert "optimizer_states" not in torch.load(tmp_path / "model.ckpt", weights_only=True)
 
 
+@pytest.mark.slow
+def test_a_compiled_training_learns_what_an_eager_one_does(
+    tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec
+) -> None:
+    lines: list[str] = []
+    for compiled in ("off", "on"):
+        fit(request_for(tmp_path / compiled, tiny_cache, tiny_spec, compile=compiled), lines.append)
+    if "not compiled: torch.compile does not work here" in " ".join(lines):
+        pytest.skip("needs a C++ compiler")
+    eager, compiled_too = (
+        [json.loads(line) for line in (tmp_path / name / "history.jsonl").read_text().splitlines()]
+        for name in ("off", "on")
+    )
+    assert len(eager) == len(compiled_too) == 3
+    for first, second in zip(eager, compiled_too, strict=True):
+        for figure in ("train_loss", "train_top1", "train_top5", "val_loss", "val_top1"):
+            assert second[figure] == pytest.approx(first[figure], rel=1e-3), figure
+
+
 def test_the_best_epoch_is_kept(tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec) -> None:
     summary = fit(request_for(tmp_path, tiny_cache, tiny_spec, epochs=5), lambda line: None)
     epochs = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
