@@ -1,10 +1,13 @@
 """Wall time and peak memory of the road on the sample, first and again unchanged, in a new folder.
 
     python -m benchmarks.bench_road                 about four minutes on two cores
+    python -m benchmarks.bench_road --ray           on a Ray cluster of two nodes with a CPU each, PostgreSQL and a
+                                                    bucket, all of it on this machine; seconds alone
 
 Memory is the sum of the proportional set sizes of all processes of the command, read twice a second.
 """
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -50,8 +53,29 @@ def measured(command: list[str], folder: Path) -> tuple[float, float]:
     return seconds, peak
 
 
+def on_cluster(folder: Path) -> None:
+    """Print a line for the first road and one for the second, on a Ray cluster of two nodes."""
+    from har_assets_tests.project import log_of
+    from har_assets_tests.ray_site import Site, services, two_nodes
+
+    with services() as (s3, postgres), two_nodes(folder, s3, postgres) as cluster:
+        site = Site.prepare(folder / "site", cluster, s3, postgres, "road")
+        for label in ("from an empty store", "again, unchanged"):
+            started = time.monotonic()
+            done = site.materialize(SELECT, timeout=1800)
+            if done.returncode:
+                sys.exit(f"the command failed: {log_of(done)[-3000:]}")
+            print(f"road on two Ray nodes {label}: {time.monotonic() - started:.0f} s", flush=True)
+
+
 def main() -> None:
     """Print a line for the first road and one for the second."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--ray", action="store_true", help="on a Ray cluster of two nodes")
+    if parser.parse_args().ray:
+        with tempfile.TemporaryDirectory() as name:
+            on_cluster(Path(name))
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for file in ("dagster.yaml", "workspace.yaml"):

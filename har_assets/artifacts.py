@@ -22,7 +22,7 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -99,6 +99,10 @@ class Artifact:
                 "again with force: true."
             )
         return path
+
+    def folder_with(self, names: Iterable[str]) -> Path:
+        """Folder with these of its files at least: of a version in a bucket no others are copied."""
+        return self.folder
 
     @property
     def address(self) -> str:
@@ -211,9 +215,15 @@ class ArtifactFolder:
             if making:
                 making.release()
 
-    def publish(self, staging: Path, record: Record) -> Artifact:
-        """Turn a staging folder into the latest version of its asset; HarError where the quota has no room for it."""
+    def publish(self, staging: Path, record: Record, lent: Mapping[str, Artifact] | None = None) -> Artifact:
+        """Turn a staging folder into the latest version of its asset; HarError where the quota has no room for it.
+
+        `lent`: file name to the version of this store whose file of that name becomes part of this one.
+        """
         home = self.home(record.asset)
+        for name, artifact in (lent or {}).items():
+            if not (staging / name).exists():
+                os.link(artifact.file(name), staging / name)
         if self.quota:
             self.quota.refuse_when_full(record.asset)
         lock = FolderLock.shared(staging)  # from before it has its name until it is the latest: see pruning
@@ -247,6 +257,9 @@ class ArtifactFolder:
     def discard(self, artifact: Artifact) -> None:
         """Remove a version that nothing else refers to, such as a part that has become part of another product."""
         shutil.rmtree(artifact.folder, ignore_errors=True)
+
+    def drop_copy(self, artifact: Artifact) -> None:
+        """Remove what this machine has of a version that lies elsewhere: in a folder, nothing."""
 
     def work(self, asset: str, key: str) -> Path:
         """Where unfinished work on that key is kept between attempts; made by whoever needs it."""

@@ -25,6 +25,7 @@ import secrets
 import shutil
 import time
 from collections import deque
+from collections.abc import Iterable, Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
@@ -94,6 +95,10 @@ class StoredArtifact(Artifact):
         """Local folder with all of its files. Raises StorageError."""
         return self.bucket.copied(self)
 
+    def folder_with(self, names: Iterable[str]) -> Path:
+        """Local folder with these of its files at least. Raises StorageError."""
+        return self.bucket.copied(self, frozenset(names))
+
     @property
     def address(self) -> str:
         """Its address in the bucket."""
@@ -152,15 +157,16 @@ class ArtifactBucket(RemoteFolder, ArtifactFolder):
             found = pool.map(lambda name: self._version(asset, name), self._version_names(asset))
             return [artifact for artifact in found if artifact]
 
-    def publish(self, staging: Path, record: Record) -> Artifact:
+    def publish(self, staging: Path, record: Record, lent: Mapping[str, Artifact] | None = None) -> Artifact:
         """Upload a staging folder, then make it the latest version of its asset; it stays here as the copy.
 
-        Raises StorageError; the version before is then the latest one still.
+        What is `lent` by other versions of this bucket is copied inside it, and need not be here. Raises StorageError;
+        the version before is then the latest one still.
         """
         name = f"{record.key[:12]}.{datetime.now(UTC).strftime(STAMP)}-{secrets.token_hex(3)}"
         artifact = StoredArtifact(self, self._place(record.asset, name), self.root / record.asset / name, record)
         self._remove_abandoned(record.asset)
-        self._upload(staging, artifact)
+        self._upload(staging, artifact, lent or {})
         (staging / RECORD_FILE).write_text(record.text())
         staging.rename(artifact.copy)
         self.point_to(artifact)
@@ -176,12 +182,13 @@ class ArtifactBucket(RemoteFolder, ArtifactFolder):
             self._remote.pipe_file(self._place(asset, LATEST), f"{name}\n".encode())
         self._link_latest(asset, artifact.copy)
 
-    def copied(self, artifact: StoredArtifact) -> Path:
+    def copied(self, artifact: StoredArtifact, names: Set[str] | None = None) -> Path:
         """Folder with a copy of all files of a version: made, resumed or mended as needed. Raises StorageError.
 
-        One process at a time copies a version; the others wait for it.
+        With `names` these are all that has to be there. One process at a time copies a version; the others wait for it.
         """
-        folder, files = artifact.copy, artifact.record.files
+        folder = artifact.copy
+        files = {name: entry for name, entry in artifact.record.files.items() if names is None or name in names}
         missing = _missing(folder, files)
         if not missing:
             return folder
@@ -197,13 +204,14 @@ class ArtifactBucket(RemoteFolder, ArtifactFolder):
                 for name in sorted(missing - {RECORD_FILE}):
                     self._copy(f"{artifact.place}/{name}", partial / name, files[name])
                 (partial / RECORD_FILE).write_text(artifact.record.text())
-                if not folder.exists():
+                if not folder.exists() and names is None:
                     partial.rename(folder)
-                else:  # files of the copy were removed or cut
-                    for name in missing | {RECORD_FILE}:
+                else:  # a part of the copy is there: all that was asked for, or files were removed or cut
+                    for name in (*sorted(missing - {RECORD_FILE}), RECORD_FILE):
                         (folder / name).parent.mkdir(parents=True, exist_ok=True)
                         (partial / name).replace(folder / name)
-            shutil.rmtree(partial, ignore_errors=True)
+            if names is None:
+                shutil.rmtree(partial, ignore_errors=True)
         for other in folder.parent.glob(f"{FETCHING_PREFIX}*"):  # killed, and of a version that nobody came back for
             if datetime.fromtimestamp(other.stat().st_mtime, UTC) < datetime.now(UTC) - ABANDONED:
                 shutil.rmtree(other, ignore_errors=True)
@@ -217,6 +225,11 @@ class ArtifactBucket(RemoteFolder, ArtifactFolder):
             self._remote.rm_file(f"{artifact.place}/{RECORD_FILE}")
             self._remote.rm(artifact.place, recursive=True)
         shutil.rmtree(artifact.copy, ignore_errors=True)
+
+    def drop_copy(self, artifact: Artifact) -> None:
+        """Remove the copy of a version here; it is made again when it is asked for."""
+        if isinstance(artifact, StoredArtifact):
+            shutil.rmtree(artifact.copy, ignore_errors=True)
 
     def try_out(self) -> float:
         """List, write, read and remove a small object; seconds that it took. Raises StorageError."""
@@ -259,12 +272,16 @@ class ArtifactBucket(RemoteFolder, ArtifactFolder):
         return [PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "directory"
                 and _stamp(PurePosixPath(entry["name"]).name)]  # fmt: skip
 
-    def _upload(self, folder: Path, artifact: StoredArtifact) -> None:
+    def _upload(self, folder: Path, artifact: StoredArtifact, lent: Mapping[str, Artifact]) -> None:
         """All files, checked, then the record."""
         files = artifact.record.files
         with self._faults("write"):
-            for name, entry in files.items():
-                self._put(folder / name, f"{artifact.place}/{name}", int(entry["bytes"]))
+            for name, lender in lent.items():
+                if not isinstance(lender, StoredArtifact):
+                    raise HarError(f"{lender.folder} does not lie in {self._address}: publish it there.")
+                self._remote.cp_file(f"{lender.place}/{name}", f"{artifact.place}/{name}")
+            for name in files.keys() - lent.keys():
+                self._put(folder / name, f"{artifact.place}/{name}", int(files[name]["bytes"]))
             sizes = self._remote.find(artifact.place, detail=True) if files else {}
         for name, entry in files.items():
             stored = sizes.get(f"{artifact.place}/{name}", {}).get("size")

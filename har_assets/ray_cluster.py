@@ -14,6 +14,7 @@ server reads what does.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -48,6 +49,17 @@ def needs(cpus: float = 1, *, gpus: float = 0, project: bool = False) -> dict[st
     if project:
         wanted["resources"] = {PROJECT: 0.001}
     return {NEEDS_TAG: wanted}
+
+
+def tasks_that_need(
+    wanted: Mapping[str, Any], offered: Mapping[str, float], log: Callable[[str], None]
+) -> dict[str, Any]:
+    """Options of a Ray task for what `needs` says, without a GPU where the cluster offers none, which is logged."""
+    options = {name: wanted[NEEDS_TAG][name] for name in ("num_cpus", "num_gpus") if name in wanted[NEEDS_TAG]}
+    if "num_gpus" in options and not offered.get("GPU"):
+        del options["num_gpus"]
+        log("No node of the Ray cluster has a GPU: the shards go to CPUs.")
+    return options
 
 
 def cluster_address() -> str:

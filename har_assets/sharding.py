@@ -1,10 +1,12 @@
-"""frame_cache in shards over the nodes of a Ray cluster.
+"""Work in shards over the nodes of a Ray cluster.
 
-    the step ──► shard: [clips] ──► a Ray task on any node with a free CPU ──► frame_cache_part, published by its key
-        └────────────── once all parts are there: their packs and rows make one cache ◄──────────────┘
+    the step ──► shard: [clips] ──► a Ray task on any node that has what it needs ──► a part, published by its key
+        └────────────── once all parts are there they make one product, and are removed ◄──────────────┘
 
-A part is known by the hash of its clips' bytes and the parameters, so the same step, tried again by whoever, goes on
-with the parts that are there; a node that dies costs the shards that it was at, which other nodes take.
+A part is known by the hash of its clips' bytes and of all that is done to them, so the same step, tried again by
+whoever, goes on with the parts that are there; a node that dies costs the shards that it was at, which others take.
+
+What is done with a shard: har_assets.frame_shards, har_assets.prediction_shards.
 """
 
 from __future__ import annotations
@@ -14,87 +16,102 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from har_assets.artifacts import Artifact, Record, describe_files, hash_of
 from har_assets.errors import HarError
-from har_assets.hmdb51.dataset import VIDEOS
+from har_assets.hmdb51._files import locked
+from har_assets.ray_cluster import tasks_that_need
 from har_assets.resources.store import ArtifactStore
-from har_assets.video.frame_cache import CacheParams, CacheReport, build_frame_cache, merge_frame_caches
-
-PART = "frame_cache_part"
 
 NODE_DEATHS = 3
 """Times that a shard is tried again on another node."""
 
+Shards = dict[str, list[str]]
+"""Key of each part to its clips."""
+
 Log = Callable[[str], None]
 
 
-def shards_of(hashes: dict[str, str], params: CacheParams, timeout_s: float, size: int) -> dict[str, list[str]]:
-    """Key of each part to its clips, `size` at most; the same for the same clips on a cluster of any size.
+def shards_of(hashes: dict[str, str], recipe: Any, size: int) -> Shards:
+    """Shards of `size` clips at most; the same for the same clips on a cluster of any size.
 
-    `hashes`: clip name to the hash of its file, as video_clips has published it.
+    Args:
+        hashes: clip name to the hash of what the part is made from.
+        recipe: JSON-ready, all else that decides the content of a part.
+        size: clips.
     """
     names = sorted(hashes)
     chunks = [names[first : first + size] for first in range(0, len(names), size)]
-    return {
-        hash_of([vars(params), timeout_s, [[name, hashes[name]] for name in chunk]]): chunk for chunk in chunks
-    }  # fmt: skip
+    return {hash_of([recipe, [[name, hashes[name]] for name in chunk]]): chunk for chunk in chunks}
 
 
-def decode_shard(key: str, clips: list[str], params: CacheParams, timeout_s: float) -> str:
-    """Publish the part `key` from this node, unless it is there; returns the name of the node. Raises HarError."""
-    from har_assets.assets.dataset import data_here  # noqa: PLC0415 it imports this module
+def publish_part(asset: str, key: str, build: Callable[[Path, Path], tuple[str, dict[str, Any]]]) -> None:
+    """Publish the part `key` of `asset` from this node, unless it is there.
 
-    store = ArtifactStore()
-    folder = store.folder
-    if folder.find(PART, key) is None:
+    `build` gets an empty folder for the files of the part and one, not made yet, for unfinished work; it returns a line
+    for people and JSON-ready figures. Raises what it raises, and StorageError.
+    """
+    folder = ArtifactStore().folder
+    work = folder.work(asset, key)
+    # A run that was killed a moment ago may still be at it here, for as long as its steps have not noticed.
+    with locked(work, lambda line: None):
+        if folder.find(asset, key) is not None:
+            return
         started = time.monotonic()
-        videos = data_here(store) / VIDEOS
-        work = folder.work(PART, key)
-        with folder.staging(PART) as staging:
-            report = build_frame_cache(
-                {clip: videos / clip for clip in clips},
-                params=params,
-                folder=staging,
-                work=work,
-                workers=1,
-                timeout_s=timeout_s,
-                log=lambda line: None,
-                may_be_empty=True,
-            )
+        with folder.staging(asset) as staging:
+            headline, figures = build(staging, work)
             seconds = round(time.monotonic() - started, 2)
-            folder.publish(
+            part = folder.publish(
                 staging,
                 Record(
-                    asset=PART, key=key, data_version=key, files=describe_files(staging),
-                    headline=f"{report.clips:,} clips of a frame cache, {report.frames:,} frames", lineage={},
-                    metadata={"node": socket.gethostname(), "seconds": seconds}, checks={}, inputs={}, config={},
-                    seconds=seconds,
+                    asset=asset, key=key, data_version=key, files=describe_files(staging), headline=headline,
+                    metadata={**figures, "node": socket.gethostname(), "seconds": seconds}, seconds=seconds,
+                    lineage={}, checks={}, inputs={}, config={},
                 ),
             )  # fmt: skip
+        folder.drop_copy(part)  # which nobody would remove from this node
         shutil.rmtree(work, ignore_errors=True)
-    return socket.gethostname()
 
 
-def build_on_cluster(
-    shards: dict[str, list[str]], *, store: ArtifactStore, params: CacheParams, timeout_s: float, folder: Path, log: Log
-) -> CacheReport:
-    """Decode all shards on the nodes of the cluster that this process is part of, and merge them into `folder`.
+def make_parts(
+    asset: str,
+    shards: Shards,
+    make: Callable[[str, list[str]], None],
+    *,
+    store: ArtifactStore,
+    wanted: dict[str, Any],
+    log: Log,
+) -> Shards:
+    """Make the parts of `asset` that are not there, on the nodes of the cluster that this process is part of.
+
+    Args:
+        asset: whose versions the parts are.
+        shards: what there is to do.
+        make: publishes the part of a key and clips on the node where it is called; travels there by pickle.
+        store: where parts are.
+        wanted: what a shard needs of a node, by `har_assets.ray_cluster.needs`.
+        log: takes a line at a time.
+
+    Returns:
+        The shards that were made by this call.
 
     Raises:
         HarError: what a shard was refused for, or nodes died under one of them NODE_DEATHS + 1 times.
     """
+    there = _parts_there(asset, store)
+    missing = {key: clips for key, clips in shards.items() if key not in there}
+    log(f"{len(shards):,} shards, {len(shards) - len(missing):,} of them made before.")
+    if not missing:
+        return {}
     import ray  # noqa: PLC0415
     from ray.exceptions import RayError, RayTaskError  # noqa: PLC0415
 
-    started = time.monotonic()
-    missing = {key: clips for key, clips in shards.items() if store.folder.find(PART, key) is None}
-    log(f"{len(shards):,} shards, {len(shards) - len(missing):,} of them decoded before.")
     ray.init(log_to_driver=False, configure_logging=False)
     try:
-        task = ray.remote(num_cpus=1, max_retries=NODE_DEATHS)(decode_shard)
-        key_of = {task.remote(key, clips, params, timeout_s): key for key, clips in missing.items()}
-        waiting = list(key_of)
+        options = tasks_that_need(wanted, ray.cluster_resources(), log)
+        task = ray.remote(name=asset, max_retries=NODE_DEATHS, **options)(_make_part)
+        waiting = [task.remote(make, key, clips) for key, clips in missing.items()]
         while waiting:
             (done,), waiting = ray.wait(waiting)
             try:
@@ -105,31 +122,36 @@ def build_on_cluster(
                 raise
             except RayError as error:
                 raise HarError(
-                    f"A shard of frame_cache was lost with its node {NODE_DEATHS + 1} times ({error}): look at the "
-                    "nodes, memory first, then run the same command, which goes on with the other shards."
+                    f"A shard of {asset} was lost with its node {NODE_DEATHS + 1} times ({error}): look at the nodes, "
+                    "memory first, then run the same command, which goes on with the other shards."
                 ) from error
-            for part in parts(store, [key_of[done]]):
-                _ = part.folder  # copied from the bucket while others are decoded
-            log(f"{len(missing) - len(waiting):,} of {len(missing):,} shards are decoded.")
+            log(f"{len(missing) - len(waiting):,} of {len(missing):,} shards are made.")
     finally:
         ray.shutdown()
-    report = merge_frame_caches([part.folder for part in parts(store, shards)], folder)
-    return CacheReport(**{**vars(report), "decoded": sum(map(len, missing.values())),
-                          "resumed": sum(len(shards[key]) for key in shards.keys() - missing.keys()),
-                          "seconds": time.monotonic() - started})  # fmt: skip
+    return missing
 
 
-def parts(store: ArtifactStore, keys: Iterable[str]) -> list[Artifact]:
-    """The published parts of these keys; HarError where one is missing."""
-    found = [store.folder.find(PART, key) for key in keys]
-    there = [part for part in found if part is not None]
-    if len(there) < len(found):
-        raise HarError("A part of frame_cache was removed while it was built: run the same command again.")
-    return there
+def _make_part(make: Callable[[str, list[str]], None], key: str, clips: list[str]) -> None:
+    """A function, which is what Ray takes."""
+    make(key, clips)
 
 
-def remove_parts(store: ArtifactStore, shards: dict[str, list[str]]) -> None:
+def parts(asset: str, keys: Iterable[str], store: ArtifactStore) -> list[Artifact]:
+    """The published parts of these keys, in their order; HarError where one is missing."""
+    there = _parts_there(asset, store)
+    try:
+        return [there[key] for key in keys]
+    except KeyError:
+        raise HarError(f"A part, {asset}, was removed before it was used: run the same command again.") from None
+
+
+def remove_parts(asset: str, shards: Shards, store: ArtifactStore) -> None:
     """Remove the parts of a plan, when what was made from them is published."""
-    for key in shards:
-        while (part := store.folder.find(PART, key)) is not None:
+    for part in store.folder.versions(asset):
+        if part.record.key in shards:
             store.folder.discard(part)
+
+
+def _parts_there(asset: str, store: ArtifactStore) -> dict[str, Artifact]:
+    """By key; made twice, a part has the same content."""
+    return {part.record.key: part for part in store.folder.versions(asset)}

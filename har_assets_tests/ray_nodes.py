@@ -127,8 +127,11 @@ def _start(folder: Path, environment: dict[str, str], *arguments: str, cores: li
 
 
 @contextlib.contextmanager
-def ray_cluster(folder: Path, environment: dict[str, str]) -> Iterator[Cluster]:
-    """Start a head without CPUs, listening on loopback alone; `environment` is that of every node."""
+def ray_cluster(folder: Path, environment: dict[str, str], cores: list[int] | None = None) -> Iterator[Cluster]:
+    """Start a head without CPUs, listening on loopback alone, tied to `cores` of this machine.
+
+    `environment` is that of every node.
+    """
     pytest.importorskip("dagster_ray", reason="no dagster-ray: `pip install 'har_assets[ray]'`")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("DAGSTER", "HAR_", "RAY_"))}
     programs = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"  # as in an activated environment
@@ -139,6 +142,7 @@ def ray_cluster(folder: Path, environment: dict[str, str]) -> Iterator[Cluster]:
     head = _start(
         folder, whole, "--head", "--port", str(gcs), "--dashboard-host", "127.0.0.1", "--dashboard-port", str(jobs),
         "--ray-client-server-port", str(client), "--num-cpus", "0", "--num-gpus", "0", "--temp-dir", str(temporary),
+        cores=cores,
     )  # fmt: skip
     cluster = Cluster(f"http://127.0.0.1:{jobs}", f"127.0.0.1:{gcs}", temporary, whole, head)
     try:

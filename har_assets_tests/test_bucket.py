@@ -125,6 +125,46 @@ def test_files_are_copied_when_they_are_asked_for_and_once(machines: Machines, m
     assert machines["two"].latest("onnx_model").file("model.onnx").stat().st_ino == before
 
 
+def publish_packs(store: ArtifactFolder, key: str, **packs: bytes) -> Artifact:
+    with store.staging("frame_cache_part") as folder:
+        for name, content in packs.items():
+            (folder / f"{name}.npy").write_bytes(content)
+        (folder / "index.csv").write_text("clip\n")
+        return store.publish(folder, make_record("frame_cache_part", key, files=describe_files(folder)))
+
+
+def test_single_files_are_copied_where_no_more_are_asked_for(machines: Machines) -> None:
+    publish_packs(machines["one"], KEY, one=b"1" * 100, two=b"2" * 100)
+    read = machines["two"].latest("frame_cache_part")
+    assert isinstance(read, StoredArtifact)
+    folder = read.folder_with(["index.csv"])
+    assert {path.name for path in folder.iterdir()} == {"index.csv", "artifact.json"}
+    assert read.folder_with(["two.npy"]) == folder
+    assert (folder / "two.npy").read_bytes() == b"2" * 100
+    assert not (folder / "one.npy").exists()
+    assert machines["two"].latest("frame_cache_part").file("one.npy").read_bytes() == b"1" * 100
+    machines["two"].drop_copy(read)
+    assert not read.copy.exists()
+    assert machines["two"].latest("frame_cache_part").file("one.npy").read_bytes() == b"1" * 100
+
+
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_a_version_takes_files_of_others_over_and_keeps_them(machines: Machines, kind: str, tmp_path: Path) -> None:
+    here, there = (ArtifactFolder(tmp_path / "store"),) * 2 if kind == "folder" else (machines["one"], machines["two"])
+    parts = [publish_packs(there, letter * 64, **{letter: letter.encode() * 1000}) for letter in "ab"]
+    lent = {f"{letter}.npy": part for letter, part in zip("ab", parts, strict=True)}
+    with here.staging("frame_cache") as folder:
+        (folder / "index.csv").write_text("clip\n")
+        files = {**describe_files(folder), **{name: part.record.files[name] for name, part in lent.items()}}
+        published = here.publish(folder, make_record("frame_cache", KEY, files=files), lent)
+    if isinstance(published, StoredArtifact):
+        assert not (published.copy / "a.npy").exists(), "it has not been here"
+    for part in parts:
+        there.discard(part)
+    for store in (here, there):
+        assert [store.latest("frame_cache").file(f"{x}.npy").read_bytes() for x in "ab"] == [b"a" * 1000, b"b" * 1000]
+
+
 def test_folders_inside_a_version_and_packs_without_a_hash(machines: Machines) -> None:
     with machines["one"].staging("frame_cache") as folder:
         (folder / "model").mkdir()

@@ -3,26 +3,24 @@
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import numpy as np
 import psutil
 import pytest
 
-from har_assets.artifacts import ArtifactFolder
-from har_assets.bucket import open_store
+from har_assets import prediction_shards
 from har_assets.doctor import OK, Finding, check_ray_cluster
 from har_assets.errors import HarError
-from har_assets.ray_cluster import PROJECT, RAY_VARIABLE, cluster_address, connect
-from har_assets.sharding import PART
-from har_assets.video.frame_cache import FrameCache
-from har_assets_tests.postgres import Postgres, postgres_server
-from har_assets_tests.project import REPOSITORY, Project, log_of, make_own_videos, make_split_lists, trainings_in
-from har_assets_tests.ray_nodes import Cluster, ray_cluster
-from har_assets_tests.s3_server import BUCKET, S3Server, s3_server
+from har_assets.frame_shards import PART
+from har_assets.ray_cluster import RAY_VARIABLE, cluster_address, connect
+from har_assets_tests import ray_site
+from har_assets_tests.postgres import Postgres
+from har_assets_tests.project import Project, log_of, make_own_videos, make_split_lists, trainings_in
+from har_assets_tests.ray_nodes import Cluster
+from har_assets_tests.ray_site import Site, keys_of, same_products, two_nodes
+from har_assets_tests.s3_server import BUCKET, S3Server
 
 ROAD = "+key:test_predictions"
 PRODUCTS = (
@@ -31,59 +29,16 @@ PRODUCTS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Site(Project):
-    """The project from which runs are started; nodes have folders of their own beside it."""
-
-    s3: S3Server
-    postgres: Postgres
-    cluster: Cluster
-    prefix: str
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {
-            **super().environment,
-            **services_of(self.s3, self.postgres),
-            "HAR_ARTIFACTS": f"s3://{BUCKET}/{self.prefix}",
-            "HAR_MLFLOW_URI": "postgresql:///mlflow",
-            "HAR_MLFLOW_FILES": f"s3://{BUCKET}/mlflow",
-            RAY_VARIABLE: self.cluster.address,
-        }
-
-    @property
-    def store(self) -> ArtifactFolder:
-        return open_store(f"s3://{BUCKET}/{self.prefix}", self.folder / "artifacts")
-
-    @classmethod
-    def prepare(cls, folder: Path, cluster: Cluster, s3: S3Server, postgres: Postgres, prefix: str) -> "Site":
-        site = cls(Project.make(folder).folder, s3, postgres, cluster, prefix)
-        (folder / "dagster.yaml").write_text((REPOSITORY / "deploy" / "dagster.yaml").read_text())
-        return site
-
-    def events(self, kind: str, step: str = "") -> list[str]:
-        asked = f"select step_key from event_logs where dagster_event_type = '{kind}' order by id"
-        return [name for (name,) in self.postgres.ask(asked) if step in ("", name)]
-
-
-def services_of(s3: S3Server, postgres: Postgres) -> dict[str, str]:
-    """What every node has in its environment: addresses and keys, none of which travels with a step."""
-    return {**s3.environment, **postgres.environment, "HAR_BUCKET": BUCKET, "PYTHONPATH": str(REPOSITORY),
-            "OMP_NUM_THREADS": "1"}  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def services() -> Iterator[tuple[S3Server, Postgres]]:
     pytest.importorskip("moto", reason="no moto, whose server speaks S3: `pip install 'har_assets[dev]'`")
-    with postgres_server() as postgres, s3_server() as s3:
-        yield s3, postgres
+    with ray_site.services() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory, services: tuple[S3Server, Postgres]) -> Iterator[Cluster]:
-    with ray_cluster(tmp_path_factory.mktemp("head"), services_of(*services)) as cluster:
-        for name, resources in (("one", {PROJECT: 1.0}), ("two", {})):
-            cluster.add(tmp_path_factory.mktemp(name), **resources)
+    with two_nodes(tmp_path_factory.mktemp("cluster"), *services) as cluster:
         yield cluster
 
 
@@ -102,24 +57,8 @@ def config(own_videos: tuple[Path, Path], epochs: int = 2) -> dict[str, dict[str
         "video_clips": {"dvc": "off"},
         "frame_cache": {"shard_clips": 4},
         "trained_checkpoint": {"epochs": epochs, "threads": 1},
+        "test_predictions": {"shard_clips": 2},
     }
-
-
-def same_products(here: ArtifactFolder, there: ArtifactFolder) -> None:
-    for asset in PRODUCTS:
-        one, two = here.latest(asset).record, there.latest(asset).record
-        assert (one.key, one.data_version, one.inputs) == (two.key, two.data_version, two.inputs), asset
-        own = {"mlflow_run_id"}  # another run, and only that
-        assert {k: v for k, v in one.lineage.items() if k not in own} == {
-            k: v for k, v in two.lineage.items() if k not in own
-        }
-    one, two = (FrameCache(store.latest("frame_cache").folder) for store in (here, there))
-    assert one.rows.clips == two.rows.clips
-    for clip in one.rows.clips:
-        np.testing.assert_array_equal(one.frames(clip), two.frames(clip))
-    first, second = here.latest("test_predictions"), there.latest("test_predictions")
-    assert first.record.metadata["top1"] == second.record.metadata["top1"]
-    assert first.file("test_predictions.csv").read_text() == second.file("test_predictions.csv").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -133,15 +72,10 @@ def local_road(tmp_path_factory: pytest.TempPathFactory, own_videos: tuple[Path,
 
 
 @pytest.fixture
-def keys(services: tuple[S3Server, Postgres], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def keys(services: tuple[S3Server, Postgres]) -> Iterator[None]:
     """What this process needs to read the bucket."""
-    from s3fs import S3FileSystem
-
-    for name, value in services[0].environment.items():
-        monkeypatch.setenv(name, value)
-    S3FileSystem.clear_instance_cache()
-    yield
-    S3FileSystem.clear_instance_cache()
+    with keys_of(services[0]):
+        yield
 
 
 @pytest.mark.slow
@@ -154,7 +88,7 @@ def test_the_road_on_two_nodes_equals_the_local_one_and_survives_the_death_of_a_
     site = Site.prepare(tmp_path / "site", cluster, s3, postgres, "whole")
     done = site.materialize(ROAD, config(own_videos))
     assert done.returncode == 0, log_of(done)[-6000:]
-    same_products(local_road.store, site.store)
+    same_products(local_road.store, site.store, PRODUCTS)
     # Steps ran on both nodes, none where the run was started; data/ came to the second node from the bucket.
     for node in cluster.nodes:
         assert (node.folder / "data" / "dataset.json").is_file()
@@ -164,6 +98,10 @@ def test_the_road_on_two_nodes_equals_the_local_one_and_survives_the_death_of_a_
     # frame_cache was made of five parts, which are gone.
     assert len(list(site.latest("frame_cache").folder.glob("*.npy"))) == 5
     assert site.store.versions(PART) == []
+    # So were the predictions, of three.
+    asked = "select event from event_logs where event like '%3 of 3 shards are made%'"
+    assert len(postgres.ask(asked)) == 1
+    assert site.store.versions(prediction_shards.PART) == []
     for node in cluster.nodes:
         assert [process.name() for process in node.processes() if process.name().startswith("dagster")] == []
 
@@ -200,7 +138,7 @@ def test_the_road_on_two_nodes_equals_the_local_one_and_survives_the_death_of_a_
         run.kill()
     assert run.returncode == 0, said[-6000:]
     assert site.events("STEP_UP_FOR_RETRY") == ["trained_checkpoint"]
-    same_products(local_road.store, site.store)
+    same_products(local_road.store, site.store, PRODUCTS)
     assert trainings_in(victim.folder) == []
     commands = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
     assert [command for command in commands if str(victim.folder) in command] == []

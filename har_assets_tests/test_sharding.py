@@ -8,7 +8,10 @@ import pytest
 
 from har_assets.artifacts import ArtifactFolder, Record
 from har_assets.errors import HarError
-from har_assets.sharding import shards_of
+from har_assets.frame_shards import frame_shards
+from har_assets.ray_cluster import needs, tasks_that_need
+from har_assets.resources.store import ArtifactStore
+from har_assets.sharding import make_parts, parts, publish_part, remove_parts
 from har_assets.video.frame_cache import CacheParams, FrameCache, build_frame_cache, merge_frame_caches
 from har_assets_tests.conftest import write_video
 
@@ -68,13 +71,54 @@ def test_parts_of_other_parameters_and_parts_without_a_clip_are_refused(tmp_path
 
 def test_a_part_is_known_by_its_clips_and_parameters() -> None:
     hashes = {f"wave/{number:03d}.avi": f"md5-{number}" for number in range(10)}
-    shards = shards_of(hashes, PARAMS, 120.0, 4)
+    shards = frame_shards(hashes, PARAMS, 120.0, 4)
     assert [len(clips) for clips in shards.values()] == [4, 4, 2]
     assert sorted(name for clips in shards.values() for name in clips) == sorted(hashes)
-    assert shards_of(dict(reversed(hashes.items())), PARAMS, 120.0, 4) == shards
-    changed = shards_of({**hashes, "wave/009.avi": "another"}, PARAMS, 120.0, 4)
+    assert frame_shards(dict(reversed(hashes.items())), PARAMS, 120.0, 4) == shards
+    changed = frame_shards({**hashes, "wave/009.avi": "another"}, PARAMS, 120.0, 4)
     assert len(shards.keys() & changed.keys()) == 2, "one changed video costs its own part"
-    assert not shards.keys() & shards_of(hashes, replace(PARAMS, width=20), 120.0, 4).keys()
+    assert not shards.keys() & frame_shards(hashes, replace(PARAMS, width=20), 120.0, 4).keys()
+
+
+def test_a_part_is_made_once_found_by_its_key_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HAR_ARTIFACTS", raising=False)
+    store = ArtifactStore()
+    shards = {letter * 64: [f"wave/{letter}.avi"] for letter in "abc"}
+    built = []
+
+    def build(staging: Path, work: Path) -> tuple[str, dict[str, int]]:
+        built.append(staging)
+        work.mkdir()
+        (staging / "clips.txt").write_text(str(len(built)))
+        return "a clip", {"clips": 1}
+
+    for key in (*shards, *shards):
+        publish_part("some_part", key, build)
+    assert len(built) == len(shards)
+    publish_part("some_part", "d" * 64, build)  # of another plan
+    found = parts("some_part", ["c" * 64, "a" * 64], store)
+    assert [part.file("clips.txt").read_text() for part in found] == ["3", "1"]
+    assert found[0].record.metadata["clips"] == 1
+    assert list((tmp_path / "artifacts" / "some_part").glob(".work-*")) == []
+    said: list[str] = []
+    made = make_parts("some_part", shards, pytest.fail, store=store, wanted={}, log=said.append)  # type: ignore[arg-type]
+    assert (made, said) == ({}, ["3 shards, 3 of them made before."])
+    remove_parts("some_part", shards, store)
+    assert [part.record.key for part in store.folder.versions("some_part")] == ["d" * 64]
+    with pytest.raises(HarError, match="some_part, was removed before it was used"):
+        parts("some_part", shards, store)
+
+
+def test_a_shard_asks_for_a_gpu_where_there_is_one() -> None:
+    said: list[str] = []
+    wanted = needs(1, gpus=1)
+    assert tasks_that_need(wanted, {"CPU": 4.0, "GPU": 1.0}, said.append) == {"num_cpus": 1, "num_gpus": 1}
+    assert said == []
+    assert tasks_that_need(wanted, {"CPU": 4.0}, said.append) == {"num_cpus": 1}
+    assert said == ["No node of the Ray cluster has a GPU: the shards go to CPUs."]
+    assert tasks_that_need(needs(0.5), {"CPU": 4.0}, said.append) == {"num_cpus": 0.5}
+    assert len(said) == 1
 
 
 def test_a_version_that_was_discarded_is_gone(tmp_path: Path) -> None:

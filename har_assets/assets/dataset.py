@@ -832,16 +832,17 @@ def frame_cache(
     )
     clear_work(work)
     if shards:
+        from har_assets.frame_shards import PART  # noqa: PLC0415
         from har_assets.sharding import remove_parts  # noqa: PLC0415
 
         with failures_in_words():
-            remove_parts(store, shards)
+            remove_parts(PART, shards, store)
     return result
 
 
 def planned_shards(config: FrameCacheConfig, store: ArtifactStore) -> dict[str, list[str]]:
     """Key of each part of a frame cache to its clips; empty where one process does: few clips that are new."""
-    from har_assets.sharding import shards_of  # noqa: PLC0415
+    from har_assets.frame_shards import frame_shards  # noqa: PLC0415
     from har_assets.video.frame_cache import CacheParams, FrameCache  # noqa: PLC0415
 
     with failures_in_words():
@@ -856,7 +857,7 @@ def planned_shards(config: FrameCacheConfig, store: ArtifactStore) -> dict[str, 
             before = FrameCache(previous.folder)
             there = set(before.rows.clips) if before.params == params else set()
         few = len(hashes.keys() - there) <= config.shard_clips
-        return {} if few else shards_of(hashes, params, config.timeout_s, config.shard_clips)
+        return {} if few else frame_shards(hashes, params, config.timeout_s, config.shard_clips)
 
 
 def cached_frames(
@@ -875,10 +876,11 @@ def cached_frames(
     from har_assets.video.frame_cache import CacheParams, build_frame_cache  # noqa: PLC0415
 
     params = CacheParams(config.height, config.width, config.stride, config.max_frames)
+    packs: dict[str, Artifact] = {}
     if shards:
-        from har_assets.sharding import build_on_cluster  # noqa: PLC0415
+        from har_assets.frame_shards import build_on_cluster  # noqa: PLC0415
 
-        report = build_on_cluster(
+        report, packs = build_on_cluster(
             shards, store=store, params=params, timeout_s=config.timeout_s, folder=making.folder, log=log
         )
     else:
@@ -903,6 +905,7 @@ def cached_frames(
             "frames": report.frames,
             "decoded": report.decoded,
             "reused": report.reused,
+            "resumed": report.resumed,
             "clips_per_second": round(report.decoded / max(report.seconds, 1e-9), 1),
             "quarantine": quarantine,
             "notes": [{"clip": clip, "note": note} for clip, note in report.notes.items()],
@@ -914,5 +917,6 @@ def cached_frames(
                 "quarantined": len(quarantine),
             }
         },
+        lent=packs,
         clips=report.decoded,
     )

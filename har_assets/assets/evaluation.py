@@ -1,6 +1,7 @@
 """test_predictions: what the deployed model says of every test video."""
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
 
 import dagster as dg
 
@@ -10,23 +11,31 @@ from har_assets.assets.deployment import ONNX, refuse_failed_parity
 from har_assets.assets.publishing import AssetConfig, Making, Product, failures_in_words, made, result_of
 from har_assets.assets.training import CHECKPOINT
 from har_assets.errors import HarError
-from har_assets.ray_cluster import needs
+from har_assets.ray_cluster import cluster_address, needs
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
 
 CONFUSION = "test_confusion.png"
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from har_assets.runtime import Predictor
+    from har_assets.sharding import Shards
 
 
 class PredictionConfig(AssetConfig):
     """How test videos are scored."""
 
+    not_content: ClassVar[frozenset[str]] = AssetConfig.not_content | {"shard_clips"}
+
     runtime: str = "onnx"
     """`onnx` scores with the deployed model, `checkpoint` with PyTorch."""
     windows: int = 4
     """Temporal clips a video, spread evenly; their scores are averaged."""
+    shard_clips: int = 256
+    """Videos that one node of a Ray cluster scores at a time."""
 
 
 @dg.asset(
@@ -35,7 +44,7 @@ class PredictionConfig(AssetConfig):
     kinds={"onnx", "pandas"},
     code_version="2",
     pool="gpu",
-    op_tags=needs(gpus=1),
+    op_tags=needs(0),  # CPUs and GPUs are for its shards
     tags={"har/stage": "evaluation"},
 )
 def test_predictions(
@@ -47,32 +56,57 @@ def test_predictions(
     """
 
     with failures_in_words():
-        return result_of(*make_test_predictions(context, config, store, mlflow))
+        return result_of(*make_test_predictions(context, config, store, mlflow, on_cluster=bool(cluster_address())))
 
 
 def make_test_predictions(
-    context: dg.AssetExecutionContext, config: PredictionConfig, store: ArtifactStore, mlflow: MlflowTracking
+    context: dg.AssetExecutionContext,
+    config: PredictionConfig,
+    store: ArtifactStore,
+    mlflow: MlflowTracking,
+    *,
+    on_cluster: bool = False,
 ) -> tuple[Artifact, bool]:
-    """test_predictions in a store, and whether it was there already. Raises HarError."""
+    """test_predictions in a store, and whether it was there already. Raises HarError.
+
+    `on_cluster`: in shards on the nodes of the Ray cluster that this process is part of, of which it needs nothing.
+    """
+    shards: Shards = {}
 
     def build(making: Making) -> Product:
+        nonlocal shards
         import numpy as np  # noqa: PLC0415
 
         from har_assets.report.plots import plot_confusion  # noqa: PLC0415
-        from har_assets.runtime.evaluation import evaluate, predict_manifest  # noqa: PLC0415
-        from har_assets.video.frame_cache import FrameCache  # noqa: PLC0415
+        from har_assets.runtime import read_spec  # noqa: PLC0415
+        from har_assets.runtime.evaluation import evaluate, prediction_table  # noqa: PLC0415
 
-        predictor = _predictor(config.runtime, making.inputs["onnx_model"], store)
-        cache = FrameCache(making.inputs["frame_cache"].folder)
-        manifest = read_manifest_of(making.inputs["test_manifest"], "test")
-        table, scores_NK = predict_manifest(predictor, manifest, cache, config.windows)
+        inputs = making.inputs
+        manifest = read_manifest_of(inputs["test_manifest"], "test")
+        clips = list(manifest["clip"])
+        open_predictor = partial(_predictor, config.runtime)
+        if on_cluster:
+            from har_assets.prediction_shards import prediction_shards, score_on_cluster  # noqa: PLC0415
+
+            recipe = config.content()
+            shards = prediction_shards(clips, inputs["frame_cache"], inputs["onnx_model"], recipe, config.shard_clips)
+            scores_of_clip, runtime = score_on_cluster(
+                shards, store=store, inputs=inputs, open_model=open_predictor, windows=config.windows,
+                log=context.log.info,
+            )  # fmt: skip
+        else:
+            scores_of_clip, runtime = scored_here(
+                clips, open_predictor(inputs["onnx_model"], store), inputs["frame_cache"], config.windows
+            )
+        labels = read_spec(inputs["onnx_model"].file(ONNX)).labels
+        table, scores_NK = prediction_table(scores_of_clip, manifest, labels, runtime)
         table.to_csv(making.folder / "test_predictions.csv", index=False, lineterminator="\n")
         np.save(making.folder / "scores.npy", scores_NK)
-        figures, confusion_KK = evaluate(table, predictor.spec.labels)
-        synthetic = " (synthetic data)" if predictor.provenance.synthetic else ""
+        figures, confusion_KK = evaluate(table, labels)
+        synthetic = " (synthetic data)" if inputs["onnx_model"].record.lineage["synthetic"] else ""
         plot_confusion(
             confusion_KK,
-            predictor.spec.labels,
+            labels,
             making.folder / CONFUSION,
             title=f"top-1 {figures['top1']:.3f} on {len(table)} test videos{synthetic}",
         )
@@ -82,12 +116,12 @@ def make_test_predictions(
         return Product(
             headline=f"test top-1 {figures['top1']:.3f}, top-5 {figures['top5']:.3f}, mean class "
             f"{figures['mean_class_accuracy']:.3f} on {len(table)} videos{synthetic}",
-            metadata={**figures, "runtime": predictor.runtime, "windows": config.windows},
+            metadata={**figures, "runtime": runtime, "windows": config.windows},
             pictures=(CONFUSION,),
             clips=len(table) * config.windows,
         )
 
-    return made(
+    result = made(
         context,
         store,
         config,
@@ -97,18 +131,36 @@ def make_test_predictions(
         upstream=("onnx_model", "test_manifest", "frame_cache"),
         mlflow=mlflow,
     )
+    if shards:
+        from har_assets.prediction_shards import PART  # noqa: PLC0415
+        from har_assets.sharding import remove_parts  # noqa: PLC0415
+
+        remove_parts(PART, shards, store)
+    return result
 
 
-def _predictor(runtime: str, onnx: Artifact, store: ArtifactStore) -> "Predictor":
+def scored_here(
+    clips: list[str], predictor: "Predictor", frames: Artifact, windows: int
+) -> "tuple[dict[str, NDArray[np.float32]], str]":
+    """Mean scores, float32 [K], of each clip that has frames, and the runtime that gave them."""
+    from har_assets.runtime.evaluation import score_clips  # noqa: PLC0415
+    from har_assets.video.frame_cache import FrameCache  # noqa: PLC0415
+
+    cache = FrameCache(frames.folder)
+    there = [clip for clip in clips if clip in cache]
+    return dict(zip(there, score_clips(predictor, there, cache, windows), strict=True)), predictor.runtime
+
+
+def _predictor(runtime: str, onnx: Artifact, store: ArtifactStore, threads: int = 0) -> "Predictor":
     from har_assets.runtime import open_model  # noqa: PLC0415
 
     if runtime == "onnx":
         refuse_failed_parity(onnx)
         # Not the fastest one: figures must not depend on which one that was.
-        return open_model(onnx.file(ONNX), "onnxruntime")
+        return open_model(onnx.file(ONNX), "onnxruntime", threads=threads)
     if runtime == "checkpoint":
         checkpoint = store.latest("trained_checkpoint")
         if checkpoint.record.data_version != onnx.record.inputs["trained_checkpoint"]:
             raise HarError("onnx_model was exported from another checkpoint than the latest: materialize onnx_model.")
-        return open_model(checkpoint.file(CHECKPOINT), "pytorch")
+        return open_model(checkpoint.file(CHECKPOINT), "pytorch", threads=threads)
     raise HarError(f"There is no runtime {runtime!r}: choose onnx or checkpoint.")

@@ -66,6 +66,8 @@ class Product:
     """Added to the lineage of the inputs."""
     data_version: str = ""
     """Content hash where the content is reproducible; empty takes the key."""
+    lent: dict[str, Artifact] = field(default_factory=dict)
+    """File name to the version of the store whose file of that name becomes part of this product."""
     clips: int = 0
     """Clips that this build went through, for clips a second; 0 where it does not count in clips."""
 
@@ -159,7 +161,7 @@ def made(
             key=key,
             # Made again by force, a product that is not reproducible is another one for the assets downstream.
             data_version=product.data_version or (hash_of([key, time.time_ns()]) if config.force else key),
-            files=describe_files(folder),
+            files={**describe_files(folder), **{name: part.record.files[name] for name, part in product.lent.items()}},
             headline=product.headline,
             lineage={**lineage, **product.lineage},
             metadata={
@@ -172,7 +174,7 @@ def made(
             config=config.model_dump(),
             seconds=round(time.monotonic() - started, 2),
         )
-        published = store.folder.publish(folder, record)
+        published = store.folder.publish(folder, record, product.lent)
     shutil.rmtree(store.folder.work(name, key), ignore_errors=True)
     context.log.info(f"{name}: {record.headline} ({record.seconds:.1f} s)")
     return published, False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -27,17 +28,39 @@ def predict_manifest(
     Returns the table (clip, label, correct, runtime, windows, label_1, score_1, ... label_5, score_5) and the
     mean scores, float32 [N, K], zero for clips without frames.
     """
+    clips = [clip for clip in manifest["clip"] if clip in cache]
+    scores = score_clips(predictor, clips, cache, windows, still_frames=still_frames)
+    return prediction_table(dict(zip(clips, scores, strict=True)), manifest, predictor.spec.labels, predictor.runtime)
+
+
+def score_clips(
+    predictor: Predictor, clips: list[str], cache: FrameCache, windows: int, *, still_frames: bool = False
+) -> NDArray[np.float32]:
+    """Mean scores of the windows of each clip, float32 [N, K]; all clips are in the cache."""
     spec = predictor.spec
-    scores_NK = np.zeros((len(manifest), spec.num_classes), np.float32)
+    scores_NK = np.zeros((len(clips), spec.num_classes), np.float32)
+    for number, clip in enumerate(clips):
+        clips_BCTHW = video_clips(cache.frames(clip), spec, windows)
+        if still_frames:
+            clips_BCTHW = np.repeat(clips_BCTHW[:, :, :1], spec.num_frames, axis=2)
+        scores_NK[number] = predictor.predict(clips_BCTHW).mean(axis=0)
+    return scores_NK
+
+
+def prediction_table(
+    scores_of_clip: Mapping[str, NDArray[np.float32]], manifest: pd.DataFrame, names: tuple[str, ...], runtime: str
+) -> tuple[pd.DataFrame, NDArray[np.float32]]:
+    """What `predict_manifest` returns, from the mean scores, float32 [K], of the clips that have frames.
+
+    `names`: labels in the order of the scores. `runtime`: what gave them.
+    """
+    scores_NK = np.zeros((len(manifest), len(names)), np.float32)
     rows = []
     for number, (clip, label) in enumerate(zip(manifest["clip"], manifest["label"], strict=True)):
-        row: dict[str, Any] = {"clip": clip, "label": label, "correct": False, "runtime": predictor.runtime}
-        if clip in cache:
-            clips_BCTHW = video_clips(cache.frames(clip), spec, windows)
-            if still_frames:
-                clips_BCTHW = np.repeat(clips_BCTHW[:, :, :1], spec.num_frames, axis=2)
-            scores_NK[number] = predictor.predict(clips_BCTHW).mean(axis=0)
-            labels, scores = ranked(scores_NK[number], spec.labels, TOP)
+        row: dict[str, Any] = {"clip": clip, "label": label, "correct": False, "runtime": runtime}
+        if clip in scores_of_clip:
+            scores_NK[number] = scores_of_clip[clip]
+            labels, scores = ranked(scores_NK[number], names, TOP)
             row["correct"] = labels[0] == label
         else:
             labels, scores = (QUARANTINED,), (0.0,)

@@ -28,7 +28,7 @@ import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -57,6 +57,9 @@ INDEX_COLUMNS = [
     "decoder",
     "note",
 ]
+
+TABLES = ("params.json", "index.csv", "quarantine.csv")
+"""Files of a cache that are no packs."""
 
 # The .npy header is written first and filled in last, so its length is fixed: 128 bytes hold any shape.
 NPY_HEADER_BYTES = 128
@@ -247,9 +250,10 @@ def build_frame_cache(
     )
 
 
-def merge_frame_caches(parts: list[Path], folder: Path) -> CacheReport:
+def merge_frame_caches(parts: list[Path], folder: Path, *, packs_elsewhere: bool = False) -> CacheReport:
     """One cache in `folder` from caches of different clips with the same parameters, whose packs are hard-linked.
 
+    With `packs_elsewhere` none is: the parts are tables alone, and the caller sees to the packs.
     Returns counts and the quarantine. Raises HarError where parameters differ or no part has a clip.
     """
     caches = [FrameCache(part) for part in parts]
@@ -263,7 +267,7 @@ def merge_frame_caches(parts: list[Path], folder: Path) -> CacheReport:
             facts = {name: row[name] for name in INDEX_COLUMNS[1:]}
             rows[str(row["clip"])] = _Entry(**facts, crc32=0)
         quarantine.update(zip(cache.quarantine["clip"], cache.quarantine["reason"], strict=True))
-        for name in cache._pack_names:
+        for name in [] if packs_elsewhere else cache._pack_names:
             _link_or_copy(cache.folder / name, folder / name)
     if not rows:
         clip, reason = next(iter(sorted(quarantine.items())))
@@ -281,7 +285,7 @@ def merge_frame_caches(parts: list[Path], folder: Path) -> CacheReport:
         quarantined=dict(sorted(quarantine.items())),
         notes={clip: entry.note for clip, entry in sorted(rows.items()) if entry.note},
         frames=sum(frames.values()),
-        bytes=sum((folder / name).stat().st_size for name in {entry.pack for entry in rows.values()}),
+        bytes=sum(pack.stat().st_size for pack in folder.glob("*.npy")),
         seconds=0.0,
     )
 
@@ -343,6 +347,10 @@ class FrameCache:
             reasons = dict(zip(self.quarantine["clip"], self.quarantine["reason"], strict=True))
             raise KeyError(f"{clip} is not in the frame cache: {reasons.get(clip, 'it was never added')}")
         return self.frames_of_row(self._row_of_clip[clip])
+
+    def packs_of(self, clips: Iterable[str]) -> set[str]:
+        """Names of the packs that hold these clips, which are in the cache."""
+        return {self._pack_names[int(self.rows.pack[self.row(clip)])] for clip in clips}
 
     def row(self, clip: str) -> int:
         """Row of a clip in `rows` and `index`; KeyError where it is not in the cache."""
