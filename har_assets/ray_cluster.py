@@ -3,6 +3,7 @@
     the run, where it was started        SurvivingExecutor > NodeExecutor
         a step ─── Ray job ───►          a node that has what the step needs: `needs` on the asset
             shard ─── Ray task ───►      any node with a free CPU (har_assets.sharding)
+            training ─ Ray tasks ──►     the other nodes of a training over several (har_assets.ray_training)
 
 dagster-ray submits each step as a job to Ray's job server. What is added here: a step whose node has died is tried
 again on another one; a step that was stopped from outside ends; what no node of the cluster has is not waited for.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import dagster as dg
@@ -27,6 +28,7 @@ from dagster_shared.error import SerializableErrorInfo
 from har_assets.bucket import DEFAULT_ROOT, ROOT_VARIABLE
 from har_assets.errors import HarError
 from har_assets.ray_cluster import NEEDS_TAG, RAY_VARIABLE, cluster_address, connect, nodes_of
+from har_assets.ray_training import PLACE_VARIABLE, node_needs, options_of
 from har_assets.runs import SentenceFailure, SurvivingExecutor
 
 if TYPE_CHECKING:
@@ -134,6 +136,7 @@ def _step_handler(client: JobSubmissionClient) -> StepHandler:
             """Submit the step, without what no node of the cluster has."""
             (step,) = step_handler_context.step_tags
             wanted = RayExecutionConfig.from_tags(step_handler_context.step_tags[step])
+            wanted = self._with_training(step_handler_context, step, wanted)
             custom = {name: amount for name, amount in (wanted.resources or {}).items() if name in self.offered}
             fitted = RayExecutionConfig(
                 runtime_env=wanted.runtime_env,
@@ -152,6 +155,28 @@ def _step_handler(client: JobSubmissionClient) -> StepHandler:
                 )
             self._ended.discard(step)
             yield from super().launch_step(_Fitted(step_handler_context, fitted.model_dump_json()))
+
+        def _with_training(
+            self, step_handler_context: StepHandlerContext, step: str, wanted: RayExecutionConfig
+        ) -> RayExecutionConfig:
+            """`wanted`, changed to what a training takes of its node where it has several devices or nodes."""
+            nodes, devices, found = options_of(step_handler_context.dagster_run.run_config, step)
+            if (nodes, devices) == (1, 1):
+                return wanted
+            offered = nodes_of(client)
+            needs = node_needs(nodes, devices, offered)
+            # No more than any node has: the training then says what is missing, where a job would just wait.
+            cpus, gpus = (
+                int(min(needs.get(name, 0), max((node.get(name, 0) for node in offered), default=0)))
+                for name in ("CPU", "GPU")
+            )
+            changes: dict[str, Any] = {"num_cpus": max(1, cpus), "num_gpus": gpus or wanted.num_gpus}
+            if found:
+                place = {"ray_job": self._get_ray_job_submission_id(step_handler_context), "node_needs": needs}
+                runtime_env = wanted.runtime_env or {}
+                variables = {**runtime_env.get("env_vars", {}), PLACE_VARIABLE: json.dumps(place)}
+                changes["runtime_env"] = {**runtime_env, "env_vars": variables}
+            return wanted.model_copy(update=changes)
 
         def check_step_health(self, step_handler_context: StepHandlerContext) -> CheckStepHealthResult:
             """Unhealthy, too, when the job has ended in any way and the step has not said so by the next look."""

@@ -25,7 +25,8 @@ from har_assets.assets.publishing import (
 )
 from har_assets.errors import HarError
 from har_assets.model.spec import ModelSpec, Provenance
-from har_assets.ray_cluster import needs
+from har_assets.ray_cluster import cluster_address, needs
+from har_assets.ray_training import PLACE_VARIABLE
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
 from har_assets.training.outbox import report_settled, settle
@@ -41,7 +42,7 @@ class TrainingConfig(AssetConfig):
     """Network and recipe. The defaults fit the sample; the files in conf/ have those for HMDB51."""
 
     not_content: ClassVar[frozenset[str]] = AssetConfig.not_content | {
-        "threads", "compile", "nodes", "rendezvous"
+        "threads", "compile", "nodes", "rendezvous", "node_wait_s"
     }  # fmt: skip
 
     network: str = "cnn3d"
@@ -103,10 +104,13 @@ class TrainingConfig(AssetConfig):
     devices: int = 1
     """GPUs of each machine to train on (by torchrun); 0 takes all. Without a GPU they are CPU processes."""
     nodes: int = 1
-    """Machines that train together. This one runs the asset, the others
-    `python -m har_assets.training request.json` on the file that its log names."""
+    """Machines that train together. On a Ray cluster (HAR_RAY) they are found. Elsewhere, and where there is a
+    rendezvous, this one runs the asset, the others `python -m har_assets.training request.json` on the file that its
+    log names."""
     rendezvous: str = ""
-    """`host:port` at which several machines find each other."""
+    """`host:port` at which several machines find each other; empty on a Ray cluster, which finds an address."""
+    node_wait_s: float = 900.0
+    """Seconds that a training waits until so many nodes of a Ray cluster are free."""
     deterministic: bool = False
     """Bit-equal repetitions on a GPU too, at some cost of speed."""
     seed: int = 0
@@ -125,7 +129,7 @@ RECIPE = (
 
 PASSED_ON = (
     "epochs", "batch_size", "precision", "compile", "early_stopping", "gradient_clip", "deterministic", "devices",
-    "nodes", "rendezvous", "seed", "threads", "val_windows", "max_stride", "balanced", "still_frames",
+    "nodes", "rendezvous", "node_wait_s", "seed", "threads", "val_windows", "max_stride", "balanced", "still_frames",
 )  # fmt: skip
 """Fields that the training process gets as they are."""
 
@@ -218,7 +222,7 @@ def make_checkpoint(
     def build(making: Making) -> Product:
         making.work.mkdir(parents=True, exist_ok=True)
         request = training_request(context, config, store, mlflow, making)
-        if config.nodes > 1:
+        if config.nodes > 1 and config.rendezvous:
             context.log.info(
                 f"Waiting for {config.nodes - 1} more machines at {config.rendezvous}: run "
                 f"`python -m har_assets.training {making.work / 'request.json'}` on each."
@@ -290,6 +294,7 @@ def training_request(
 ) -> TrainingRequest:
     """Everything that the training process needs, as one file."""
     inputs = making.inputs
+    place = _place_on_cluster(config)
     cache = inputs["frame_cache"].record.config
     lineage = inputs["frame_cache"].record.lineage
     spec = ModelSpec(
@@ -320,6 +325,8 @@ def training_request(
         pretrained=str(inputs["pretrained_weights"].file(WEIGHTS)) if config.pretrained else "",
         recipe={name: getattr(config, name) for name in RECIPE},
         **{name: getattr(config, name) for name in PASSED_ON},
+        **place,
+        origins={str(artifact.folder): artifact.address for artifact in inputs.values()} if place else {},
         mlflow_tracking_uri=mlflow.uri(store.project_folder),
         mlflow_experiment=mlflow.experiment,
         mlflow_artifact_root=mlflow.artifact_location(store.project_folder),
@@ -336,6 +343,19 @@ def training_request(
             "git_commit": provenance.git_commit,
         },
     )
+
+
+def _place_on_cluster(config: TrainingConfig) -> dict[str, Any]:
+    """`ray_job` and `node_needs` where several nodes are to be found on a Ray cluster, else nothing."""
+    if config.nodes == 1 or config.rendezvous or not cluster_address():
+        return {}
+    if PLACE_VARIABLE not in os.environ:
+        raise HarError(
+            f"This step's node was chosen for a training on one: write `nodes: {config.nodes}` as a number into the "
+            "run's configuration of the step, by which nodes are chosen."
+        )
+    place: dict[str, Any] = json.loads(os.environ[PLACE_VARIABLE])
+    return place
 
 
 def _weights_in_words(weights: Artifact | None, network: str) -> str:

@@ -1,7 +1,8 @@
 """`python -m har_assets.training request.json`: the process in which a training runs.
 
 Started by the asset trained_checkpoint through Dagster Pipes, or by hand. Where the request asks for several
-devices or machines it becomes torchrun, which starts this module once a device. It ends with the process
+devices or machines it becomes torchrun, which starts this module once a device; where the machines are to be found on
+a Ray cluster it first becomes har_assets.ray_training, which starts this module once a node. It ends with the process
 that started it, stops in order on SIGINT and SIGTERM (the last whole epoch is kept), and says its
 failure in one sentence in `error.txt` of the work folder.
 """
@@ -10,7 +11,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -18,9 +19,7 @@ from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, open_dagster_pipes
 
 from har_assets.errors import HarError
 from har_assets.training.lifeline import die_with_parent
-from har_assets.training.request import ERROR_FILE, TrainingRequest
-
-STOPPED = "The training was stopped; the same command goes on after its last whole epoch."
+from har_assets.training.request import ERROR_FILE, STOPPED, TrainingRequest
 
 
 def main(request_file: Path) -> int:
@@ -41,6 +40,11 @@ def main(request_file: Path) -> int:
     if not worker:
         error_file.unlink(missing_ok=True)
     try:
+        if request.nodes > 1 and not request.rendezvous:
+            from har_assets.ray_training import train_on_nodes  # noqa: PLC0415
+
+            with _reporting() as report:
+                return train_on_nodes(request, report)
         if not worker and (request.nodes > 1 or request.devices != 1):
             from har_assets.training.fit import count_devices  # noqa: PLC0415 seconds of imports, after the lifeline
 
@@ -60,11 +64,18 @@ def main(request_file: Path) -> int:
         raise
 
 
+@contextlib.contextmanager
+def _reporting() -> Iterator[Callable[[str], None]]:
+    """Where lines for people go: to the step that started this process, else to standard output."""
+    if DAGSTER_PIPES_CONTEXT_ENV_VAR in os.environ and os.environ.get("RANK", "0") == "0":
+        with open_dagster_pipes() as pipes:
+            yield pipes.log.info
+    else:
+        yield print
+
+
 def _train(request: TrainingRequest) -> int:
-    with contextlib.ExitStack() as stack:
-        report: Callable[[str], None] = print
-        if DAGSTER_PIPES_CONTEXT_ENV_VAR in os.environ and os.environ.get("RANK", "0") == "0":
-            report = stack.enter_context(open_dagster_pipes()).log.info
+    with _reporting() as report:
         from har_assets.training.fit import fit  # noqa: PLC0415
 
         fit(request, report)
@@ -79,12 +90,15 @@ def _torchrun(request_file: Path, request: TrainingRequest, devices: int) -> int
 
     from har_assets.video.workers import available_cores  # noqa: PLC0415
 
-    where = (
-        ["--nnodes", str(request.nodes), "--rdzv-backend", "c10d", "--rdzv-endpoint", request.rendezvous,
-         "--rdzv-id", Path(request.work).name]
-        if request.nodes > 1
-        else ["--standalone"]
-    )  # fmt: skip
+    where = ["--standalone"]
+    if request.nodes > 1:
+        # `static` keeps to the given numbers; c10d numbers the machines by their names.
+        numbered = request.node_rank >= 0
+        where = [
+            "--nnodes", str(request.nodes), "--rdzv-endpoint", request.rendezvous,
+            *(["--rdzv-backend", "static", "--node-rank", str(request.node_rank), "--rdzv-id", "har_assets"]
+              if numbered else ["--rdzv-backend", "c10d", "--rdzv-id", Path(request.work).name]),
+        ]  # fmt: skip
     # torchrun would give each process one thread, which is right for GPUs and slow for CPU processes.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // devices)))
     try:

@@ -7,6 +7,7 @@ import ctypes
 import fcntl
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,16 +16,29 @@ from har_assets.errors import HarError
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
+PARENT_LOOK_S = 2.0
+"""Pause between two looks at whether the parent is there."""
 
-def die_with_parent(parent_pid: int | None = None) -> None:
+
+def die_with_parent(parent_pid: int | None = None, *, grace_s: float = 60.0) -> None:
     """Ask the kernel to send SIGTERM to this process when its parent dies, kill -9 included (Linux).
 
     `parent_pid` is the parent as it was when this process was started: if it has died before the
-    request reached the kernel, this process ends at once.
+    request reached the kernel, this process ends at once. A process that has not ended `grace_s` seconds after its
+    parent is killed: one that waits on a GPU for another one that is gone reads no signal.
     """
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if parent_pid is not None and os.getppid() != parent_pid:
+    parent = os.getppid()
+    if parent_pid is not None and parent != parent_pid:
         os.kill(os.getpid(), signal.SIGTERM)
+
+    def end_for_good() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_LOOK_S)
+        time.sleep(grace_s)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=end_for_good, name="lifeline", daemon=True).start()
 
 
 @contextlib.contextmanager

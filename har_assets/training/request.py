@@ -19,6 +19,9 @@ CONFUSION_FILE = "validation_confusion.png"
 ERROR_FILE = "error.txt"
 """Why a training failed, in one sentence."""
 
+STOPPED = "The training was stopped; the same command goes on after its last whole epoch."
+"""What ERROR_FILE says after SIGINT and SIGTERM."""
+
 
 CHOICES = {
     "optimizer": ("adam", "adamw"),
@@ -75,7 +78,19 @@ class TrainingRequest:
     nodes: int = 1
     """Machines that train together; each of them runs `python -m har_assets.training` on this file."""
     rendezvous: str = ""
-    """`host:port` at which several machines find each other; any of them may be the host."""
+    """`host:port` at which several machines find each other; any of them may be the host. Empty with several nodes:
+    they are found on the Ray cluster of `ray_job`."""
+    node_rank: int = -1
+    """Number of this machine where it is settled beforehand: number 0 is the host of the rendezvous and keeps the
+    work folder. -1 lets the machines settle it there."""
+    ray_job: str = ""
+    """Ray's name for the step that trains on several nodes of a cluster; har_assets.ray_training finds the others."""
+    node_needs: dict[str, float] = field(default_factory=dict)
+    """What the training takes of each node of the cluster: `CPU`, `GPU`."""
+    node_wait_s: float = 900.0
+    """Seconds that a training waits for the other nodes of the cluster."""
+    origins: dict[str, str] = field(default_factory=dict)
+    """Folder of each product above to its address in the bucket, by which other nodes get copies of their own."""
     pretrained: str = ""
     """File of weights to start from, the head excepted; empty starts from random ones."""
     compile: str = "auto"
@@ -116,12 +131,13 @@ class TrainingRequest:
         for name in ("epochs", "batch_size", "nodes", "val_windows", "max_stride"):
             if getattr(self, name) < 1:
                 raise HarError(f"{name} is {getattr(self, name)}: choose 1 or more.")
-        for name in ("devices", "early_stopping", "gradient_clip", "threads"):
+        for name in ("devices", "early_stopping", "gradient_clip", "threads", "node_wait_s"):
             if getattr(self, name) < 0:
                 raise HarError(f"{name} is {getattr(self, name)}: choose 0 or more.")
-        if self.nodes > 1 and not self.rendezvous:
+        if self.nodes > 1 and not self.rendezvous and not self.ray_job:
             raise HarError(
-                "Several nodes have to find each other: set rendezvous to host:port of one of them, a free port."
+                "Several nodes have to find each other: set rendezvous to host:port of one of them, a free port, or "
+                "run on a Ray cluster (HAR_RAY), which finds them."
             )
 
     def write(self, path: Path) -> Path:

@@ -216,6 +216,30 @@ def test_the_child_dies_with_its_parent(tmp_path: Path, tiny_cache: Path, tiny_s
     assert not Path(f"/proc/{child}").exists()
 
 
+def test_a_child_that_reads_no_signal_dies_with_its_parent_too() -> None:
+    child_code = (
+        "import os, signal, sys, time\n"
+        "from har_assets.training import lifeline\n"
+        "lifeline.PARENT_LOOK_S = 0.05\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "lifeline.die_with_parent(int(sys.argv[1]), grace_s=0.2)\n"
+        "print(os.getpid(), flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    parent_code = (
+        "import os, subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1], str(os.getpid())], check=False)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", parent_code, child_code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{child}").exists()
+
+
 def test_two_trainings_in_one_folder_are_refused(tmp_path: Path) -> None:
     with exclusive(tmp_path, "this training"):
         code = (
