@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from har_assets.model.augment import Draw
 from har_assets.model.lightning import VideoActionModel
+from har_assets.model.networks import order_weights
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.training.fit import choose_compile, choose_precision, compile_model, device_name
 from har_assets.training.request import TrainingRequest
@@ -94,7 +95,7 @@ def resident_step(spec: ModelSpec, batch: int, device: str) -> Callable[[], obje
     """Our step on one uint8 batch of whole cached frames that stays on the device."""
     precision, _ = choose_precision("auto")
     model = VideoActionModel.from_spec(spec).to(device)
-    model.network.to(memory_format=torch.channels_last_3d)
+    order_weights(model.network)
     if choose_compile("auto")[0]:
         compile_model(model)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=device == "cuda")

@@ -32,9 +32,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from har_assets.artifacts import LATEST, RECORD_FILE, Artifact, ArtifactFolder, Record
-from har_assets.errors import HarError, StorageError
+from har_assets.errors import HarError, StorageAwayError, StorageError, StorageGoneError
 from har_assets.hmdb51._files import locked
-from har_assets.quota import QUOTA_VARIABLE, Quota
+from har_assets.quota import Quota
 from har_assets.remote_folder import PARTS_AT_ONCE, RemoteFolder
 
 ROOT_VARIABLE = "HAR_ARTIFACTS"
@@ -43,6 +43,8 @@ ROOT_VARIABLE = "HAR_ARTIFACTS"
 DEFAULT_ROOT = "artifacts"
 
 FETCHING_PREFIX = ".fetching-"
+CONDEMNED_PREFIX = ".condemned-"
+"""Of the object beside a version that says since when it is going: see har_assets.bucket_pruning."""
 PART_BYTES = 16 * 2**20
 """Of a large file moved at once; PARTS_AT_ONCE of them bound the memory, 128 MiB. S3 takes 10,000 parts a file: larger
 files get larger parts."""
@@ -65,16 +67,13 @@ def open_store(
         root: empty takes HAR_ARTIFACTS, else `artifacts`.
         work_root: folder for unfinished work and copies where root is an address.
         project: what relative folders are below.
-        quota: the most that a folder may hold, `200 GB`; empty takes HAR_STORE_QUOTA. HarError for a bucket, whose
-            server sets its own limits.
+        quota: the most that the products may take together, `200 GB`; empty takes HAR_STORE_QUOTA.
     """
     root = str(root or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT)
     if "://" in root:
-        if quota or os.environ.get(QUOTA_VARIABLE, "").strip():
-            raise HarError(
-                f"A quota is for folders and {root} is a bucket: leave {QUOTA_VARIABLE} out, limit it there."
-            )
-        return ArtifactBucket(root, project / work_root)
+        bucket = ArtifactBucket(root, project / work_root)
+        bucket.quota = Quota.of(bucket.address, quota, lambda: sum(bucket.listing().values()))
+        return bucket
     return ArtifactFolder(project / root, quota=Quota.of(project / root, quota))
 
 
@@ -120,19 +119,25 @@ class ArtifactBucket(RemoteFolder, ArtifactFolder):
 
     _named_by = ROOT_VARIABLE
 
-    def __init__(self, address: str, work_root: Path, lender: ArtifactBucket | None = None) -> None:
-        super().__init__(work_root, lender)
+    def __init__(
+        self, address: str, work_root: Path, lender: ArtifactBucket | None = None, *, quota: Quota | None = None
+    ) -> None:
+        super().__init__(work_root, lender, quota=quota)
         self._address = address.rstrip("/")
         self._top: ArtifactBucket = lender._top if lender else self
 
     def below(self, name: str) -> ArtifactBucket:
         """A store of its own inside this one, to which this one lends."""
-        return ArtifactBucket(f"{self._address}/{name}", self.root / name, lender=self)
+        return ArtifactBucket(f"{self._address}/{name}", self.root / name, lender=self, quota=self.quota)
 
     def find_latest(self, asset: str) -> Artifact | None:
         """The current version of an asset, or None. Raises StorageError."""
-        pointer = self._read(self._place(asset, LATEST))
+        pointer, before = self._read(self._place(asset, LATEST)), None
         found = self._version(asset, pointer.decode(errors="replace").strip()) if pointer else None
+        while pointer and found is None and pointer != before:
+            # Pruned between the two looks, which happens to what is no longer the latest: look again.
+            pointer, before = self._read(self._place(asset, LATEST)), pointer
+            found = self._version(asset, pointer.decode(errors="replace").strip()) if pointer else None
         if pointer and found is None:
             raise StorageError(
                 f"{self._address}/{asset}/{LATEST} names a version that is not there: materialize {asset} again with "
@@ -143,7 +148,10 @@ class ArtifactBucket(RemoteFolder, ArtifactFolder):
         return found
 
     def find(self, asset: str, key: str) -> Artifact | None:
-        """The newest complete version of that key, or None. Raises StorageError."""
+        """The newest complete version of that key that is not condemned (bucket_pruning), or None.
+
+        Raises StorageError.
+        """
         for name in sorted(self._version_names(asset), reverse=True):
             if name.startswith(key[:12]):
                 found = self._version(asset, name)
@@ -152,7 +160,7 @@ class ArtifactBucket(RemoteFolder, ArtifactFolder):
         return self.lender.find(asset, key) if self.lender else None
 
     def versions(self, asset: str) -> list[Artifact]:
-        """Every complete version of an asset, in no order. Raises StorageError."""
+        """Every complete version of an asset that is not condemned, in no order. Raises StorageError."""
         with ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
             found = pool.map(lambda name: self._version(asset, name), self._version_names(asset))
             return [artifact for artifact in found if artifact]
@@ -163,6 +171,8 @@ class ArtifactBucket(RemoteFolder, ArtifactFolder):
         What is `lent` by other versions of this bucket is copied inside it, and need not be here. Raises StorageError;
         the version before is then the latest one still.
         """
+        if self.quota:
+            self.quota.refuse_when_full(record.asset, sum(int(entry["bytes"]) for entry in record.files.values()))
         name = f"{record.key[:12]}.{datetime.now(UTC).strftime(STAMP)}-{secrets.token_hex(3)}"
         artifact = StoredArtifact(self, self._place(record.asset, name), self.root / record.asset / name, record)
         self._remove_abandoned(record.asset)
@@ -201,8 +211,12 @@ class ArtifactBucket(RemoteFolder, ArtifactFolder):
                 self._refuse_full_disk(partial, size)
                 if size > TOLD_BYTES:
                     logger.info("Copying %s, %.1f GB", artifact.address, size / 1e9)
-                for name in sorted(missing - {RECORD_FILE}):
-                    self._copy(f"{artifact.place}/{name}", partial / name, files[name])
+                try:
+                    for name in sorted(missing - {RECORD_FILE}):
+                        self._copy(f"{artifact.place}/{name}", partial / name, files[name])
+                except StorageError as error:
+                    self._refuse_removed(artifact, error)
+                    raise
                 (partial / RECORD_FILE).write_text(artifact.record.text())
                 if not folder.exists() and names is None:
                     partial.rename(folder)
@@ -216,6 +230,16 @@ class ArtifactBucket(RemoteFolder, ArtifactFolder):
             if datetime.fromtimestamp(other.stat().st_mtime, UTC) < datetime.now(UTC) - ABANDONED:
                 shutil.rmtree(other, ignore_errors=True)
         return folder
+
+    def _refuse_removed(self, artifact: StoredArtifact, error: StorageError) -> None:
+        """StorageGoneError where a version has no record any more."""
+        if isinstance(error, StorageAwayError) or self._read(f"{artifact.place}/{RECORD_FILE}") is not None:
+            return
+        shutil.rmtree(artifact.copy.with_name(FETCHING_PREFIX + artifact.copy.name), ignore_errors=True)
+        raise StorageGoneError(
+            f"{artifact.address} was removed by a prune before it was copied: run the same command again, which reads "
+            "the newest version."
+        ) from None
 
     def discard(self, artifact: Artifact) -> None:
         """Remove a version that nothing else refers to, and its copy here: the record first. Raises StorageError."""
@@ -263,14 +287,18 @@ class ArtifactBucket(RemoteFolder, ArtifactFolder):
         return StoredArtifact(self, place, copy, record)
 
     def _version_names(self, asset: str) -> list[str]:
+        """Names of versions, complete or not, those that a prune has condemned left out."""
         with self._faults("list"):
             try:
                 entries = self._remote.ls(self._place(asset), detail=True)
             except FileNotFoundError:
                 entries = []
         self._refuse_missing_bucket(entries)
-        return [PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "directory"
-                and _stamp(PurePosixPath(entry["name"]).name)]  # fmt: skip
+        names = {PurePosixPath(entry["name"]).name: entry["type"] for entry in entries}
+        return [
+            name for name, kind in names.items()
+            if kind == "directory" and stamp_of(name) and f"{CONDEMNED_PREFIX}{name}" not in names
+        ]  # fmt: skip
 
     def _upload(self, folder: Path, artifact: StoredArtifact, lent: Mapping[str, Artifact]) -> None:
         """All files, checked, then the record."""
@@ -351,7 +379,7 @@ class ArtifactBucket(RemoteFolder, ArtifactFolder):
         names = self._version_names(asset)
         with self._faults("write"):
             for name in names:
-                made = _stamp(name)
+                made = stamp_of(name)
                 if made and made < before and not self._remote.exists(self._place(asset, name, RECORD_FILE)):
                     self._remote.rm(self._place(asset, name), recursive=True)
 
@@ -364,7 +392,7 @@ class ArtifactBucket(RemoteFolder, ArtifactFolder):
             )
 
 
-def _stamp(name: str) -> datetime | None:
+def stamp_of(name: str) -> datetime | None:
     """Time in the name of a version, or None where it is not such a name."""
     try:
         return datetime.strptime(name.partition(".")[2].partition("-")[0], STAMP).replace(tzinfo=UTC)

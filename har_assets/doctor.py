@@ -257,30 +257,38 @@ def check_disk(project: Path) -> Finding:
 
 def check_quota(project: Path) -> Finding:
     """Size of the store against its quota and against what the disk could hold."""
+    from har_assets.bucket import ArtifactBucket, open_store  # noqa: PLC0415
     from har_assets.hmdb51._files import format_bytes  # noqa: PLC0415
-    from har_assets.quota import QUOTA_VARIABLE, Quota, size_of  # noqa: PLC0415
+    from har_assets.quota import QUOTA_VARIABLE, size_of  # noqa: PLC0415
 
-    root = project / "artifacts"
-    quota, used = Quota.of(root), size_of(root)
+    store = open_store(project=project)
+    quota = store.quota
     if quota is None:
-        return Finding("quota", OK, f"none; the store holds {format_bytes(used)}")
+        if isinstance(store, ArtifactBucket):
+            return Finding("quota", OK, f"none, and {store.address} is not measured without one")
+        return Finding("quota", OK, f"none; the store holds {format_bytes(size_of(store.root))}")
+    used = quota.used()
     found = f"the store holds {format_bytes(used)} of {format_bytes(quota.bytes)}"
     if used > quota.bytes:
         return Finding("quota", PROBLEM, f"{found}: nothing is published", f"har prune, or raise {QUOTA_VARIABLE}")
     if used > 0.9 * quota.bytes:
         return Finding("quota", WARNING, found, f"har prune, or raise {QUOTA_VARIABLE}")
-    if quota.bytes - used > shutil.disk_usage(project).free:
+    if not isinstance(store, ArtifactBucket) and quota.bytes - used > shutil.disk_usage(project).free:
         return Finding("quota", WARNING, f"{found}, and the disk is full before that", f"lower {QUOTA_VARIABLE}")
     return Finding("quota", OK, found)
 
 
 def check_pruning(project: Path) -> Finding:
     """Versions and abandoned work that `har prune` would remove."""
+    from har_assets.bucket import ArtifactBucket, open_store  # noqa: PLC0415
     from har_assets.hmdb51._files import format_bytes  # noqa: PLC0415
     from har_assets.pruning import plan_pruning, registered_versions  # noqa: PLC0415
     from har_assets.resources.mlflow import MlflowTracking  # noqa: PLC0415
 
-    plan = plan_pruning(project / "artifacts", registered_versions(MlflowTracking().uri(project)))
+    store = open_store(project=project)
+    if isinstance(store, ArtifactBucket):  # whose every record would have to be read
+        return Finding("pruning", OK, f"`har prune` looks at every record of {store.address}, and says what may go")
+    plan = plan_pruning(store.root, registered_versions(MlflowTracking().uri(project)))
     if not plan.candidates:
         return Finding("pruning", OK, f"nothing may go, {len(plan.kept)} versions are kept")
     found = f"{len(plan.candidates)} old versions or abandoned work, {format_bytes(plan.bytes)}"

@@ -40,5 +40,9 @@ class StorageError(HarError):
     """A bucket that refuses, or does not hold what it should."""
 
 
+class StorageGoneError(StorageError, PassingError):
+    """A version that a prune removed from a bucket before it was copied; the newest one can be read."""
+
+
 class StorageAwayError(StorageError, PassingError):
     """A bucket that does not answer."""

@@ -1,15 +1,19 @@
 """`har prune`: what may go from the store, shown first and removed with --yes."""
 
 import json
+import os
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from har_assets.bucket import open_store
+from har_assets.bucket import ArtifactBucket, open_store
+from har_assets.bucket_pruning import GRACE_HOURS, BucketPlan, Doomed, plan_bucket, prune_bucket
+from har_assets.errors import HarError
 from har_assets.hmdb51._files import format_bytes
-from har_assets.pruning import KEEP, OLDER_THAN_DAYS, Plan, folder_of, plan_pruning, registered_versions
+from har_assets.pruning import KEEP, OLDER_THAN_DAYS, Plan, plan_pruning, plan_work_alone, registered_versions
 from har_assets.pruning import prune as pruned
 from har_assets.quota import Quota, size_of
 
@@ -29,15 +33,25 @@ def prune(
             help="MLflow server or database whose aliases are kept.",
         ),
     ] = "sqlite:///mlflow.db",
-    store: Annotated[str, typer.Option("--store", help="Folder of the products; HAR_ARTIFACTS, else artifacts.")] = "",
+    store: Annotated[
+        str, typer.Option("--store", help="Folder or address of the products; HAR_ARTIFACTS, else artifacts.")
+    ] = "",
+    grace_hours: Annotated[
+        float, typer.Option(min=1, help="In a bucket: hours between the prune that condemns and one that removes.")
+    ] = GRACE_HOURS,
 ) -> None:
     """Show which old versions and abandoned work may go from the store, and remove them with --yes.
 
     Never what is the latest, what an alias of the model registry stands for, what any of these was made from, or what
-    a process is reading.
+    a process is reading. From a bucket, whose readers nobody sees, a version goes in two steps: one prune condemns it,
+    one after the grace period removes it, if no run is at work that began before.
     """
 
-    root = folder_of(open_store(store))
+    opened = open_store(store)
+    if isinstance(opened, ArtifactBucket):
+        _prune_bucket(opened, uri, keep, timedelta(hours=grace_hours), older_than_days, yes, as_json)
+        return
+    root = opened.root
 
     def plan_now(going: frozenset[Path] | None = None) -> Plan:
         return plan_pruning(root, registered_versions(uri), keep=keep, older_than_days=older_than_days, going=going)
@@ -70,3 +84,66 @@ def prune(
         print("Nothing was removed: the same command with --yes does it.")
     else:
         print(f"Nothing may go. {holds}")
+
+
+def _prune_bucket(
+    store: ArtifactBucket, uri: str, keep: int, grace: timedelta, older_than_days: float, yes: bool, as_json: bool
+) -> None:
+    from dagster import DagsterInstance  # noqa: PLC0415 the command starts without it where it is not needed
+
+    from har_assets.runs import at_work_since  # noqa: PLC0415
+
+    home = Path(os.environ.setdefault("DAGSTER_HOME", str(Path.cwd())))
+    if not (home / "dagster.yaml").is_file():
+        raise HarError(
+            f"{home} has no dagster.yaml, and what runs are reading must not be pruned: start this in the project "
+            "folder, or set DAGSTER_HOME."
+        )
+
+    def plan_now() -> BucketPlan:
+        with DagsterInstance.get() as instance:
+            since = at_work_since(
+                instance
+            )  # before the look at the bucket: what a run has published by its end is seen
+        return plan_bucket(store, registered_versions(uri), keep=keep, grace=grace, at_work_since=since)
+
+    def plan_work(_: object = None) -> Plan:
+        return plan_work_alone(store.root, older_than_days)
+
+    plan, work = plan_now(), plan_work()
+    done = prune_bucket(store, plan_now) if yes else None
+    work_done = pruned(work, plan_work) if yes else None
+    condemned, removed = (done.condemned, done.removed) if done else (plan.condemn, plan.remove)
+    if as_json:
+
+        def facts_of(versions: tuple[Doomed, ...]) -> list[dict[str, object]]:
+            return [{**asdict(doomed), "since": doomed.since and doomed.since.isoformat()} for doomed in versions]
+
+        facts = {
+            "address": plan.address,
+            "done": yes,
+            "condemned": facts_of(condemned),
+            "waiting": facts_of(plan.waiting),
+            "removed": facts_of(removed),
+            "pardoned": list(done.pardoned if done else plan.pardon),
+            "freed": sum(doomed.bytes for doomed in removed),
+            "versions_kept": len(plan.kept),
+            "work": [str(candidate.folder) for candidate in (work_done.removed if work_done else work.candidates)],
+        }
+        print(json.dumps(facts))
+        return
+    for doomed in removed:
+        print(f"{format_bytes(doomed.bytes):>8}  {doomed.why}: {'removed' if done else 'may be removed'}")
+    for doomed in plan.waiting:
+        print(f"{format_bytes(doomed.bytes):>8}  {doomed.why}: condemned, {doomed.waits}")
+    for doomed in condemned:
+        print(f"{format_bytes(doomed.bytes):>8}  {doomed.why}: {'condemned' if done else 'may be condemned'}")
+    for candidate in work_done.removed if work_done else work.candidates:
+        print(f"{format_bytes(candidate.bytes):>8}  {candidate.why}")
+    freed = sum(doomed.bytes for doomed in removed)
+    quota = f" of a quota of {format_bytes(store.quota.bytes)}" if store.quota else ""
+    held = f"{plan.address} holds {format_bytes(plan.bytes - (freed if done else 0))}{quota}"
+    numbers = f"{len(condemned)} condemned, {len(plan.waiting)} waiting, {len(removed)} removed ({format_bytes(freed)})"
+    print(f"{numbers if done else f'To do: {numbers}'}. {held}; {len(plan.kept)} versions stay.")
+    if not done and (condemned or removed or work.candidates):
+        print("Nothing was changed: the same command with --yes does it.")

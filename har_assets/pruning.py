@@ -13,11 +13,13 @@ Nothing is half there at any moment: a version is renamed to a hidden name first
 run leaves under such a name is deleted by the next one.
 
 Work folders and caches that nothing has written to for some days go as well, unless their asset is being made.
+A store in a bucket is pruned by har_assets.bucket_pruning, with the same rules of what is needed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import stat
@@ -27,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from har_assets.artifacts import LATEST, RECORD_FILE, Artifact, ArtifactFolder, modified
+from har_assets.artifacts import LATEST, RECORD_FILE, Artifact, modified
 from har_assets.errors import HarError
 from har_assets.folder_lock import FolderLock
 from har_assets.hmdb51._files import format_bytes, locked, silent
@@ -107,16 +109,6 @@ class Pruned:
         return sum(candidate.bytes for candidate in self.removed)
 
 
-def folder_of(store: ArtifactFolder) -> Path:
-    """The folder of a store; HarError for a bucket, which this does not prune."""
-    if store.address != str(store.root):
-        raise HarError(
-            f"{store.address} is a bucket, and only folders are pruned: remove old versions there by hand, never one "
-            "that an object `latest` names."
-        )
-    return store.root
-
-
 def plan_pruning(
     root: Path,
     registered: Iterable[Registered] = (),
@@ -141,14 +133,47 @@ def plan_pruning(
     if keep < 1 or older_than_days < 1:
         raise HarError(f"keep is {keep} and older_than_days {older_than_days:g}: choose 1 or more of each.")
     homes = list(asset_homes(root))
-    versions = {home: _versions(home) for home in homes}
-    every = [artifact for found in versions.values() for artifact in found]
-    kept: dict[Path, str] = {}
+    versions = [_versions(home) for home in homes]
+    latest = ((home / LATEST).resolve() for home in homes if (home / LATEST).is_symlink())
+    kept = needed(versions, dict.fromkeys(latest, "it is the latest"), registered, keep=keep, going=going)
+    candidates = [
+        Candidate(artifact.folder, freed(artifact.folder), words(artifact), "version", artifact.folder)
+        # What was made from others goes before these: at no moment does a version stay whose inputs are gone.
+        for artifact in sorted(itertools.chain(*versions), key=age, reverse=True)
+        if artifact.folder not in kept
+    ]
     for home in homes:
-        pointer = home / LATEST
-        if pointer.is_symlink():
-            kept.setdefault(pointer.resolve(), "it is the latest")
-    for found in versions.values():
+        candidates += _abandoned(home, older_than_days)
+    return Plan(root, tuple(candidates), kept)
+
+
+def plan_work_alone(root: Path, older_than_days: float = OLDER_THAN_DAYS) -> Plan:
+    """Abandoned work and caches in a folder, no versions: what a store in a bucket has on this machine."""
+    found = (candidate for home in asset_homes(root) for candidate in _abandoned(home, older_than_days))
+    return Plan(root, tuple(found), {})
+
+
+def needed(
+    versions: Iterable[Sequence[Artifact]],
+    known: dict[Path, str],
+    registered: Iterable[Registered],
+    *,
+    keep: int,
+    going: frozenset[Path] | None = None,
+) -> dict[Path, str]:
+    """Folders of the versions that must stay, and why.
+
+    Args:
+        versions: those of each asset, the newest first.
+        known: those to which a `latest` points, and others that stay whatever else holds.
+        registered: versions of the model registry that an alias stands for.
+        keep: newest versions of each asset to keep.
+        going: as in `plan_pruning`.
+    """
+    by_home = list(versions)
+    every = list(itertools.chain(*by_home))
+    kept = dict(known)
+    for found in by_home:
         for artifact in found[:keep]:
             kept.setdefault(artifact.folder, f"it is one of the {keep} newest")
     for version in registered:
@@ -161,15 +186,7 @@ def plan_pruning(
             if artifact.folder not in going:
                 kept.setdefault(artifact.folder, "it is not to go now")
     _keep_lineages(every, kept)
-    candidates = [
-        Candidate(artifact.folder, freed(artifact.folder), _words(artifact), "version", artifact.folder)
-        # What was made from others goes before these: at no moment does a version stay whose inputs are gone.
-        for artifact in sorted(every, key=_age, reverse=True)
-        if artifact.folder not in kept
-    ]
-    for home in homes:
-        candidates += _abandoned(home, older_than_days)
-    return Plan(root, tuple(candidates), kept)
+    return kept
 
 
 Replan = Callable[[frozenset[Path]], Plan]
@@ -271,10 +288,11 @@ def _folders(folder: Path) -> list[Path]:
 def _versions(home: Path) -> list[Artifact]:
     """Complete versions, the newest first."""
     found = [Artifact.read(folder) for folder in _folders(home) if not folder.name.startswith(".")]
-    return sorted((artifact for artifact in found if artifact), key=_age, reverse=True)
+    return sorted((artifact for artifact in found if artifact), key=age, reverse=True)
 
 
-def _age(artifact: Artifact) -> tuple[str, float]:
+def age(artifact: Artifact) -> tuple[str, float]:
+    """What versions are sorted by: the time at which they were made."""
     return artifact.record.created, modified(artifact.folder)
 
 
@@ -297,7 +315,7 @@ def _keep_one(found: Iterable[Artifact], kept: dict[Path, str], reason: str) -> 
     chosen = []
     for equal in by_home.values():
         if not any(artifact.folder in kept for artifact in equal):
-            newest = max(equal, key=_age)
+            newest = max(equal, key=age)
             kept[newest.folder] = reason
             chosen.append(newest)
     return chosen
@@ -312,8 +330,8 @@ def _keep_lineages(every: list[Artifact], kept: dict[Path, str]) -> None:
     while waiting:
         child = waiting.pop()
         for source in child.record.inputs.items():
-            words = f"{child.record.asset} {child.folder.name} was made from it"
-            waiting += _keep_one(by_version.get(source, ()), kept, words)
+            reason = f"{child.record.asset} {child.folder.name} was made from it"
+            waiting += _keep_one(by_version.get(source, ()), kept, reason)
 
 
 def _abandoned(home: Path, older_than_days: float) -> Iterator[Candidate]:
@@ -326,8 +344,8 @@ def _abandoned(home: Path, older_than_days: float) -> Iterator[Candidate]:
             last = max((modified(path) for path in folder.rglob("*")), default=modified(folder))
             if max(last, modified(folder)) < before:
                 days = (time.time() - last) / 86_400
-                words = f"{home.name}/{folder.name}: untouched for {days:.0f} days"
-                yield Candidate(folder, freed(folder), words, "work", home)
+                told = f"{home.name}/{folder.name}: untouched for {days:.0f} days"
+                yield Candidate(folder, freed(folder), told, "work", home)
 
 
 def registered_versions(uri: str) -> list[Registered]:
@@ -401,6 +419,7 @@ def remove_tree(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _words(artifact: Artifact) -> str:
+def words(artifact: Artifact) -> str:
+    """`onnx_model 3f0c9a1b2d4e of 2026-11-03 10:00: fp32`, for people."""
     record = artifact.record
     return f"{record.asset} {artifact.folder.name} of {record.created[:16].replace('T', ' ')}: {record.headline}"

@@ -1,10 +1,11 @@
-"""How much disk the products may take together."""
+"""How much room the products may take together."""
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -20,23 +21,30 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
 
 @dataclass(frozen=True)
 class Quota:
-    """The most that the files below a folder may take together."""
+    """The most that the files below a folder, or the objects below an address, may take together."""
 
-    root: Path
+    root: Path | str
+    """Folder or address."""
     bytes: int
+    measure: Callable[[], int] | None = field(default=None, compare=False, repr=False)
+    """Bytes below an address; folders are measured here."""
 
     @classmethod
-    def of(cls, root: Path, size: str = "") -> Self | None:
+    def of(cls, root: Path | str, size: str = "", measure: Callable[[], int] | None = None) -> Self | None:
         """The quota of a store: `size`, or what HAR_STORE_QUOTA says; None where neither says anything.
 
         HarError for what is no size.
         """
         text = size or os.environ.get(QUOTA_VARIABLE, "")
-        return cls(root, parse_size(text)) if text.strip() else None
+        return cls(root, parse_size(text), measure) if text.strip() else None
 
-    def refuse_when_full(self, asset: str) -> None:
-        """HarError when the store is larger than the quota."""
-        used = size_of(self.root)
+    def used(self) -> int:
+        """Bytes that are taken now; of an address by one listing. Raises StorageError."""
+        return self.measure() if self.measure else size_of(Path(self.root))
+
+    def refuse_when_full(self, asset: str, adding: int = 0) -> None:
+        """HarError when the store, with so many bytes more, is larger than the quota."""
+        used = self.used() + adding
         if used > self.bytes:
             raise HarError(
                 f"{asset} is not published, as {self.root} holds {format_bytes(used)} with it and its quota is "

@@ -40,7 +40,10 @@ NODE_DEATHS = 3
 HEALTH_SECONDS = 5
 """Pause between two looks at the jobs of running steps."""
 
-SENT = ("HAR_ARTIFACTS", "HAR_MLFLOW_URI", "HAR_MLFLOW_FILES", "HAR_DAGSTER_UI", "HAR_DECODER", "HAR_SOURCE")
+SENT = (
+    "HAR_ARTIFACTS", "HAR_MLFLOW_URI", "HAR_MLFLOW_FILES", "HAR_DAGSTER_UI", "HAR_DECODER", "HAR_SOURCE",
+    "HAR_STORE_QUOTA",
+)  # fmt: skip
 """Settings of the deployment that go with each step, so that they are chosen in one place."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -66,6 +67,33 @@ class RemoteFolder:
             except FileNotFoundError:
                 self._refuse_missing_bucket(())
                 return None
+
+    def listing(self) -> dict[str, int]:
+        """Path below the address to bytes, of every object. Raises StorageError."""
+        top = self._place()
+        with self._faults("list"):
+            found = self._remote.find(top, detail=True)
+        self._refuse_missing_bucket(found)
+        return {path.removeprefix(f"{top}/"): int(entry["size"] or 0) for path, entry in found.items()}
+
+    def read_object(self, path: str) -> bytes | None:
+        """Content of a small object at a path below the address, or None where there is none. Raises StorageError."""
+        return self._read(self._place(path))
+
+    def write_object(self, path: str, content: bytes) -> None:
+        """Write a small object at a path below the address. Raises StorageError."""
+        with self._faults("write"):
+            self._remote.pipe_file(self._place(path), content)
+
+    def remove_objects(self, paths: Iterable[str]) -> None:
+        """Remove objects at paths below the address; those that are gone already do not matter. Raises StorageError."""
+
+        def remove_one(path: str) -> None:
+            with self._faults("remove"), contextlib.suppress(FileNotFoundError):
+                self._remote.rm_file(self._place(path))
+
+        with ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
+            list(pool.map(remove_one, paths))
 
     def _refuse_missing_bucket(self, found: Iterable[Any]) -> None:
         """An object that is not there, and a bucket that is not there, look the same."""

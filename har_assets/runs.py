@@ -93,6 +93,13 @@ def dead_runs(instance: DagsterInstance) -> list[DagsterRun]:
     return [run for run in looked_at_again if run and not run.is_finished]
 
 
+def at_work_since(instance: DagsterInstance, but: str = "") -> float | None:
+    """Start of the run that has been at work longest, seconds since 1970, the run `but` left out; None without one."""
+    records = instance.get_run_records(RunsFilter(statuses=UNFINISHED))
+    others = [record for record in records if record.dagster_run.run_id != but]
+    return min((record.start_time or record.create_timestamp.timestamp() for record in others), default=None)
+
+
 def release_dead_runs(instance: DagsterInstance) -> list[str]:
     """Mark dead runs failed, free the slots of all ended runs; return the ids of the runs marked."""
     dead = dead_runs(instance)

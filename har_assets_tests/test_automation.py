@@ -1,5 +1,6 @@
 """What is asked for by itself: ticks of the automation conditions, their configuration, times of the schedules."""
 
+import asyncio
 import runpy
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -8,6 +9,10 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.freshness import FreshnessState
+from dagster._core.definitions.freshness_evaluator import FRESHNESS_EVALUATORS_BY_POLICY_TYPE
+from dagster._core.loader import LoadingContextForTest
+from dagster._core.test_utils import freeze_time
 from dagster._utils.schedules import schedule_execution_time_iterator
 
 from har_assets import automation, defs, schedules
@@ -188,6 +193,26 @@ def test_conditions_and_freshness_are_on_the_assets_that_are_said_to_have_them()
     assert {spec.freshness_policy for spec in defs.resolve_all_asset_specs()} == {A_WEEK_OLD, None}
     road = defs.resolve_job_def("whole_road").asset_layer.selected_asset_keys
     assert {dg.AssetKey(name) for name in MADE_WEEKLY} <= road, "nothing renews it weekly"
+
+
+def test_what_was_not_made_for_eight_and_fifteen_days_is_shown_so(world: World) -> None:
+    """By the evaluator that Dagster's daemon asks every 30 seconds."""
+    evaluator = FRESHNESS_EVALUATORS_BY_POLICY_TYPE[type(A_WEEK_OLD)]()
+    graph = defs.resolve_asset_graph()
+
+    def after(days: float, asset: str = "trained_checkpoint") -> FreshnessState:
+        with freeze_time(datetime.now(UTC) + timedelta(days=days)):
+            loading = LoadingContextForTest(world.instance)
+            return asyncio.run(evaluator.evaluate_freshness(loading, graph.get(dg.AssetKey(asset))))
+
+    assert world.instance.freshness_enabled
+    assert after(0) == FreshnessState.UNKNOWN
+    world.made("trained_checkpoint", version="1")
+    assert [after(days) for days in (0, 7, 8.1, 14.9, 15.1)] == [
+        FreshnessState.PASS, FreshnessState.PASS, FreshnessState.WARN, FreshnessState.WARN, FreshnessState.FAIL
+    ]  # fmt: skip
+    world.made("trained_checkpoint", version="1")  # confirmed by a retraining that found nothing new
+    assert after(0) == FreshnessState.PASS
 
 
 def test_nothing_starts_a_run_before_it_is_switched_on() -> None:

@@ -1,12 +1,13 @@
 """The whole sample road on PostgreSQL and a bucket: the same products as on one machine, and a second machine."""
 
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from har_assets.artifacts import ArtifactFolder
+from har_assets.artifacts import ArtifactFolder, describe_files
 from har_assets.bucket import StoredArtifact, open_store
 from har_assets.cli import ROAD
 from har_assets_tests.postgres import Postgres, postgres_server
@@ -111,9 +112,26 @@ def test_the_sample_road_in_a_bucket_equals_the_local_one(
     assert shown.returncode == 0, log_of(shown)
     assert there.record.headline in shown.stdout
 
+    # Both make one asset at the same time: both end, one is latest, none is mixed.
+    before = {version.address for version in first.store.versions("class_index")}
+    running = [
+        subprocess.Popen(
+            machine.command(*machine.materialize_arguments("class_index", {"class_index": {"force": True}})),
+            cwd=machine.folder, env=machine.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for machine in (first, second)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=400)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0], said[0][-3000:] + said[1][-3000:]
+    third = open_store(f"s3://{BUCKET}/har", tmp_path / "third")
+    made = [version for version in third.versions("class_index") if version.address not in before]
+    assert len(made) == 2
+    assert third.latest("class_index") in made
+    assert all(describe_files(version.folder) == version.record.files for version in made)
+
     # One database for both.
     runs = postgres.ask("select status from runs")
-    assert runs == [("SUCCESS",)] * 3
+    assert runs == [("SUCCESS",)] * 5
     assert postgres.ask("select distinct status from runs", "mlflow") == [("FINISHED",)]
     keys = s3.client().list_objects_v2(Bucket=BUCKET, Prefix="mlflow/")["KeyCount"]
     assert keys > 5

@@ -24,6 +24,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from dockerfile_parse import DockerfileParser
@@ -69,6 +70,12 @@ def test_only_the_proxy_has_ports_on_the_host_and_those_on_loopback_unless_told_
     assert {service["network_mode"] for service in SERVICES.values() if "network_mode" in service} == {"none"}
     assert COMPOSE["networks"]["inner"] == {"internal": True}
     assert {name for name, service in SERVICES.items() if "outer" in service.get("networks", ())} == {"proxy", "worker"}
+
+
+def test_ray_has_no_port_on_the_host_and_its_head_no_way_out() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.ray.yaml").read_text())["services"]
+    assert not [name for name, service in services.items() if service.get("ports") or service.get("network_mode")]
+    assert services["ray_head"]["networks"] == ["inner"]
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -401,14 +408,18 @@ class Stack:
             )
         )  # fmt: skip
 
-    def wait_healthy(self, service: str, seconds: float = 150) -> None:
-        """Ask as the container's health check does until it is content."""
+    def check(self, service: str) -> subprocess.CompletedProcess[str]:
+        """Ask as the container's health check does."""
         (kind, *command) = SERVICES[service]["healthcheck"]["test"]
         assert kind == "CMD"
+        return subprocess.run(self.translated(command), cwd=self.folder, env=self.environment, capture_output=True,
+                              text=True, check=False)  # fmt: skip
+
+    def wait_healthy(self, service: str, seconds: float = 150) -> None:
+        """Until the health check is content."""
         deadline = time.monotonic() + seconds
         while True:
-            done = subprocess.run(self.translated(command), cwd=self.folder, env=self.environment, capture_output=True,
-                                  text=True, check=False)  # fmt: skip
+            done = self.check(service)
             if done.returncode == 0:
                 return
             log = (self.folder / f"{service}.log").read_text()[-3000:]
@@ -438,7 +449,7 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
 
 
 LAUNCH = """mutation {{ launchRun(executionParams: {{selector: {{repositoryLocationName: "har_assets",
- repositoryName: "__repository__", jobName: "index_to_class"}}, runConfigData: {{}}}}) {{ __typename {error} }} }}"""
+ repositoryName: "__repository__", jobName: "{job}"}}, runConfigData: {{}}}}) {{ __typename {asked} }} }}"""
 
 
 def graphql(port: str, query: str) -> dict[str, Any]:
@@ -460,7 +471,7 @@ def test_worker_and_webservers_start_by_their_commands(service: str, launches: b
     port = stack.ports["3000"]
     found = graphql(port, "{ repositoriesOrError { ... on RepositoryConnection { nodes { assetNodes { id } } } } }")
     assert len(found["data"]["repositoriesOrError"]["nodes"][0]["assetNodes"]) > 10
-    answer = graphql(port, LAUNCH.format(error="... on PythonError { message }"))["data"]["launchRun"]
+    answer = graphql(port, LAUNCH.format(job="index_to_class", asked=""))["data"]["launchRun"]
     assert answer["__typename"] == ("LaunchRunSuccess" if launches else "UnauthorizedError")
 
 
@@ -470,6 +481,44 @@ def test_the_daemon_starts_by_its_command_and_says_that_it_lives(stack: Stack) -
     stack.wait_healthy("worker")
     stack.start("daemon")
     stack.wait_healthy("daemon")
+
+
+@pytest.mark.slow
+def test_a_killed_code_location_ends_its_container_and_the_next_run_succeeds(stack: Stack) -> None:
+    """`restart: unless-stopped` sees the end of a container's first process and nothing else."""
+    stack.start("worker")
+    worker = stack.processes[-1]
+    stack.wait_healthy("worker")
+    for service in ("webserver", "daemon"):
+        stack.start(service)
+        stack.wait_healthy(service)
+    assert status_of_a_run(stack) == "SUCCESS"
+    for _ in range(2):
+        family = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
+        (holder,) = [process for process in family if {"grpc", "har_assets"} <= set(process.cmdline())]
+        holder.kill()
+        worker.wait(5)
+        assert stack.check("worker").returncode != 0
+        stack.start("worker")
+        worker = stack.processes[-1]
+        stack.wait_healthy("worker")
+        assert status_of_a_run(stack) == "SUCCESS"
+    assert stack.check("daemon").returncode == 0
+
+
+def status_of_a_run(stack: Stack) -> str:
+    """How a run ends that is launched by the web server, once that has the code location again."""
+    port, deadline = stack.ports["3000"], time.monotonic() + 90
+    asked = "... on LaunchRunSuccess { run { id } } ... on PythonError { message }"
+    launch = LAUNCH.format(job="prune_artifacts", asked=asked)
+    while (answer := graphql(port, launch)["data"]["launchRun"])["__typename"] != "LaunchRunSuccess":
+        assert time.monotonic() < deadline, answer
+        time.sleep(0.5)
+    ask = f'{{ runOrError(runId: "{answer["run"]["id"]}") {{ ... on Run {{ status }} }} }}'
+    while (status := graphql(port, ask)["data"]["runOrError"]["status"]) not in ("SUCCESS", "FAILURE", "CANCELED"):
+        assert time.monotonic() < deadline, f"{status}: {(stack.folder / 'daemon.log').read_text()[-2000:]}"
+        time.sleep(0.5)
+    return str(status)
 
 
 @pytest.mark.slow

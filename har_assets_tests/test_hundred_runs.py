@@ -111,7 +111,7 @@ class Site:
         workspace = str(self.home / "workspace.yaml")
         code = ["--host", "127.0.0.1", "--port", str(self.code_port), "--module-name", "har_assets"]
         command = {
-            "code server": ["dagster", "code-server", "start", *code],
+            "code server": ["dagster", "api", "grpc", *code],
             "daemon": ["dagster._daemon", "run", "--workspace", workspace],
             "webserver": ["dagster_webserver", "-h", "127.0.0.1", "-p", str(self.web_port), "--workspace", workspace],
         }[name]
@@ -143,12 +143,11 @@ class Site:
         return found
 
     def services(self) -> list[psutil.Process]:
-        """The services and, of the code server, the process that holds the code."""
+        """The services that are alive."""
         found = []
         for service in self.processes.values():
             with contextlib.suppress(psutil.Error):
-                top = psutil.Process(service.pid)
-                found += [top, *(child for child in top.children() if "grpc" in child.cmdline())]
+                found.append(psutil.Process(service.pid))
         return found
 
     def of_runs(self) -> list[psutil.Process]:
@@ -295,12 +294,9 @@ class Chaos:
         return Fault("connections", ", ".join(f"{count} to {name}" for name, count in cut.items()), time.time())
 
     def kill_service(self, name: str) -> Fault:
-        top = psutil.Process(self.site.processes[name].pid)
-        victims = [top, *(child for child in top.children() if "grpc" in command_of(child))]
-        for victim in victims:
-            victim.kill()
+        self.site.processes[name].kill()
         self.site.processes[name].wait()
-        fault = Fault(name, f"{len(victims)} processes", time.time())
+        fault = Fault(name, "its one process", time.time())
         time.sleep(RESTART_S)
         self.site.start(name)
         return fault

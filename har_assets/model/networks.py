@@ -241,6 +241,16 @@ def build_network(name: str, num_classes: int, *, dropout: float = 0.0) -> nn.Mo
     return find_network(name).build(num_classes, dropout=dropout)
 
 
+def order_weights(network: nn.Module) -> None:
+    """Give the weights of 3D convolutions the order of memory in which clips come, channels_last_3d, in place.
+
+    2D convolutions, which know no such order, stay as they are.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            module.to(memory_format=torch.channels_last_3d)
+
+
 def weights_licence(name: str) -> str:
     """Licence of the network's pretrained weights, as far as their publisher states one; empty without weights."""
     source = find_network(name).pretrained

@@ -58,13 +58,12 @@ class CompiledPredictor(Predictor):
         import torch  # noqa: PLC0415
 
         from har_assets.model.lightning import load_checkpoint  # noqa: PLC0415
+        from har_assets.model.networks import order_weights  # noqa: PLC0415
 
         self.device = device
         loaded = load_checkpoint(path, device=device)
         normalise, network = loaded.normalise.half(), loaded.network.half()
-        for module in network.modules():
-            if isinstance(module, torch.nn.Conv3d):
-                module.to(memory_format=torch.channels_last_3d)
+        order_weights(network)
 
         def forward(clips_BCTHW: torch.Tensor) -> torch.Tensor:
             clips_BCTHW = normalise(clips_BCTHW).contiguous(memory_format=torch.channels_last_3d)

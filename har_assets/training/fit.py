@@ -26,7 +26,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from har_assets.errors import HarError
 from har_assets.model.data import ClipDataModule
 from har_assets.model.lightning import VideoActionModel, load_checkpoint, training_losses
-from har_assets.model.networks import check_clip_size, find_network
+from har_assets.model.networks import check_clip_size, find_network, order_weights
 from har_assets.model.pretrained import apply_state
 from har_assets.model.spec import ModelSpec, Provenance, to_metadata
 from har_assets.report.plots import plot_confusion, plot_curves
@@ -137,7 +137,7 @@ def _fit(
         warnings.filterwarnings("ignore", message=".*AccumulateGrad node's stream does not match.*")
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # frozen BatchNorm
         trainer = _trainer(request, precision, devices, tracking.logger, callbacks, len(data.clips["train"]))
-        model.network.to(memory_format=torch.channels_last_3d)
+        order_weights(model.network)
         if compiled:
             compile_model(model, nodes=request.nodes)
         trainer.fit(model, data, ckpt_path=last if last.exists() else None, weights_only=True)

@@ -18,6 +18,7 @@ from har_assets.model.networks import (
     check_clip_size,
     find_network,
     head_parameters,
+    order_weights,
 )
 
 OF_TORCHVISION = sorted(name for name in NETWORKS if NETWORKS[name].pretrained and name != "i3d")
@@ -101,9 +102,20 @@ def test_parameter_names_and_normalisation_are_those_of_torchvision(name: str) -
     assert row.clip_THW[1:] == tuple(preset.crop_size) * (2 // len(preset.crop_size))
 
 
+def test_weights_are_ordered_and_2d_convolutions_left_alone() -> None:
+    """A network may look at frames one by one; `network.to(memory_format=...)` refuses its weights."""
+    network = nn.ModuleDict({"by_clip": nn.Conv3d(4, 8, 3), "by_frame": nn.Conv2d(4, 8, 3)})
+    before = {name: weight.clone() for name, weight in network.state_dict().items()}
+    order_weights(network)
+    assert network["by_clip"].weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert network["by_frame"].weight.is_contiguous()
+    assert all(torch.equal(weight, before[name]) for name, weight in network.state_dict().items())
+
+
 def test_an_unknown_network_names_the_known_ones() -> None:
+    known = ", ".join(sorted(NETWORKS))
     for call in (lambda: build_network("resnet", 3), lambda: find_network("resnet")):
-        with pytest.raises(HarError, match="no network 'resnet': choose one of cnn3d, i3d, mc3_18"):
+        with pytest.raises(HarError, match=f"no network 'resnet': choose one of {known}"):
             call()
 
 
