@@ -405,7 +405,11 @@ def train_here(fields: dict[str, Any], checkpoint: bytes) -> str:
         if child.returncode == 0:
             return ""
         reason = error_file.read_text() if error_file.is_file() else ""
-        return reason or f"The training process of {socket.gethostname()} ended with {child.returncode} and no word."
+        return reason or (
+            f"The training process of {socket.gethostname()} ended with {child.returncode} and no word of why "
+            "(killed? out of memory?): look at its output in the run's logs; the same command goes on after the last "
+            "whole epoch."
+        )
 
 
 def for_this_node(request: TrainingRequest, work: Path, copy: Callable[[str], Path]) -> TrainingRequest:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -343,8 +344,9 @@ def test_a_process_that_is_killed_on_the_other_node_ends_the_training_in_words(s
     run = start(site, 5000, seed=3)
     try:
         _, other = at_work(cluster, run)
-        workers = trainings_in(other.folder)
-        os.kill(max(workers), signal.SIGKILL)
+        started = trainings_in(other.folder)
+        (worker,) = (number for number in started if psutil.Process(number).ppid() in started)  # by torchrun
+        os.kill(worker, signal.SIGKILL)
         said, _ = run.communicate(timeout=200)
     finally:
         run.kill()
