@@ -23,8 +23,8 @@ from har_assets.training.request import STOPPED, TrainingRequest
 from har_assets_tests.postgres import Postgres, postgres_server
 from har_assets_tests.project import log_of, make_own_videos, make_split_lists, trainings_in
 from har_assets_tests.ray_nodes import Cluster, Node, ray_cluster
+from har_assets_tests.ray_site import Site, services_of
 from har_assets_tests.s3_server import BUCKET, S3Server, s3_server
-from har_assets_tests.test_ray_cluster import Site, services_of
 from har_assets_tests.training.test_fit import request_for
 
 # ------------------------------------------------------------------------------------------ without a cluster
