@@ -36,8 +36,11 @@ from har_assets.training.request import TrainingRequest
 FRAMES_A_CLIP = 45
 
 
-def write_cache(folder: Path, clips: int, height: int, width: int) -> None:
-    """A frame cache and manifests of random frames; every clip is its own stretch of the packs."""
+def write_cache(folder: Path, clips: int, height: int, width: int, *, val_clips: int = 0) -> None:
+    """A frame cache and manifests of random frames; every clip is its own stretch of the packs.
+
+    The first `val_clips` of them are in val.csv, too.
+    """
     folder.mkdir(parents=True)
     (folder / "params.json").write_text(
         json.dumps({"height": height, "width": width, "stride": 2, "max_frames": 64, "rule": "cover-bilinear-1"})
@@ -57,7 +60,7 @@ def write_cache(folder: Path, clips: int, height: int, width: int) -> None:
     (folder / "index.csv").write_text("\n".join(rows) + "\n")
     (folder / "quarantine.csv").write_text("clip,reason\n")
     (folder / "train.csv").write_text("\n".join(table) + "\n")
-    (folder / "val.csv").write_text(table[0] + "\n")
+    (folder / "val.csv").write_text("\n".join(table[: 1 + val_clips]) + "\n")
 
 
 def median_rate(step: Callable[[], object], batch: int, steps: int) -> float:
