@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: the folder of real clips and archives, and a project folder of its own."""
 
 import os
+import signal
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
     from har_assets_tests.project import Project
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach what the tests start, also where a script runs them in the background.
+
+    Such a job ignores SIGINT from its start, and Dagster then gives SIGTERM the same treatment.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @cache

@@ -159,11 +159,9 @@ def test_workers_die_with_their_parent(ending: signal.Signals, tmp_path: Path) -
     pids.mkdir()
     script = tmp_path / "parent.py"
     script.write_text(f"""
-import signal
 from har_assets.video.workers import decode_many
 from har_assets_tests.video.test_workers import report_pid_and_wait
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     list(decode_many([{str(pids)!r}] * 4, report_pid_and_wait, workers=2))
 """)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
