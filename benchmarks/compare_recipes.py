@@ -39,6 +39,10 @@ CHANGES: dict[str, dict[str, Any]] = {
     "stride 1 or 2": {"max_stride": 2},
     "gradient clip 1": {"gradient_clip": 1.0},
     "20 epochs": {"epochs": 20},
+    "ema 0.98": {"ema": 0.98},
+    "20 epochs, ema 0.98": {"epochs": 20, "ema": 0.98},
+    "20 epochs, constant rate 3e-3": {"epochs": 20, "recipe": {"schedule": "constant"}},
+    "20 epochs, constant rate 3e-3, ema 0.98": {"epochs": 20, "ema": 0.98, "recipe": {"schedule": "constant"}},
     "single frames": {"still_frames": True},
 }
 
@@ -78,7 +82,7 @@ def main() -> None:
                     f"{role} top-1 {statistics.mean(each):.3f} ({', '.join(f'{one:.3f}' for one in sorted(each))})"
                     for role, each in zip(("validation", "test"), zip(*found[name], strict=True), strict=True)
                 ]
-                print(f"{name:24} {'  '.join(columns)}", flush=True)
+                print(f"{name:40} {'  '.join(columns)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -74,6 +74,9 @@ class TrainingConfig(AssetConfig):
     """Of adamw; biases and normalisation do not decay."""
     gradient_clip: float = 0.0
     """Largest norm of all gradients together; 0 does not clip."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of the weights (EMA), which is validated and kept in their place, 0.99
+    for instance; 0: none."""
     batch_norm: str = "batch"
     """`batch`: statistics of each batch; `frozen`: those that the network came with (small batches); `sync`: of the
     batches of all GPUs together."""
@@ -128,8 +131,9 @@ RECIPE = (
 """Fields that are arguments of VideoActionModel."""
 
 PASSED_ON = (
-    "epochs", "batch_size", "precision", "compile", "early_stopping", "gradient_clip", "deterministic", "devices",
-    "nodes", "rendezvous", "node_wait_s", "seed", "threads", "val_windows", "max_stride", "balanced", "still_frames",
+    "epochs", "batch_size", "precision", "compile", "early_stopping", "gradient_clip", "ema", "deterministic",
+    "devices", "nodes", "rendezvous", "node_wait_s", "seed", "threads", "val_windows", "max_stride", "balanced",
+    "still_frames",
 )  # fmt: skip
 """Fields that the training process gets as they are."""
 

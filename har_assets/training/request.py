@@ -97,6 +97,8 @@ class TrainingRequest:
     """`auto`: torch.compile on a GPU; `on`, `off`."""
     gradient_clip: float = 0.0
     """Largest norm of all gradients together; 0 does not clip."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of the weights, which is validated and kept in their place; 0: none."""
     deterministic: bool = False
     """Bit-equal repetitions on a GPU too, at some cost of speed; on a CPU they are so anyway."""
     threads: int = 0
@@ -134,6 +136,8 @@ class TrainingRequest:
         for name in ("devices", "early_stopping", "gradient_clip", "threads", "node_wait_s"):
             if getattr(self, name) < 0:
                 raise HarError(f"{name} is {getattr(self, name)}: choose 0 or more.")
+        if not 0 <= self.ema < 1:
+            raise HarError(f"ema is {self.ema}: choose 0 or more and less than 1, 0.99 for instance.")
         if self.nodes > 1 and not self.rendezvous and not self.ray_job:
             raise HarError(
                 "Several nodes have to find each other: set rendezvous to host:port of one of them, a free port, or "

@@ -9,11 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from har_assets.errors import HarError
-from har_assets.model.lightning import load_checkpoint
+from har_assets.model.data import ClipDataModule
+from har_assets.model.lightning import VideoActionModel, load_checkpoint
 from har_assets.model.spec import ModelSpec, Provenance
+from har_assets.training.averaging import AveragedWeights
 from har_assets.training.fit import choose_precision, fit
 from har_assets.training.lifeline import exclusive
 from har_assets.training.request import ERROR_FILE, SUMMARY_FILE, TrainingRequest
@@ -138,6 +141,56 @@ def test_early_stopping_ends_before_the_last_epoch(tmp_path: Path, tiny_cache: P
         recipe={"learning_rate": 0.0, "schedule": "constant"},
     )
     assert fit(request, lambda line: None)["epochs_run"] < 10
+
+
+def test_the_moving_average_is_kept_also_after_a_stop(tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec) -> None:
+    plain, averaged, stopped = (
+        request_for(tmp_path / name, tiny_cache, tiny_spec, epochs=4, ema=ema)
+        for name, ema in (("plain", 0.0), ("averaged", 0.9), ("stopped", 0.9))
+    )
+    for request in (plain, averaged):
+        fit(request, lambda line: None)
+
+    def stop(line: str) -> None:
+        if line.startswith("epoch 3/"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(stopped, stop)
+    lines: list[str] = []
+    fit(stopped, lines.append)
+    assert "going on from" in lines[0]
+    last, kept, resumed = (
+        torch.load(Path(request.work) / "checkpoints" / "last.ckpt", weights_only=True)
+        for request in (plain, averaged, stopped)
+    )
+    # The weights themselves are trained as without an average, which is what is kept in their place.
+    for name, value in last["state_dict"].items():
+        torch.testing.assert_close(kept["current_model_state"][name], value)
+        torch.testing.assert_close(resumed["state_dict"][name], kept["state_dict"][name])
+    assert not torch.equal(kept["state_dict"]["network.head.weight"], last["state_dict"]["network.head.weight"])
+
+
+def test_the_average_is_that_of_all_steps(tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec) -> None:
+    expected: dict[str, torch.Tensor] = {}
+
+    class Recorder(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
+            for name, value in pl_module.named_parameters():
+                now = value.detach().clone()
+                expected[name] = 0.8 * expected[name] + 0.2 * now if name in expected else now
+
+    manifests = {role: tiny_cache / f"{role}.csv" for role in ("train", "val")}
+    data = ClipDataModule(manifests, tiny_cache / "cache", tiny_spec, batch_size=4)
+    model = VideoActionModel.from_spec(tiny_spec)
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        use_distributed_sampler=False, callbacks=[Recorder(), AveragedWeights(0.8)], default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(model, data)
+    assert trainer.global_step > 4
+    for name, value in model.named_parameters():
+        torch.testing.assert_close(value.detach(), expected[name])
 
 
 def test_a_killed_training_goes_on_and_ends_as_an_undisturbed_one(
