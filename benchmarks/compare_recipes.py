@@ -41,6 +41,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "20 epochs": {"epochs": 20},
     "ema 0.98": {"ema": 0.98},
     "20 epochs, ema 0.98": {"epochs": 20, "ema": 0.98},
+    "20 epochs, ema 0.9": {"epochs": 20, "ema": 0.9},
     "20 epochs, constant rate 3e-3": {"epochs": 20, "recipe": {"schedule": "constant"}},
     "20 epochs, constant rate 3e-3, ema 0.98": {"epochs": 20, "ema": 0.98, "recipe": {"schedule": "constant"}},
     "single frames": {"still_frames": True},

@@ -337,6 +337,7 @@ def training_request(
         mlflow_outbox=str(mlflow.outbox_folder(store.project_folder)),
         mlflow_tags={
             "dagster_run_id": context.run.run_id,
+            "dagster_root_run_id": context.run.root_run_id or context.run.run_id,
             "dagster_url": mlflow.dagster_url(context.run.run_id),
             "mlflow.note.content": f"[Dagster run {context.run.run_id}]({mlflow.dagster_url(context.run.run_id)})",
             "dataset": provenance.dataset,

@@ -26,6 +26,7 @@ from har_assets.training.outbox import (
     FINISHED,
     KILLED,
     RUNNING,
+    STEP_TAG,
     Address,
     Outbox,
     UndeliveredError,
@@ -35,6 +36,7 @@ from har_assets.training.outbox import (
     opened,
     report_settled,
     settle,
+    settle_status,
     undisturbed,
 )
 from har_assets.training.request import TrainingRequest
@@ -43,6 +45,9 @@ LINEAGE_FILE = "mlflow_lineage"
 """In the work folder: the tag by which the run of this training is found again."""
 
 LINEAGE_TAG = "har.lineage"
+
+ROOT_TAG = "dagster_root_run_id"
+"""The Dagster run, or the one that it repeats: in it no two trainings are under way at a time."""
 
 STEP = "trained_checkpoint"
 
@@ -197,6 +202,7 @@ def find_or_create_run(request: TrainingRequest, lineage: str) -> str:
     found = client.search_runs([experiment_id], f"tags.`{LINEAGE_TAG}` = '{lineage}'", max_results=1)
     if found:
         return str(found[0].info.run_id)
+    _close_lost_runs(client, experiment_id, request.mlflow_tags.get(ROOT_TAG, ""))
     spec, provenance = json.loads(request.spec), json.loads(request.provenance)
     tags = resolve_tags(
         {
@@ -218,6 +224,17 @@ def find_or_create_run(request: TrainingRequest, lineage: str) -> str:
         )
         client.log_inputs(run_id, [DatasetInput(data)])
     return run_id
+
+
+def _close_lost_runs(client: Any, experiment_id: str, root: str) -> None:
+    """Say KILLED of trainings of this Dagster run that seem to run: their machine is gone and their work folder too."""
+    if not root:
+        return
+    for run in client.search_runs([experiment_id], f"tags.`{ROOT_TAG}` = '{root}' AND attributes.status = 'RUNNING'"):
+        state, _, where = run.data.tags.get(STEP_TAG + STEP, "").partition(" ")
+        if state == RUNNING:
+            client.set_tag(run.info.run_id, STEP_TAG + STEP, f"{KILLED} {where}".strip())
+            settle_status(client, run.info.run_id)
 
 
 def write_environment(folder: Path) -> tuple[Path, Path]:

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,6 +154,28 @@ def test_a_training_killed_by_kill_nine_keeps_its_run_and_one_history(
     assert steps_of(database, run.info.run_id, "train_loss_step") == list(range(1, 40 * 4 + 1))
     assert len(steps_of(database, run.info.run_id, "val_top1")) == 40
     assert list((tmp_path / "outbox").iterdir()) == []
+
+
+def test_a_run_whose_machine_is_lost_is_closed_by_the_repetition_elsewhere(
+    tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec, database: str
+) -> None:
+    def begin(name: str, root: str) -> Tracking:
+        request = request_for(
+            tmp_path / name, tiny_cache, tiny_spec, mlflow_tracking_uri=database, mlflow_experiment="lost",
+            mlflow_tags={**TAGS, "dagster_root_run_id": root},
+        )  # fmt: skip
+        (tmp_path / name).mkdir()
+        return Tracking.open(request, tmp_path / name, print)
+
+    client = client_of(database)
+    lost, other = begin("lost", "0c1d"), begin("other", "77ab")
+    shutil.rmtree(tmp_path / "lost")
+    with begin("repetition", "0c1d") as repetition:
+        states = {each.run_id: client.get_run(each.run_id).info.status for each in (lost, other, repetition)}
+        assert states == {lost.run_id: "KILLED", other.run_id: "RUNNING", repetition.run_id: "RUNNING"}
+    assert client.get_run(repetition.run_id).info.status == "FINISHED"
+    assert client.get_run(lost.run_id).data.tags["step.trained_checkpoint"] == f"KILLED {TAGS['dagster_url']}"
+    other.close(KILLED)
 
 
 def test_a_training_interrupted_again_and_again_still_says_that_it_was_killed(
