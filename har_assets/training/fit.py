@@ -22,6 +22,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy
+from torch._dynamo.exc import TorchDynamoException
 
 from har_assets.errors import HarError
 from har_assets.model.data import ClipDataModule
@@ -178,7 +179,7 @@ def _fit(
 
 @contextlib.contextmanager
 def _ending_in_words(request: TrainingRequest, spec: ModelSpec) -> Iterator[None]:
-    """KeyboardInterrupt where the training was stopped; a sentence when memory ran out."""
+    """KeyboardInterrupt where the training was stopped; a sentence when memory ran out or torch.compile fails."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
@@ -190,6 +191,11 @@ def _ending_in_words(request: TrainingRequest, spec: ModelSpec) -> Iterator[None
             f"not fit {device_name()} ({torch.cuda.mem_get_info()[1] / 1e9:.0f} GB): choose a smaller batch_size, "
             f"{max(1, request.batch_size // 2)} for instance, or more devices."
         ) from None
+    except TorchDynamoException as error:
+        reason = " ".join(str(error).split("\n\n")[0].split())  # the backend's name and what it raised
+        raise HarError(
+            f"torch.compile cannot compile {spec.network} here ({reason[:200]}): set compile: off, which is slower."
+        ) from error
 
 
 def _trainer(

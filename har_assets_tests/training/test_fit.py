@@ -313,6 +313,21 @@ def test_a_fault_is_said_in_one_sentence(tmp_path: Path, tiny_cache: Path, tiny_
     assert "Traceback" not in errors
 
 
+def test_a_network_that_cannot_be_compiled_is_said_with_what_to_do(
+    tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(model: torch.nn.Module, inputs: object) -> None:
+        raise RuntimeError("no kernel for this")
+
+    def compile_model(model: VideoActionModel, *, nodes: int) -> None:
+        model.losses = torch.compile(model.losses, backend=cannot)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("har_assets.training.fit.choose_compile", lambda wanted: (True, "compiled"))
+    monkeypatch.setattr("har_assets.training.fit.compile_model", compile_model)
+    with pytest.raises(HarError, match=r"no kernel for this.*compile: off"):
+        fit(request_for(tmp_path, tiny_cache, tiny_spec), lambda line: None)
+
+
 def test_a_foreign_request_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "request.json").write_text('{"epochs": 3}')
     with pytest.raises(HarError, match="is not a training request"):
