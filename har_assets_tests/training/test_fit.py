@@ -72,6 +72,9 @@ def test_a_training_leaves_a_checkpoint_curves_history_and_summary(
     assert summary["epochs_run"] == 3
     assert summary["validated"]
     assert [line.split(":")[0] for line in lines[1:]] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+    epochs = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert summary["seconds"] == round(sum(epoch["seconds"] for epoch in epochs), 1)
+    assert summary["val_loss"] == epochs[summary["best_epoch"]]["val_loss"]
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     model = load_checkpoint(tmp_path / "model.ckpt")
     assert model.spec == tiny_spec
