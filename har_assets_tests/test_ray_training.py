@@ -224,17 +224,22 @@ def wait_for(happens: Callable[[], Any], seconds: float, run: "subprocess.Popen[
 
 
 def epochs_at(node: Node) -> int:
-    """Epochs that a training whose step is on this node has finished."""
+    """Epochs that trainings whose step is or was on this node have finished."""
     histories = list(node.folder.glob("artifacts/trained_checkpoint/.work-*/history.jsonl"))
     return sum(len(history.read_text().splitlines()) for history in histories)
 
 
 def at_work(cluster: Cluster, run: "subprocess.Popen[str]", epochs: int = 2) -> tuple[Node, Node]:
-    """The node of the step and the other one, after some epochs on both."""
+    """The node of the step and the other one, after some more epochs on both."""
+    before = {node.folder: epochs_at(node) for node in cluster.nodes}  # of trainings that were ended here
 
     def found() -> tuple[Node, Node] | None:
         alive = [node for node in cluster.nodes if node.process.poll() is None]
-        first = [node for node in alive if epochs_at(node) >= epochs and trainings_in(node.folder)]
+        first = [
+            node
+            for node in alive
+            if epochs_at(node) >= before.get(node.folder, 0) + epochs and trainings_in(node.folder)
+        ]
         others = [node for node in alive if node not in first and trainings_in(node.folder)]
         return (first[0], others[0]) if len(first) == len(others) == 1 else None
 
@@ -289,7 +294,7 @@ def test_lost_nodes_cost_time_and_nothing_else(
         other.kill()
         cluster.add(tmp_path_factory.mktemp("three"))
         # Goes on after the last whole epoch, in the same step.
-        first_again, replacement = at_work(cluster, run, epochs_at(first) + 1)
+        first_again, replacement = at_work(cluster, run, 1)
         assert (first_again, replacement) == (first, cluster.nodes[-1])
         assert site.events("STEP_UP_FOR_RETRY") == []
         assert runs_in_mlflow(site) == tracked + 1
@@ -304,6 +309,9 @@ def test_lost_nodes_cost_time_and_nothing_else(
     assert len([line for line in lines if ", going on from " in line]) == 1
     assert site.events("STEP_UP_FOR_RETRY") == ["trained_checkpoint"]
     same_model(local, site.latest("trained_checkpoint"))
+    # The run that died with the node of the step is closed; the training that began anew has one of its own.
+    statuses = site.postgres.ask("select status from runs order by start_time", "mlflow")
+    assert [status for (status,) in statuses][tracked:] == ["KILLED", "FINISHED"]
     assert services[1].ask("select count(*) from concurrency_slots where run_id is not null") == [(0,)]
     wait_until_free(cluster)
 
