@@ -7,9 +7,10 @@ graph, do not pay for the import of Dagster.
 import os
 from typing import Any
 
-# PyTorch's threads on a CPU wait for each other by spinning, so that a second program on one of the cores holds them
-# all up: a training of cnn3d on two cores fell to a fourteenth. They spin shorter with this, which costs nothing where
-# nothing else runs (`benchmarks/bench_shared_cores.py`). Read when torch is imported.
+# PyTorch's threads on a CPU wait for each other by spinning, so that a second program on one of the cores may hold them
+# all up: on one machine a training of cnn3d on two cores fell to a fourteenth, on another it made no difference. They
+# spin shorter with this; where nothing else runs no cost was seen (`benchmarks/bench_shared_cores.py`). Read when torch
+# is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.1.0"
