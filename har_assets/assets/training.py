@@ -30,7 +30,7 @@ from har_assets.ray_training import PLACE_VARIABLE
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
 from har_assets.training.outbox import report_settled, settle
-from har_assets.training.request import CONFUSION_FILE, ERROR_FILE, SUMMARY_FILE, TrainingRequest
+from har_assets.training.request import CONFUSION_FILE, DAGSTER_STEP_TAG, ERROR_FILE, SUMMARY_FILE, TrainingRequest
 
 CHECKPOINT = "video_action_model.ckpt"
 CURVES = "curves.png"
@@ -337,7 +337,7 @@ def training_request(
         mlflow_outbox=str(mlflow.outbox_folder(store.project_folder)),
         mlflow_tags={
             "dagster_run_id": context.run.run_id,
-            "dagster_root_run_id": context.run.root_run_id or context.run.run_id,
+            DAGSTER_STEP_TAG: f"{context.run.root_run_id or context.run.run_id} {context.asset_key.to_user_string()}",
             "dagster_url": mlflow.dagster_url(context.run.run_id),
             "mlflow.note.content": f"[Dagster run {context.run.run_id}]({mlflow.dagster_url(context.run.run_id)})",
             "dataset": provenance.dataset,

@@ -39,15 +39,12 @@ from har_assets.training.outbox import (
     settle_status,
     undisturbed,
 )
-from har_assets.training.request import TrainingRequest
+from har_assets.training.request import DAGSTER_STEP_TAG, TrainingRequest
 
 LINEAGE_FILE = "mlflow_lineage"
 """In the work folder: the tag by which the run of this training is found again."""
 
 LINEAGE_TAG = "har.lineage"
-
-ROOT_TAG = "dagster_root_run_id"
-"""The Dagster run, or the one that it repeats: in it no two trainings are under way at a time."""
 
 STEP = "trained_checkpoint"
 
@@ -202,7 +199,7 @@ def find_or_create_run(request: TrainingRequest, lineage: str) -> str:
     found = client.search_runs([experiment_id], f"tags.`{LINEAGE_TAG}` = '{lineage}'", max_results=1)
     if found:
         return str(found[0].info.run_id)
-    _close_lost_runs(client, experiment_id, request.mlflow_tags.get(ROOT_TAG, ""))
+    _close_lost_runs(client, experiment_id, request.mlflow_tags.get(DAGSTER_STEP_TAG, ""))
     spec, provenance = json.loads(request.spec), json.loads(request.provenance)
     tags = resolve_tags(
         {
@@ -226,11 +223,12 @@ def find_or_create_run(request: TrainingRequest, lineage: str) -> str:
     return run_id
 
 
-def _close_lost_runs(client: Any, experiment_id: str, root: str) -> None:
-    """Say KILLED of trainings of this Dagster run that seem to run: their machine is gone and their work folder too."""
-    if not root:
+def _close_lost_runs(client: Any, experiment_id: str, step: str) -> None:
+    """Say KILLED of trainings of this Dagster step that seem to run: their machine is gone, and their work folder."""
+    if not step:
         return
-    for run in client.search_runs([experiment_id], f"tags.`{ROOT_TAG}` = '{root}' AND attributes.status = 'RUNNING'"):
+    running = f"tags.`{DAGSTER_STEP_TAG}` = '{step}' AND attributes.status = 'RUNNING'"
+    for run in client.search_runs([experiment_id], running):
         state, _, where = run.data.tags.get(STEP_TAG + STEP, "").partition(" ")
         if state == RUNNING:
             client.set_tag(run.info.run_id, STEP_TAG + STEP, f"{KILLED} {where}".strip())

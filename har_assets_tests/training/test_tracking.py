@@ -18,7 +18,7 @@ from har_assets.errors import DatasetError, HarError
 from har_assets.model.spec import ModelSpec
 from har_assets.training.fit import fit
 from har_assets.training.outbox import KILLED, client_of, settle
-from har_assets.training.request import CONFUSION_FILE, SUMMARY_FILE
+from har_assets.training.request import CONFUSION_FILE, DAGSTER_STEP_TAG, SUMMARY_FILE
 from har_assets.training.tracking import Tracking
 from har_assets_tests.mlflow_server import MlflowServer, files_of, only_run, steps_of
 from har_assets_tests.training.test_fit import request_for, start, wait_for_epochs
@@ -159,18 +159,18 @@ def test_a_training_killed_by_kill_nine_keeps_its_run_and_one_history(
 def test_a_run_whose_machine_is_lost_is_closed_by_the_repetition_elsewhere(
     tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec, database: str
 ) -> None:
-    def begin(name: str, root: str) -> Tracking:
+    def begin(name: str, step: str) -> Tracking:
         request = request_for(
             tmp_path / name, tiny_cache, tiny_spec, mlflow_tracking_uri=database, mlflow_experiment="lost",
-            mlflow_tags={**TAGS, "dagster_root_run_id": root},
+            mlflow_tags={**TAGS, DAGSTER_STEP_TAG: step},
         )  # fmt: skip
         (tmp_path / name).mkdir()
         return Tracking.open(request, tmp_path / name, print)
 
     client = client_of(database)
-    lost, other = begin("lost", "0c1d"), begin("other", "77ab")
+    lost, other = begin("lost", "0c1d trained_checkpoint"), begin("other", "0c1d split_evaluation")
     shutil.rmtree(tmp_path / "lost")
-    with begin("repetition", "0c1d") as repetition:
+    with begin("repetition", "0c1d trained_checkpoint") as repetition:
         states = {each.run_id: client.get_run(each.run_id).info.status for each in (lost, other, repetition)}
         assert states == {lost.run_id: "KILLED", other.run_id: "RUNNING", repetition.run_id: "RUNNING"}
     assert client.get_run(repetition.run_id).info.status == "FINISHED"
