@@ -96,9 +96,18 @@ def measure(folder: Path, bucket: str, size: int, rounds: int) -> None:
 
 
 EMPTY = Record(
-    asset="model", key="", data_version="", files={}, headline="", lineage={}, metadata={}, checks={}, inputs={},
-    config={}, seconds=0.0,
-)  # fmt: skip
+    asset="model",
+    key="",
+    data_version="",
+    files={},
+    headline="",
+    lineage={},
+    metadata={},
+    checks={},
+    inputs={},
+    config={},
+    seconds=0.0,
+)
 
 if __name__ == "__main__":
     main()

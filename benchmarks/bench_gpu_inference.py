@@ -269,10 +269,15 @@ def onnx_variants(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            Deployed().eval(), (torch.zeros((2, *clip_CTHW), dtype=torch.uint8),), dynamo=True, opset_version=20,
-            input_names=["clips"], output_names=["scores"],
-            dynamic_shapes={"clips_BCTHW": {0: torch.export.Dim("batch")}}, verbose=False,
-        )  # fmt: skip
+            Deployed().eval(),
+            (torch.zeros((2, *clip_CTHW), dtype=torch.uint8),),
+            dynamo=True,
+            opset_version=20,
+            input_names=["clips"],
+            output_names=["scores"],
+            dynamic_shapes={"clips_BCTHW": {0: torch.export.Dim("batch")}},
+            verbose=False,
+        )
     assert program is not None
     fp32, fp16 = scratch / "fp32.onnx", scratch / "fp16.onnx"
     onnx.save(program.model_proto, fp32)
@@ -432,9 +437,11 @@ def predictors(
         return
     _, frames, height, width = clip_CTHW
     spec = ModelSpec(
-        labels=tuple(f"class {number}" for number in range(NUM_CLASSES)), num_frames=frames,
-        frame_height=height, frame_width=width,
-    )  # fmt: skip
+        labels=tuple(f"class {number}" for number in range(NUM_CLASSES)),
+        num_frames=frames,
+        frame_height=height,
+        frame_width=width,
+    )
     model = VideoActionModel.from_spec(spec)
     model.network.load_state_dict(network.state_dict())
     checkpoint = scratch / "model.ckpt"

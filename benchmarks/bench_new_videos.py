@@ -139,13 +139,19 @@ def table(home: Path, options: argparse.Namespace) -> None:
         for number in range(first, first + count):
             results.write(
                 {
-                    "video": f"camera_{number % 7}/{number:07d}.mp4", "partition": f"{number:07d}-0123456789ab",
-                    "content_sha256": hash_of(number), "reason": "", "note": "", "timeline": None, "frames": 90,
-                    "runtime": "OpenVINO bf16 CPU", "predicted": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                    "video": f"camera_{number % 7}/{number:07d}.mp4",
+                    "partition": f"{number:07d}-0123456789ab",
+                    "content_sha256": hash_of(number),
+                    "reason": "",
+                    "note": "",
+                    "timeline": None,
+                    "frames": 90,
+                    "runtime": "OpenVINO bf16 CPU",
+                    "predicted": datetime.now(UTC).isoformat(timespec="milliseconds"),
                     "model": {"version": "0123456789ab", "sha256": hash_of("model")},
                     "top": [{"label": f"class {rank}", "score": 0.2} for rank in range(5)],
                 }
-            )  # fmt: skip
+            )
 
     def seconds() -> float:
         began = time.perf_counter()
@@ -247,8 +253,10 @@ def many(folder: Path, clips: list[Path], onnx: Path, options: argparse.Namespac
         began = time.monotonic()
         subprocess.run(
             [sys.executable, "-m", "har_assets.cli", "predict", str(staged), "--model", str(onnx), "--json"],
-            env=project.environment, stdout=subprocess.DEVNULL, check=True,
-        )  # fmt: skip
+            env=project.environment,
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
         return time.monotonic() - began
 
     before = har_predict()

@@ -144,10 +144,15 @@ def fresh_model(folder: Path) -> tuple[Path, Path]:
     model = VideoActionModel.from_spec(ModelSpec(labels=tuple(HMDB51_CLASSES)), Provenance(dataset="bench"))
     checkpoint = folder / "model.ckpt"
     torch.save(
-        {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams),
-         "pytorch-lightning_version": pl.__version__, "epoch": 0, "global_step": 0},
+        {
+            "state_dict": model.state_dict(),
+            "hyper_parameters": dict(model.hparams),
+            "pytorch-lightning_version": pl.__version__,
+            "epoch": 0,
+            "global_step": 0,
+        },
         checkpoint,
-    )  # fmt: skip
+    )
     return export_onnx(checkpoint, folder / "model.onnx"), checkpoint
 
 

@@ -162,15 +162,21 @@ def main() -> None:
             os.sched_setaffinity(s3.process.pid, of_bucket)
         root = Path(folder)
         shared: dict[str, str] = {
-            **s3.environment, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1",
+            **s3.environment,
+            "PYTHONPATH": str(Path.cwd()),
+            "OMP_NUM_THREADS": "1",
             "HAR_ARTIFACTS": f"s3://{BUCKET}/har" if options.bucket == "server" else f"file://{root}/bucket",
             "FSSPEC_FILE": '{"auto_mkdir": true}',
-        }  # fmt: skip
+        }
         project = Project.make(root / "one")
         made = subprocess.run(
             project.command(*project.materialize_arguments("+key:video_clips", {"video_clips": {"dvc": "off"}})),
-            cwd=project.folder, env={**project.environment, **shared}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            cwd=project.folder,
+            env={**project.environment, **shared},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert made.returncode == 0, log_of(made)
         subprocess.run(["cp", "-r", project.folder, root / "two"], check=True)
         listing = json.loads(next((root / "one" / "artifacts" / "video_clips").glob(f"*/{CLIP_HASHES}")).read_text())
@@ -191,9 +197,12 @@ def main() -> None:
                     seconds, decoded, *figures = found
                     times[count].append(seconds)
                     accounts[count].append(account)
-                    print(f"{count} node(s) of {options.cores} cores: {seconds:.1f} s for {figures[0]} clips, "
-                          f"{figures[1]:,} frames, {figures[2] / 1e6:.0f} MB; {decoded:.1f} s of them until all parts "
-                          "are merged", flush=True)  # fmt: skip
+                    print(
+                        f"{count} node(s) of {options.cores} cores: {seconds:.1f} s for {figures[0]} clips, "
+                        f"{figures[1]:,} frames, {figures[2] / 1e6:.0f} MB; {decoded:.1f} s of them until all parts "
+                        "are merged",
+                        flush=True,
+                    )
         say(times, accounts, cores=options.cores)
         where = "on cores of their own" if options.apart else "on the nodes' cores, or on those that no node has"
         print(f"{len(cores)} cores, bucket: {options.bucket}; the bucket, the head and the step are {where}")
@@ -224,10 +233,13 @@ def step(
     """
     tied = ["taskset", "-c", ",".join(map(str, cores))] if cores else []
     run = subprocess.Popen(
-        [*tied, sys.executable, "-c", STEP, json.dumps([clips, shard_clips, secrets.token_hex(32)])], cwd=folder,
-        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [*tied, sys.executable, "-c", STEP, json.dumps([clips, shard_clips, secrets.token_hex(32)])],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         env={**cluster.environment, "RAY_ADDRESS": cluster.gcs},
-    )  # fmt: skip
+    )
     roots = {bucket: "bucket", run.pid: "the step, its start included", cluster.head.process.pid: "head of the cluster"}
     with Account({**roots, **{node.process.pid: "node" for node in cluster.nodes}}) as account:
         said, errors = run.communicate()

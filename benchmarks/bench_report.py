@@ -53,9 +53,14 @@ def main() -> None:
         shared = Path(os.environ.get("HAR_SHARED_DATA", ""))
         if (shared / "hmdb51_mini.rar").is_file():
             source = {"source": str(shared / "hmdb51_mini.rar"), "split_lists": str(shared / "test_train_splits.rar")}
-            measure("hmdb51_mini", folder / "mini", {
-                "raw_archive": source, "trained_checkpoint": {"epochs": 8, "batch_size": 4},
-            })  # fmt: skip
+            measure(
+                "hmdb51_mini",
+                folder / "mini",
+                {
+                    "raw_archive": source,
+                    "trained_checkpoint": {"epochs": 8, "batch_size": 4},
+                },
+            )
 
 
 if __name__ == "__main__":

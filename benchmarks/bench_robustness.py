@@ -130,9 +130,13 @@ def kill_commands(folder: Path, shared: Path, kills: int) -> None:
     ended = 0
     for number in range(kills):
         child = subprocess.Popen(
-            killed.command(*arguments), cwd=killed.folder, env=killed.environment, start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            killed.command(*arguments),
+            cwd=killed.folder,
+            env=killed.environment,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         try:
             child.wait(chance.uniform(0.3, 1.0) * seconds)
             ended += 1

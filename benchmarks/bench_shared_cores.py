@@ -26,9 +26,15 @@ def train() -> float:
     from har_assets.model.spec import ModelSpec
 
     spec = ModelSpec(
-        labels=tuple(f"class{number}" for number in range(8)), network="cnn3d", num_frames=16, frame_stride=2,
-        decode_height=36, decode_width=48, frame_height=32, frame_width=32,
-    )  # fmt: skip
+        labels=tuple(f"class{number}" for number in range(8)),
+        network="cnn3d",
+        num_frames=16,
+        frame_stride=2,
+        decode_height=36,
+        decode_width=48,
+        frame_height=32,
+        frame_width=32,
+    )
     model = VideoActionModel.from_spec(spec)
     optimizer = torch.optim.Adam(model.parameters())
     clips_BCTHW = torch.randint(256, (8, *spec.clip_shape_CTHW), dtype=torch.uint8)

@@ -113,10 +113,19 @@ def resident_step(spec: ModelSpec, batch: int, device: str) -> Callable[[], obje
     def step() -> None:
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed"):
             loss, _ = model.losses(
-                model.network, model.normalise, clips_BCTHW, labels_B, draws_BD, may_flip_K,
-                height=spec.frame_height, width=spec.frame_width, zoom=0.0, brightness=0.2, saturation=0.0,
+                model.network,
+                model.normalise,
+                clips_BCTHW,
+                labels_B,
+                draws_BD,
+                may_flip_K,
+                height=spec.frame_height,
+                width=spec.frame_width,
+                zoom=0.0,
+                brightness=0.2,
+                saturation=0.0,
                 label_smoothing=0.0,
-            )  # fmt: skip
+            )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -143,10 +152,15 @@ def main() -> None:
         options.batch, options.size, options.cache, options.clips, options.epochs = 4, 16, (20, 24), 32, 3
     device = "cuda" if torch.cuda.is_available() else "cpu"
     spec = ModelSpec(
-        labels=tuple(f"class{number}" for number in range(51)), network=options.network, num_frames=options.frames,
-        frame_stride=2, decode_height=options.cache[0], decode_width=options.cache[1], frame_height=options.size,
+        labels=tuple(f"class{number}" for number in range(51)),
+        network=options.network,
+        num_frames=options.frames,
+        frame_stride=2,
+        decode_height=options.cache[0],
+        decode_width=options.cache[1],
+        frame_height=options.size,
         frame_width=options.size,
-    )  # fmt: skip
+    )
     clip = f"{options.network}, batch {options.batch}, {options.frames}x{options.size}x{options.size}"
     print(f"{device_name()}, PyTorch {torch.__version__}, {clip}")
     if options.only != "loops":
@@ -161,11 +175,16 @@ def main() -> None:
         folder = Path(name)
         write_cache(folder / "cache", options.clips, *options.cache)
         request = TrainingRequest(
-            work="", spec=spec.to_json(), provenance=Provenance(dataset="random").to_json(),
+            work="",
+            spec=spec.to_json(),
+            provenance=Provenance(dataset="random").to_json(),
             manifests={role: str(folder / "cache" / f"{role}.csv") for role in ("train", "val")},
-            frame_cache=str(folder / "cache"), epochs=options.epochs, batch_size=options.batch,
-            recipe={"schedule": "constant"}, threads=options.threads,
-        )  # fmt: skip
+            frame_cache=str(folder / "cache"),
+            epochs=options.epochs,
+            batch_size=options.batch,
+            recipe={"schedule": "constant"},
+            threads=options.threads,
+        )
         rates = {}
         for devices in sorted({1, options.devices}):
             work = folder / f"work-{devices}"

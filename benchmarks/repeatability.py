@@ -77,19 +77,30 @@ def main() -> None:
     arguments.add_argument("--compile", default="auto")
     options = arguments.parse_args()
     spec = ModelSpec(
-        labels=tuple(f"class{number}" for number in range(51)), network=options.network, num_frames=options.frames,
-        frame_stride=2, decode_height=options.size * 8 // 7, decode_width=options.size * 8 // 7 * 4 // 3,
-        frame_height=options.size, frame_width=options.size,
-    )  # fmt: skip
+        labels=tuple(f"class{number}" for number in range(51)),
+        network=options.network,
+        num_frames=options.frames,
+        frame_stride=2,
+        decode_height=options.size * 8 // 7,
+        decode_width=options.size * 8 // 7 * 4 // 3,
+        frame_height=options.size,
+        frame_width=options.size,
+    )
     print(f"{options.devices} x {device_name()}, PyTorch {torch.__version__}, {options.network}, {options.compile}")
     with tempfile.TemporaryDirectory() as name:
         cache = Path(name) / "cache"
         write_cache(cache, options.clips, spec.decode_height, spec.decode_width, val_clips=options.clips // 10)
         request = TrainingRequest(
-            work="", spec=spec.to_json(), provenance=Provenance(dataset="random").to_json(),
-            manifests={role: str(cache / f"{role}.csv") for role in ("train", "val")}, frame_cache=str(cache),
-            epochs=options.epochs, batch_size=options.batch, devices=options.devices, compile=options.compile,
-        )  # fmt: skip
+            work="",
+            spec=spec.to_json(),
+            provenance=Provenance(dataset="random").to_json(),
+            manifests={role: str(cache / f"{role}.csv") for role in ("train", "val")},
+            frame_cache=str(cache),
+            epochs=options.epochs,
+            batch_size=options.batch,
+            devices=options.devices,
+            compile=options.compile,
+        )
         for deterministic in (True, False):
             found = [
                 train(dataclasses.replace(request, work=f"{name}/{deterministic}-{n}", deterministic=deterministic))

@@ -29,10 +29,11 @@ def main(page_file: Path, target: Path) -> None:
         page.goto(page_file.absolute().as_uri())
         tops = [0, page.evaluate("document.getElementById('mistakes').getBoundingClientRect().top") - 24]
         parts = [
-            Image.open(io.BytesIO(page.screenshot(clip={"x": 0, "y": top, "width": WIDTH, "height": HEIGHT},
-                                                  full_page=True)))
+            Image.open(
+                io.BytesIO(page.screenshot(clip={"x": 0, "y": top, "width": WIDTH, "height": HEIGHT}, full_page=True))
+            )
             for top in tops
-        ]  # fmt: skip
+        ]
         browser.close()
     both = Image.new("RGB", (2 * WIDTH + 12, HEIGHT), "#d5dce4")
     both.paste(parts[0], (0, 0))

@@ -66,12 +66,15 @@ def train_and_test(
         manifests=data.manifests,
         frame_cache=str(cache),
         **request,
-    )  # fmt: skip
+    )
     summary = fit(made, lambda line: None)
     predictor = open_model(work / "model.ckpt")
     table, _ = predict_manifest(
-        predictor, read_manifest(Path(data.manifests["test"])), FrameCache(cache), windows,
+        predictor,
+        read_manifest(Path(data.manifests["test"])),
+        FrameCache(cache),
+        windows,
         still_frames=bool(request.get("still_frames")),
-    )  # fmt: skip
+    )
     figures, _ = evaluate(table, predictor.spec.labels)
     return figures["top1"], summary

@@ -19,7 +19,7 @@ __all__ = ["defs"]
 
 def __getattr__(name: str) -> Any:
     if name == "defs":
-        from har_assets.definitions import defs  # noqa: PLC0415
+        from har_assets.definitions import defs
 
         return defs
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -71,7 +71,7 @@ class Webhook:
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Any status below 300 is an acceptance."""
-        import requests  # noqa: PLC0415  (it costs every import of the graph 35 ms)
+        import requests
 
         host = urlsplit(self.url).hostname  # the whole address is a secret: it is never logged
         try:
@@ -152,10 +152,15 @@ def ways(environment: Mapping[str, str] = os.environ) -> list[Way]:
             raise HarError(f"{MAIL_VARIABLE} is {recipients!r}: write addresses with commas between them.")
         found.append(
             Mail(
-                to, environment.get("HAR_SMTP_FROM") or to[0], host, int(port), security,
-                environment.get("HAR_SMTP_USER", ""), environment.get("HAR_SMTP_PASSWORD", ""),
+                to,
+                environment.get("HAR_SMTP_FROM") or to[0],
+                host,
+                int(port),
+                security,
+                environment.get("HAR_SMTP_USER", ""),
+                environment.get("HAR_SMTP_PASSWORD", ""),
             )
-        )  # fmt: skip
+        )
     return found
 
 
@@ -262,7 +267,7 @@ def deliver(
 )
 def alert_sensor(context: dg.SensorEvaluationContext, mlflow: MlflowTracking) -> dg.SkipReason:
     """Send the messages of failed runs and of failed ticks."""
-    from har_assets.tick_alerts import deliver_ticks  # noqa: PLC0415 - it takes the ways of sending from here
+    from har_assets.tick_alerts import deliver_ticks
 
     by = ways()
     now = time.time()

@@ -296,9 +296,10 @@ class ArtifactBucket(RemoteFolder, ArtifactFolder):
         self._refuse_missing_bucket(entries)
         names = {PurePosixPath(entry["name"]).name: entry["type"] for entry in entries}
         return [
-            name for name, kind in names.items()
+            name
+            for name, kind in names.items()
             if kind == "directory" and stamp_of(name) and f"{CONDEMNED_PREFIX}{name}" not in names
-        ]  # fmt: skip
+        ]
 
     def _upload(self, folder: Path, artifact: StoredArtifact, lent: Mapping[str, Artifact]) -> None:
         """All files, checked, then the record."""

@@ -19,8 +19,8 @@ def card(
     model: Annotated[Path, typer.Argument(help="A .onnx or .ckpt file made here, of any version.")],
 ) -> None:
     """Print the model card (Markdown) of a model file: `har card FILE > README.md`. New versions bring theirs along."""
-    from har_assets.model.networks import weights_licence  # noqa: PLC0415
-    from har_assets.report.card import model_card, training_facts  # noqa: PLC0415
+    from har_assets.model.networks import weights_licence
+    from har_assets.report.card import model_card, training_facts
 
     spec, provenance = _described(model)
     published = Artifact.read(model.resolve().parent)
@@ -30,9 +30,7 @@ def card(
         if record.asset == "trained_checkpoint":
             facts += training_facts(record.metadata, record.config)
         facts.append(("Published", f"{record.asset} of {record.created[:10]}: {record.headline}"))
-    text = model_card(
-        spec, provenance, file=model.name, weights_licence=weights_licence(spec.network), facts=facts
-    )  # fmt: skip
+    text = model_card(spec, provenance, file=model.name, weights_licence=weights_licence(spec.network), facts=facts)
     sys.stdout.buffer.write(text.encode())
 
 
@@ -41,12 +39,12 @@ def _described(model: Path) -> tuple[ModelSpec, Provenance]:
     if not model.is_file():
         raise HarError(f"{model} is no file: name a .onnx or .ckpt file.")
     if model.suffix == ".onnx":
-        from har_assets.export.onnx import read_onnx  # noqa: PLC0415
+        from har_assets.export.onnx import read_onnx
 
         _, spec, provenance = read_onnx(model)
         return spec, provenance
     if model.suffix == ".ckpt":
-        from har_assets.model.lightning import load_checkpoint  # noqa: PLC0415
+        from har_assets.model.lightning import load_checkpoint
 
         loaded = load_checkpoint(model, device="cpu")
         return loaded.spec, loaded.provenance

@@ -31,10 +31,23 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
 ROAD = (
-    "raw_archive", "video_clips", "train_manifest", "val_manifest", "test_manifest", "class_index", "frame_cache",
-    "pretrained_weights", "trained_checkpoint", "onnx_model", "trt_engine", "serving_model", "test_predictions",
-    "evaluation_report", "runtime_benchmark", "hmdb51_benchmark",
-)  # fmt: skip
+    "raw_archive",
+    "video_clips",
+    "train_manifest",
+    "val_manifest",
+    "test_manifest",
+    "class_index",
+    "frame_cache",
+    "pretrained_weights",
+    "trained_checkpoint",
+    "onnx_model",
+    "trt_engine",
+    "serving_model",
+    "test_predictions",
+    "evaluation_report",
+    "runtime_benchmark",
+    "hmdb51_benchmark",
+)
 """Assets in the order in which they are made."""
 
 BENCH_CLIPS = 32
@@ -134,8 +147,8 @@ def predict(  # noqa: PLR0912
 
     A video that shows more than one action is cut into a timeline: har predict --timeline film.mp4 --out results
     """
-    from har_assets.runtime import open_model  # noqa: PLC0415
-    from har_assets.runtime.video import VideoFailure, predict_videos  # noqa: PLC0415
+    from har_assets.runtime import open_model
+    from har_assets.runtime.video import VideoFailure, predict_videos
 
     if as_json and as_csv:
         raise HarError("--json and --csv exclude each other: choose one.")
@@ -149,12 +162,22 @@ def predict(  # noqa: PLR0912
     if predictor.provenance.synthetic:
         print("note: this model was trained on the built-in synthetic sample, not on real videos", file=sys.stderr)
     if timeline:
-        from har_assets.timeline_command import TimelineOptions, predict_timelines  # noqa: PLC0415
+        from har_assets.timeline_command import TimelineOptions, predict_timelines
 
         options = TimelineOptions(
-            window, hop, smoothing, threshold, clip_fps, batch, timeout if "timeout" in given else None,
-            as_json, as_csv, out, annotate, strip,
-        )  # fmt: skip
+            window,
+            hop,
+            smoothing,
+            threshold,
+            clip_fps,
+            batch,
+            timeout if "timeout" in given else None,
+            as_json,
+            as_csv,
+            out,
+            annotate,
+            strip,
+        )
         with _progress(seconds=True) as bar:
             failed = predict_timelines(predictor, files, options, bar, _printable)
         if failed:
@@ -169,9 +192,15 @@ def predict(  # noqa: PLR0912
             bar.console.print(f"{predictor.runtime}: {predictor.why}", style="dim", markup=False)
         task = bar.add_task("predicting", total=len(files))
         for found in predict_videos(
-            predictor, files, windows=windows, top=top, batch=batch, workers=workers or None, timeout_s=timeout,
+            predictor,
+            files,
+            windows=windows,
+            top=top,
+            batch=batch,
+            workers=workers or None,
+            timeout_s=timeout,
             done=lambda: bar.advance(task),
-        ):  # fmt: skip
+        ):
             if isinstance(found, VideoFailure):
                 failed += 1
                 print(_printable(f"{found.video}: {found.reason}"), file=sys.stderr)
@@ -215,7 +244,7 @@ def _refuse_clashes(given: set[str], timeline: bool) -> None:
 
 def _files_of(argument: str) -> list[Path]:
     """The videos that an argument of `har predict` means; a file that is not there is found missing later."""
-    from har_assets.video.check import find_videos  # noqa: PLC0415
+    from har_assets.video.check import find_videos
 
     path = Path(argument)
     if path.is_dir():
@@ -232,7 +261,7 @@ def _progress(*, seconds: bool = False) -> "Progress":
 
     It counts videos, or shows the share of the seconds of one.
     """
-    from rich.progress import MofNCompleteColumn, Progress, TaskProgressColumn, TimeRemainingColumn  # noqa: PLC0415
+    from rich.progress import MofNCompleteColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
     return Progress(
         *Progress.get_default_columns()[:2],
@@ -256,13 +285,13 @@ def explain(
     store: Store = "",
 ) -> None:
     """Show where and when a video speaks for the model's answer, as a moving picture beside the frames (Grad-CAM)."""
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
-    from har_assets.model.saliency import class_saliency  # noqa: PLC0415
-    from har_assets.report.frames import moving_webp, shown_from_video, with_heat  # noqa: PLC0415
-    from har_assets.runtime.checkpoint import CheckpointPredictor  # noqa: PLC0415
-    from har_assets.runtime.video import ranked, read_windows  # noqa: PLC0415
-    from har_assets.video.sampling import window_starts  # noqa: PLC0415
+    from har_assets.model.saliency import class_saliency
+    from har_assets.report.frames import moving_webp, shown_from_video, with_heat
+    from har_assets.runtime.checkpoint import CheckpointPredictor
+    from har_assets.runtime.video import ranked, read_windows
+    from har_assets.video.sampling import window_starts
 
     target = out or Path(f"{video.stem}.webp")
     if target.suffix != ".webp":
@@ -309,10 +338,10 @@ def bench(
 
     On clips of the videos, or on noise without any. Exit status 1 when none could be measured.
     """
-    import dataclasses  # noqa: PLC0415
+    import dataclasses
 
-    from har_assets.runtime import RUNTIMES, read_spec  # noqa: PLC0415
-    from har_assets.runtime.benchmark import BenchmarkOptions, run_benchmark  # noqa: PLC0415
+    from har_assets.runtime import RUNTIMES, read_spec
+    from har_assets.runtime.benchmark import BenchmarkOptions, run_benchmark
 
     unknown = sorted(set(runtime or ()) - set(RUNTIMES))
     if unknown:
@@ -330,11 +359,15 @@ def bench(
     with _progress() as bar:
         task = bar.add_task("starting", total=None)
         found = run_benchmark(
-            models, clips_BCTHW, videos=videos, options=options, runtimes=runtime or (),
+            models,
+            clips_BCTHW,
+            videos=videos,
+            options=options,
+            runtimes=runtime or (),
             log=lambda line: bar.update(task, description=line),
-        )  # fmt: skip
+        )
     if chart:
-        from har_assets.report.plots import plot_runtimes  # noqa: PLC0415
+        from har_assets.report.plots import plot_runtimes
 
         machine = found.machine
         plot_runtimes(
@@ -355,9 +388,9 @@ def bench(
 
 def _bench_clips(videos: list[Path], spec: "ModelSpec") -> "Clips":
     """Centre windows of the first videos that can be decoded, or noise without any video."""
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
-    from har_assets.runtime.video import read_windows  # noqa: PLC0415
+    from har_assets.runtime.video import read_windows
 
     if not videos:
         return np.random.default_rng(0).integers(0, 256, (8, *spec.clip_shape_CTHW), np.uint8)
@@ -385,9 +418,19 @@ def _latest_models(store: str) -> list[Path]:
 
 def _print_benchmark(found: "Benchmark") -> None:
     """The measured rows as a table, the reasons of the others, and the machine."""
-    columns = {"runtime": "runtime", "batch": "batch", "p50_ms": "p50 ms", "p95_ms": "p95", "p99_ms": "p99",
-               "clips_per_s": "clips/s", "videos_per_s": "videos/s", "start_up_s": "start s", "memory_mb": "MB",
-               "gpu_memory_mb": "GPU MB", "max_difference": "max |diff|"}  # fmt: skip
+    columns = {
+        "runtime": "runtime",
+        "batch": "batch",
+        "p50_ms": "p50 ms",
+        "p95_ms": "p95",
+        "p99_ms": "p99",
+        "clips_per_s": "clips/s",
+        "videos_per_s": "videos/s",
+        "start_up_s": "start s",
+        "memory_mb": "MB",
+        "gpu_memory_mb": "GPU MB",
+        "max_difference": "max |diff|",
+    }
     rows = found.table()
     shown = {name: title for name, title in columns.items() if name in rows[0]} if rows else {}
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -449,9 +492,9 @@ def check(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that one video may take.")] = 120.0,
 ) -> None:
     """Decode every video of a folder from end to end and list what is wrong. Exit status 1 when something is."""
-    from rich.progress import Progress  # noqa: PLC0415
+    from rich.progress import Progress
 
-    from har_assets.video.check import check_folder  # noqa: PLC0415
+    from har_assets.video.check import check_folder
 
     # On stderr and in a terminal only: what is piped or redirected holds findings and nothing else.
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
@@ -465,16 +508,26 @@ def check(
     bad = [video for video in found if not video.ok]
     for video in found if as_json else bad:
         if as_json:
-            facts = {"video": str(video.path), "ok": video.ok, "problem": video.problem, "note": video.note,
-                     "frames": video.frames, "height": video.height, "width": video.width, "fps": video.fps,
-                     "decoder": video.decoder}  # fmt: skip
+            facts = {
+                "video": str(video.path),
+                "ok": video.ok,
+                "problem": video.problem,
+                "note": video.note,
+                "frames": video.frames,
+                "height": video.height,
+                "width": video.width,
+                "fps": video.fps,
+                "decoder": video.decoder,
+            }
             print(json.dumps(facts))
         else:
             print(_printable(f"{video.path}: {video.problem or video.note}"))
     if not as_json:
         unreadable = sum(bool(video.problem) for video in found)
-        print(f"{len(found):,} videos: {len(found) - len(bad):,} sound, {unreadable:,} without a frame, "
-              f"{len(bad) - unreadable:,} with something odd.")  # fmt: skip
+        print(
+            f"{len(found):,} videos: {len(found) - len(bad):,} sound, {unreadable:,} without a frame, "
+            f"{len(bad) - unreadable:,} with something odd."
+        )
     if bad:
         raise typer.Exit(1)
 
@@ -487,7 +540,7 @@ def doctor(
     ] = False,
 ) -> None:
     """Look over this machine, environment and folder: what is wrong and what to do. Exit status 1 for a problem."""
-    from har_assets.doctor import PROBLEM, examine, to_json  # noqa: PLC0415
+    from har_assets.doctor import PROBLEM, examine, to_json
 
     findings = examine(Path.cwd(), fix=fix)
     if as_json:
@@ -520,10 +573,10 @@ app.command()(card)
 @app.command()
 def init() -> None:
     """Create the databases of Dagster and MLflow in this folder, so that first runs do not race to do so."""
-    from dagster import DagsterInstance  # noqa: PLC0415
+    from dagster import DagsterInstance
 
-    from har_assets.resources.mlflow import MlflowTracking  # noqa: PLC0415
-    from har_assets.runs import release_dead_runs  # noqa: PLC0415
+    from har_assets.resources.mlflow import MlflowTracking
+    from har_assets.runs import release_dead_runs
 
     # The dagster commands read ./dagster.yaml by themselves; its Python interface wants to be told.
     os.environ.setdefault("DAGSTER_HOME", str(Path.cwd()))
@@ -547,7 +600,7 @@ def mlflow_sync(
     ),
 ) -> None:
     """Send what was logged while the MLflow server was away. Exit status 1 when some of it cannot be sent yet."""
-    from har_assets.training.outbox import report_settled, settle  # noqa: PLC0415
+    from har_assets.training.outbox import report_settled, settle
 
     settled = settle(folder)
     report_settled(settled, print)

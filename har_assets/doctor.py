@@ -110,7 +110,7 @@ def check_python(project: Path) -> Finding:
 
 def check_packages(project: Path) -> Finding:
     """Installed versions against what har_assets requires and against requirements.lock."""
-    from packaging.requirements import Requirement  # noqa: PLC0415
+    from packaging.requirements import Requirement
 
     broken = []
     for line in metadata.requires("har_assets") or []:
@@ -124,8 +124,10 @@ def check_packages(project: Path) -> Finding:
             broken.append(f"{requirement.name} is {version}, not {requirement.specifier}")
     if broken:
         return Finding("packages", PROBLEM, _some(broken), "pip install --requirement requirements.lock")
-    lock = next((path for path in (project / "requirements.lock", _source_folder() / "requirements.lock")
-                 if path.is_file()), None)  # fmt: skip
+    lock = next(
+        (path for path in (project / "requirements.lock", _source_folder() / "requirements.lock") if path.is_file()),
+        None,
+    )
     if lock is None:
         return Finding("packages", OK, "all in the versions that har_assets asks for; no requirements.lock here")
     pinned = dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;#]+)", lock.read_text(), flags=re.MULTILINE))
@@ -156,7 +158,7 @@ def check_asset_selection(project: Path) -> Finding:
 
 def check_gpu(project: Path) -> Finding:
     """GPU, its compute capability, and whether PyTorch can use it."""
-    from har_assets.gpu import gpu_compute_capability  # noqa: PLC0415
+    from har_assets.gpu import gpu_compute_capability
 
     capability = gpu_compute_capability()
     if capability is None:
@@ -164,40 +166,54 @@ def check_gpu(project: Path) -> Finding:
     shown = f"compute capability {capability[0]}.{capability[1]}"
     tried = _python("import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')")
     if tried.returncode or not tried.said:
-        return Finding("gpu", PROBLEM, f"{shown}, but PyTorch cannot use it: {tried.said or 'no CUDA device'}",
-                       "install a torch built for CUDA, or a newer driver")  # fmt: skip
+        return Finding(
+            "gpu",
+            PROBLEM,
+            f"{shown}, but PyTorch cannot use it: {tried.said or 'no CUDA device'}",
+            "install a torch built for CUDA, or a newer driver",
+        )
     return Finding("gpu", OK, f"{tried.said}, {shown}")
 
 
 def check_tensorrt(project: Path) -> Finding:
     """Builders of engines, and whether one of them makes engines that this GPU runs."""
-    from har_assets.export.tensorrt import BUILDERS, RTX_CAPABILITIES  # noqa: PLC0415
-    from har_assets.gpu import gpu_compute_capability  # noqa: PLC0415
+    from har_assets.export.tensorrt import BUILDERS, RTX_CAPABILITIES
+    from har_assets.gpu import gpu_compute_capability
 
     tried = {name: _python(f"import {module}; print({module}.__version__)") for name, module in BUILDERS.items()}
     versions = [f"{name} {result.said}" for name, result in tried.items() if result.returncode == 0]
     if not versions:
-        return Finding("tensorrt", PROBLEM, f"no builder of engines: {tried['tensorrt_rtx'].said}",
-                       "pip install tensorrt-rtx-cu13")  # fmt: skip
+        return Finding(
+            "tensorrt", PROBLEM, f"no builder of engines: {tried['tensorrt_rtx'].said}", "pip install tensorrt-rtx-cu13"
+        )
     capability = gpu_compute_capability()
     if capability and tried["tensorrt"].returncode and f"{capability[0]}.{capability[1]}" not in RTX_CAPABILITIES:
-        return Finding("tensorrt", WARNING, f"{', '.join(versions)}, whose engines do not run on this GPU",
-                       "pip install 'har_assets[tensorrt]'")  # fmt: skip
+        return Finding(
+            "tensorrt",
+            WARNING,
+            f"{', '.join(versions)}, whose engines do not run on this GPU",
+            "pip install 'har_assets[tensorrt]'",
+        )
     return Finding("tensorrt", OK, ", ".join(versions))
 
 
 def check_onnxruntime(project: Path) -> Finding:
     """Execution providers of ONNX Runtime."""
-    from har_assets.gpu import gpu_compute_capability  # noqa: PLC0415
+    from har_assets.gpu import gpu_compute_capability
 
     both = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
     tried = _python("import onnxruntime as o; print(o.__version__, *o.get_available_providers())")
     if tried.returncode:
-        return Finding("onnxruntime", PROBLEM, f"cannot be imported: {tried.said}",
-                       "pip install --force-reinstall onnxruntime-gpu")  # fmt: skip
+        return Finding(
+            "onnxruntime", PROBLEM, f"cannot be imported: {tried.said}", "pip install --force-reinstall onnxruntime-gpu"
+        )
     if len(both) == 2:
-        return Finding("onnxruntime", WARNING, "onnxruntime and onnxruntime-gpu overwrite each other's files",
-                       "pip uninstall onnxruntime && pip install --force-reinstall onnxruntime-gpu")  # fmt: skip
+        return Finding(
+            "onnxruntime",
+            WARNING,
+            "onnxruntime and onnxruntime-gpu overwrite each other's files",
+            "pip uninstall onnxruntime && pip install --force-reinstall onnxruntime-gpu",
+        )
     if gpu_compute_capability() and "CUDAExecutionProvider" not in tried.said:
         return Finding("onnxruntime", WARNING, f"{tried.said}: not for this GPU", "pip install onnxruntime-gpu")
     return Finding("onnxruntime", OK, tried.said)
@@ -238,7 +254,7 @@ print([len(first), len(second), int(np.abs(first[:count].astype(int) - second[:c
 
 def check_disk(project: Path) -> Finding:
     """Free space against what the data set of the project needs."""
-    from har_assets.bucket import open_store  # noqa: PLC0415
+    from har_assets.bucket import open_store
 
     published = open_store(project=project).find_latest("raw_archive")
     source = published.record.lineage.get("dataset", "") if published else os.environ.get("HAR_SOURCE", "")
@@ -247,19 +263,27 @@ def check_disk(project: Path) -> Finding:
     free = shutil.disk_usage(project).free
     found = f"{free / 1e9:.1f} GB free, {here / 1e9:.1f} GB used by artifacts and data"
     if free + here < need:
-        return Finding("disk", PROBLEM, f"{found}; {source or 'the sample'} needs {need / 1e9:.1f} GB",
-                       "free some space, or put the project on another disk")  # fmt: skip
+        return Finding(
+            "disk",
+            PROBLEM,
+            f"{found}; {source or 'the sample'} needs {need / 1e9:.1f} GB",
+            "free some space, or put the project on another disk",
+        )
     if free + here < HMDB51_BYTES:
-        return Finding("disk", WARNING, f"{found}: not enough for HMDB51 ({HMDB51_BYTES / 1e9:.0f} GB)",
-                       "put the project on another disk before `source: hmdb51`")  # fmt: skip
+        return Finding(
+            "disk",
+            WARNING,
+            f"{found}: not enough for HMDB51 ({HMDB51_BYTES / 1e9:.0f} GB)",
+            "put the project on another disk before `source: hmdb51`",
+        )
     return Finding("disk", OK, found)
 
 
 def check_quota(project: Path) -> Finding:
     """Size of the store against its quota and against what the disk could hold."""
-    from har_assets.bucket import ArtifactBucket, open_store  # noqa: PLC0415
-    from har_assets.hmdb51._files import format_bytes  # noqa: PLC0415
-    from har_assets.quota import QUOTA_VARIABLE, size_of  # noqa: PLC0415
+    from har_assets.bucket import ArtifactBucket, open_store
+    from har_assets.hmdb51._files import format_bytes
+    from har_assets.quota import QUOTA_VARIABLE, size_of
 
     store = open_store(project=project)
     quota = store.quota
@@ -280,10 +304,10 @@ def check_quota(project: Path) -> Finding:
 
 def check_pruning(project: Path) -> Finding:
     """Versions and abandoned work that `har prune` would remove."""
-    from har_assets.bucket import ArtifactBucket, open_store  # noqa: PLC0415
-    from har_assets.hmdb51._files import format_bytes  # noqa: PLC0415
-    from har_assets.pruning import plan_pruning, registered_versions  # noqa: PLC0415
-    from har_assets.resources.mlflow import MlflowTracking  # noqa: PLC0415
+    from har_assets.bucket import ArtifactBucket, open_store
+    from har_assets.hmdb51._files import format_bytes
+    from har_assets.pruning import plan_pruning, registered_versions
+    from har_assets.resources.mlflow import MlflowTracking
 
     store = open_store(project=project)
     if isinstance(store, ArtifactBucket):  # whose every record would have to be read
@@ -307,14 +331,18 @@ def check_folders(project: Path) -> Finding:
         except OSError as error:
             refused.append(f"{folder} ({error.strerror})")
     if refused:
-        return Finding("folders", PROBLEM, f"nothing can be written to {_some(refused)}",
-                       "mend their permissions or free some space")  # fmt: skip
+        return Finding(
+            "folders",
+            PROBLEM,
+            f"nothing can be written to {_some(refused)}",
+            "mend their permissions or free some space",
+        )
     return Finding("folders", OK, "project, artifacts and temporary folder can be written")
 
 
 def check_bucket(project: Path) -> Finding:
     """Whether products can be put into the bucket, where there is one, and read back."""
-    from har_assets.bucket import ArtifactBucket, open_store  # noqa: PLC0415
+    from har_assets.bucket import ArtifactBucket, open_store
 
     store = open_store(project=project)
     if not isinstance(store, ArtifactBucket):
@@ -324,7 +352,7 @@ def check_bucket(project: Path) -> Finding:
 
 def check_ray_cluster(project: Path) -> Finding:
     """Whether the job server of the Ray cluster answers, where one is configured, and what its nodes have."""
-    from har_assets.ray_cluster import RAY_VARIABLE, cluster_address, connect, nodes_of  # noqa: PLC0415
+    from har_assets.ray_cluster import RAY_VARIABLE, cluster_address, connect, nodes_of
 
     name = "ray cluster"
     address = cluster_address()
@@ -343,15 +371,20 @@ def check_working_folder(project: Path) -> Finding:
     """Whether the commands of Dagster started here read and write this project's files."""
     home = os.environ.get("DAGSTER_HOME")
     if not (project / "dagster.yaml").is_file():
-        return Finding("working folder", PROBLEM, f"no dagster.yaml in {project}: runs started here leave nothing",
-                       "change into the project folder")  # fmt: skip
+        return Finding(
+            "working folder",
+            PROBLEM,
+            f"no dagster.yaml in {project}: runs started here leave nothing",
+            "change into the project folder",
+        )
     if home and not Path(home).is_dir():
         return Finding("working folder", PROBLEM, f"DAGSTER_HOME={home} is no folder", "unset DAGSTER_HOME")
     if home and _on_postgres(Path(home)):
         return Finding("working folder", OK, f"Dagster of many machines, by {home}/dagster.yaml")
     if home and Path(home).resolve() != project.resolve():
-        return Finding("working folder", WARNING, f"DAGSTER_HOME={home} is read, not the dagster.yaml here",
-                       "unset DAGSTER_HOME")  # fmt: skip
+        return Finding(
+            "working folder", WARNING, f"DAGSTER_HOME={home} is read, not the dagster.yaml here", "unset DAGSTER_HOME"
+        )
     return Finding("working folder", OK, f"{project} has a dagster.yaml")
 
 
@@ -364,7 +397,7 @@ def check_dagster_database(project: Path) -> list[Finding]:
     if not shared and not any((project / ".dagster").rglob("*.db")):
         return [Finding(name, WARNING, "not made yet", "har init")]
     try:
-        from har_assets.runs import dead_runs  # noqa: PLC0415
+        from har_assets.runs import dead_runs
 
         with _instance(project) as instance:
             count = instance.get_runs_count()
@@ -377,23 +410,36 @@ def check_dagster_database(project: Path) -> list[Finding]:
             remedy = "check that PostgreSQL runs, and PGHOST, PGPORT, PGUSER and PGPASSWORD"
         return [Finding(name, PROBLEM, f"cannot be opened: {_line(str(error))}", remedy)]
     if revision != newest:
-        return [Finding(name, PROBLEM, f"made by another version of Dagster (schema {revision}, not {newest})",
-                        "back it up, stop every process of Dagster, `dagster instance migrate`")]  # fmt: skip
+        return [
+            Finding(
+                name,
+                PROBLEM,
+                f"made by another version of Dagster (schema {revision}, not {newest})",
+                "back it up, stop every process of Dagster, `dagster instance migrate`",
+            )
+        ]
     findings = [Finding(name, OK, f"{'PostgreSQL' if shared else 'it'} opens, {count} runs")]
     if dead:
-        findings.append(Finding("dead runs", PROBLEM, f"{_some(dead)}: killed, and may hold a slot",
-                                "har doctor --fix"))  # fmt: skip
+        findings.append(
+            Finding("dead runs", PROBLEM, f"{_some(dead)}: killed, and may hold a slot", "har doctor --fix")
+        )
     else:
         findings.append(Finding("dead runs", OK, "none"))
     if waiting:
-        findings.append(Finding("run queue", PROBLEM, f"{waiting} runs wait and no daemon starts them",
-                                "dagster dev, or `dagster-daemon run`"))  # fmt: skip
+        findings.append(
+            Finding(
+                "run queue",
+                PROBLEM,
+                f"{waiting} runs wait and no daemon starts them",
+                "dagster dev, or `dagster-daemon run`",
+            )
+        )
     return findings
 
 
 def _waiting_for_nobody(instance: DagsterInstance) -> int:
     """Number of queued runs where the daemon that starts them has been silent; 0 where it is at work."""
-    from dagster import DagsterRunStatus, RunsFilter  # noqa: PLC0415
+    from dagster import DagsterRunStatus, RunsFilter
 
     beat = instance.get_daemon_heartbeats().get("QUEUED_RUN_COORDINATOR")
     if beat and time.time() - beat.timestamp < DAEMON_SILENT_S:
@@ -403,7 +449,7 @@ def _waiting_for_nobody(instance: DagsterInstance) -> int:
 
 def check_mlflow_database(project: Path) -> Finding:
     """MLflow's tracking database opens in the installed version."""
-    from har_assets.resources.mlflow import MlflowTracking  # noqa: PLC0415
+    from har_assets.resources.mlflow import MlflowTracking
 
     name = "mlflow database"
     uri = MlflowTracking().uri(project)
@@ -421,8 +467,12 @@ def check_mlflow_database(project: Path) -> Finding:
         except sqlite3.Error as error:
             return Finding(name, PROBLEM, f"{path} is no database of MLflow ({_line(str(error))})", remedy)
     elif uri.startswith(("http://", "https://")) and (reason := _no_answer(uri)):
-        return Finding("mlflow server", WARNING, f"{uri} does not answer ({reason}): steps keep what they log",
-                       "start it, or correct HAR_MLFLOW_URI; then `har mlflow-sync`")  # fmt: skip
+        return Finding(
+            "mlflow server",
+            WARNING,
+            f"{uri} does not answer ({reason}): steps keep what they log",
+            "start it, or correct HAR_MLFLOW_URI; then `har mlflow-sync`",
+        )
     tried = _python(
         "import sys; from mlflow import MlflowClient\n"
         "print(len(MlflowClient(sys.argv[1]).search_experiments(max_results=1000)))",
@@ -435,7 +485,7 @@ def check_mlflow_database(project: Path) -> Finding:
 
 def _no_answer(uri: str) -> str:
     """Why a server does not say that it is well, a clause; empty where it does."""
-    import requests  # noqa: PLC0415
+    import requests
 
     try:
         answer = requests.get(f"{uri.rstrip('/')}/health", timeout=5)
@@ -446,21 +496,22 @@ def _no_answer(uri: str) -> str:
 
 def check_mlflow_outbox(project: Path) -> Finding:
     """What was logged while MLflow was away has been sent since."""
-    from har_assets.resources.mlflow import MlflowTracking  # noqa: PLC0415
-    from har_assets.training.outbox import unsettled  # noqa: PLC0415
+    from har_assets.resources.mlflow import MlflowTracking
+    from har_assets.training.outbox import unsettled
 
     kept = [folder.name for folder in unsettled(MlflowTracking().outbox_folder(project))]
     if kept:
-        return Finding("mlflow outbox", WARNING, f"MLflow lacks what these steps logged: {_some(kept)}",
-                       "har mlflow-sync")  # fmt: skip
+        return Finding(
+            "mlflow outbox", WARNING, f"MLflow lacks what these steps logged: {_some(kept)}", "har mlflow-sync"
+        )
     return Finding("mlflow outbox", OK, "MLflow has everything that ended steps logged")
 
 
 def check_data(project: Path) -> list[Finding]:
     """data.dvc, data/ and what video_clips published agree; the bytes are on the disk once."""
-    from har_assets.assets.dataset import CLIP_HASHES, changed_files  # noqa: PLC0415
-    from har_assets.bucket import open_store  # noqa: PLC0415
-    from har_assets.resources.dvc import Dvc  # noqa: PLC0415
+    from har_assets.assets.dataset import CLIP_HASHES, changed_files
+    from har_assets.bucket import open_store
+    from har_assets.resources.dvc import Dvc
 
     dvc, data = Dvc(), project / "data"
     tracked = dvc.tracked_version(project)
@@ -470,8 +521,14 @@ def check_data(project: Path) -> list[Finding]:
         return [Finding("dvc", PROBLEM, "data.dvc without a .dvc folder", "dvc init --no-scm")]
     if not data.is_dir():
         if tracked and dvc.tracked_dataset(project) != "sample":
-            return [Finding("dvc", WARNING, f"data.dvc names version {tracked[:8]} and data/ is absent",
-                            "materialize video_clips with dvc: pull")]  # fmt: skip
+            return [
+                Finding(
+                    "dvc",
+                    WARNING,
+                    f"data.dvc names version {tracked[:8]} and data/ is absent",
+                    "materialize video_clips with dvc: pull",
+                )
+            ]
         return [Finding("dvc", OK, "no data/ yet")]
     if published is None or CLIP_HASHES not in published.record.files:
         return [Finding("data", WARNING, "data/ is there, its video_clips is not", "materialize video_clips")]
@@ -480,8 +537,14 @@ def check_data(project: Path) -> list[Finding]:
     if tracked is None:
         findings.append(Finding("dvc", OK, "data/ is not tracked (dvc: off)"))
     elif tracked != version:
-        findings.append(Finding("dvc", WARNING, f"data.dvc names version {tracked[:8]}, data/ is {version[:8]}",
-                                "materialize video_clips with dvc: pull to take the former"))  # fmt: skip
+        findings.append(
+            Finding(
+                "dvc",
+                WARNING,
+                f"data.dvc names version {tracked[:8]}, data/ is {version[:8]}",
+                "materialize video_clips with dvc: pull to take the former",
+            )
+        )
     else:
         findings.append(Finding("dvc", OK, f"data.dvc and video_clips name version {version[:8]}"))
     changed = [f"{name} ({how})" for how, names in changed_files(published, data).items() for name in names]
@@ -513,8 +576,12 @@ def check_leftovers(project: Path) -> Finding:
     work = [path for path in (project / "artifacts").glob("*/.work-*") if path.is_dir()]
     if left or swap:
         names = [str(path.relative_to(project)) for path in left] + swap
-        return Finding("leftovers", WARNING, f"of killed runs: {_some(names)}",
-                       "materialize video_clips" if swap else "har doctor --fix")  # fmt: skip
+        return Finding(
+            "leftovers",
+            WARNING,
+            f"of killed runs: {_some(names)}",
+            "materialize video_clips" if swap else "har doctor --fix",
+        )
     if work:
         size = sum(_size(path) for path in work)
         return Finding("leftovers", OK, f"unfinished work that the same command goes on with: {size / 1e6:.0f} MB")
@@ -522,16 +589,31 @@ def check_leftovers(project: Path) -> Finding:
 
 
 CHECKS: tuple[Check, ...] = (
-    check_python, check_packages, check_asset_selection, check_gpu, check_tensorrt, check_onnxruntime,
-    check_decoders, check_disk, check_quota, check_pruning, check_folders, check_bucket, check_ray_cluster,
-    check_working_folder, check_dagster_database, check_mlflow_database, check_mlflow_outbox, check_data,
+    check_python,
+    check_packages,
+    check_asset_selection,
+    check_gpu,
+    check_tensorrt,
+    check_onnxruntime,
+    check_decoders,
+    check_disk,
+    check_quota,
+    check_pruning,
+    check_folders,
+    check_bucket,
+    check_ray_cluster,
+    check_working_folder,
+    check_dagster_database,
+    check_mlflow_database,
+    check_mlflow_outbox,
+    check_data,
     check_leftovers,
-)  # fmt: skip
+)
 
 
 def repair(project: Path) -> Finding:
     """End the runs of dead processes, free their slots, remove their staging folders."""
-    from har_assets.runs import release_dead_runs  # noqa: PLC0415
+    from har_assets.runs import release_dead_runs
 
     released: list[str] = []
     if any((project / ".dagster").rglob("*.db")) or _on_postgres(_dagster_home(project)):
@@ -544,7 +626,7 @@ def repair(project: Path) -> Finding:
 
 
 def _instance(project: Path) -> DagsterInstance:
-    from dagster import DagsterInstance  # noqa: PLC0415
+    from dagster import DagsterInstance
 
     return DagsterInstance.from_config(str(_dagster_home(project)))
 
@@ -556,7 +638,7 @@ def _dagster_home(project: Path) -> Path:
 
 
 def _on_postgres(folder: Path) -> bool:
-    import yaml  # noqa: PLC0415
+    import yaml
 
     try:
         config = yaml.safe_load((folder / "dagster.yaml").read_text())
@@ -566,7 +648,7 @@ def _on_postgres(folder: Path) -> bool:
 
 
 def _leftovers(project: Path) -> list[Path]:
-    from har_assets.artifacts import STAGING_PREFIX  # noqa: PLC0415
+    from har_assets.artifacts import STAGING_PREFIX
 
     return [
         folder
@@ -607,8 +689,12 @@ def _python(code: str, *arguments: str) -> _Tried:
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-c", code, *arguments],
-            capture_output=True, text=True, errors="replace", timeout=IMPORT_SECONDS, check=False,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=IMPORT_SECONDS,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         return _Tried(1, f"no answer in {IMPORT_SECONDS} s")
     if done.returncode == 0:

@@ -27,7 +27,7 @@ def frame_shards(hashes: dict[str, str], params: CacheParams, timeout_s: float, 
 
 def decode_shard(key: str, clips: list[str], params: CacheParams, timeout_s: float) -> None:
     """Publish the part `key` from this node, unless it is there. Raises HarError."""
-    from har_assets.assets.dataset import data_here  # noqa: PLC0415 it imports this module
+    from har_assets.assets.dataset import data_here
 
     def build(staging: Path, work: Path) -> tuple[str, dict[str, Any]]:
         videos = data_here(ArtifactStore()) / VIDEOS

@@ -29,7 +29,7 @@ def promote(
     store: Store = "",
 ) -> None:
     """Make the challenger champion if it is better on the same test videos beyond noise. Exit status 1 where not."""
-    from har_assets.serving.promotion import promote as promoted  # noqa: PLC0415
+    from har_assets.serving.promotion import promote as promoted
 
     _say(promoted(uri, name, open_store(store), version=version, alpha=alpha))
 
@@ -41,7 +41,7 @@ def rollback(
     store: Store = "",
 ) -> None:
     """Give the alias champion back to the version that had it before. Exit status 1 where nothing was moved."""
-    from har_assets.serving.promotion import rollback as rolled_back  # noqa: PLC0415
+    from har_assets.serving.promotion import rollback as rolled_back
 
     _say(rolled_back(uri, name, open_store(store), to=to))
 

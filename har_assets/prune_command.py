@@ -89,9 +89,9 @@ def prune(
 def _prune_bucket(
     store: ArtifactBucket, uri: str, keep: int, grace: timedelta, older_than_days: float, yes: bool, as_json: bool
 ) -> None:
-    from dagster import DagsterInstance  # noqa: PLC0415 the command starts without it where it is not needed
+    from dagster import DagsterInstance
 
-    from har_assets.runs import at_work_since  # noqa: PLC0415
+    from har_assets.runs import at_work_since
 
     home = Path(os.environ.setdefault("DAGSTER_HOME", str(Path.cwd())))
     if not (home / "dagster.yaml").is_file():

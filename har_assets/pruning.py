@@ -359,11 +359,11 @@ def registered_versions(uri: str) -> list[Registered]:
     path = uri.removeprefix("sqlite:///")
     if not uri or (path != uri and not Path(path).is_file()):
         return []
-    import sqlalchemy  # noqa: PLC0415
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415 two seconds
-    from requests import RequestException  # noqa: PLC0415
+    import sqlalchemy
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
 
-    from har_assets.training.outbox import client_of, one_line  # noqa: PLC0415
+    from har_assets.training.outbox import client_of, one_line
 
     try:
         return list(_registered(client_of(uri)))
@@ -375,8 +375,8 @@ def registered_versions(uri: str) -> list[Registered]:
 
 
 def _registered(client: Any) -> Iterator[Registered]:
-    from har_assets.serving.package import ONNX_VERSION_TAG  # noqa: PLC0415 imports NumPy
-    from har_assets.serving.promotion import BEFORE_TAG  # noqa: PLC0415
+    from har_assets.serving.package import ONNX_VERSION_TAG
+    from har_assets.serving.promotion import BEFORE_TAG
 
     token: str | None = ""
     while token is not None:

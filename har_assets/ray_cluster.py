@@ -77,7 +77,7 @@ def cluster_address() -> str:
 def chosen_executor() -> dg.ExecutorDefinition:
     """The executor of the deployment: a process a step here, or Ray jobs where HAR_RAY is set."""
     if cluster_address():
-        from har_assets.ray_executor import surviving_ray_executor  # noqa: PLC0415 paid where it is used
+        from har_assets.ray_executor import surviving_ray_executor
 
         return surviving_ray_executor
     # Steps fork from a process that has imported the graph already: 0.1 s a step instead of 3.
@@ -89,7 +89,7 @@ def chosen_executor() -> dg.ExecutorDefinition:
 def connect(address: str) -> JobSubmissionClient:
     """A client of the job server; HarError where none answers or the extra `ray` is missing."""
     try:
-        from ray.job_submission import JobSubmissionClient  # noqa: PLC0415
+        from ray.job_submission import JobSubmissionClient
     except ImportError:
         raise HarError(
             f"{RAY_VARIABLE} names a Ray cluster and Ray is not installed: `pip install 'har_assets[ray]'`, or unset "

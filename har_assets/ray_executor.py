@@ -41,9 +41,14 @@ HEALTH_SECONDS = 5
 """Pause between two looks at the jobs of running steps."""
 
 SENT = (
-    "HAR_ARTIFACTS", "HAR_MLFLOW_URI", "HAR_MLFLOW_FILES", "HAR_DAGSTER_UI", "HAR_DECODER", "HAR_SOURCE",
+    "HAR_ARTIFACTS",
+    "HAR_MLFLOW_URI",
+    "HAR_MLFLOW_FILES",
+    "HAR_DAGSTER_UI",
+    "HAR_DECODER",
+    "HAR_SOURCE",
     "HAR_STORE_QUOTA",
-)  # fmt: skip
+)
 """Settings of the deployment that go with each step, so that they are chosen in one place."""
 
 
@@ -109,18 +114,23 @@ class _Fitted(StepHandlerContext):
 
 def _step_handler(client: JobSubmissionClient) -> StepHandler:
     # dagster-ray imports Kubernetes-free in 1 s, paid only by runs on a cluster.
-    from dagster_ray.configs import RayExecutionConfig  # noqa: PLC0415
-    from dagster_ray.core.executor import RayStepHandler  # noqa: PLC0415
-    from ray.job_submission import JobStatus  # noqa: PLC0415
+    from dagster_ray.configs import RayExecutionConfig
+    from dagster_ray.core.executor import RayStepHandler
+    from ray.job_submission import JobStatus
 
     class NodeStepHandler(RayStepHandler):
         """dagster-ray's, that knows what the cluster has and when a job has ended without its step."""
 
         def __init__(self) -> None:
             super().__init__(
-                client, env_vars=_settings_to_send(), runtime_env=None, num_cpus=None, num_gpus=None, memory=None,
+                client,
+                env_vars=_settings_to_send(),
+                runtime_env=None,
+                num_cpus=None,
+                num_gpus=None,
+                memory=None,
                 resources=None,
-            )  # fmt: skip
+            )
             self._ended: set[str] = set()
 
         @cached_property

@@ -119,8 +119,10 @@ def shortage(request: TrainingRequest, offered: Mapping[str, Mapping[str, float]
     """Why a training has not got its nodes: what was wanted, what the cluster has, what to do. `offered`: by node."""
     needs = request.node_needs
     fitting = [name for name, node in offered.items() if all(node.get(r, 0) >= needs[r] for r in needs)]
-    has = ", ".join(f"{name} with {amounts_in_words({**dict.fromkeys(needs, 0), **_counted(node)})}"
-                    for name, node in sorted(offered.items()))  # fmt: skip
+    has = ", ".join(
+        f"{name} with {amounts_in_words({**dict.fromkeys(needs, 0), **_counted(node)})}"
+        for name, node in sorted(offered.items())
+    )
     lacking = len(fitting) < request.nodes
     remedy = (
         "start more nodes, or choose fewer nodes or devices"
@@ -152,7 +154,7 @@ def train_on_nodes(request: TrainingRequest, report: Report) -> int:
             them were lost.
         KeyboardInterrupt: SIGINT or SIGTERM came. Nothing of the training goes on then, as after any other end.
     """
-    import ray  # noqa: PLC0415 seconds, only where it is used
+    import ray
 
     if (Path(request.work) / SUMMARY_FILE).is_file():
         return 0  # all but published
@@ -185,9 +187,9 @@ def train_on_nodes(request: TrainingRequest, report: Report) -> int:
 @contextlib.contextmanager
 def reserved_nodes(request: TrainingRequest, report: Report) -> Iterator[PlacementGroup]:
     """All nodes but this one, a bundle each; given back at the end. HarError when they are not there in time."""
-    import ray  # noqa: PLC0415
-    from ray.job_submission import JobSubmissionClient  # noqa: PLC0415
-    from ray.util.placement_group import placement_group, remove_placement_group  # noqa: PLC0415
+    import ray
+    from ray.job_submission import JobSubmissionClient
+    from ray.util.placement_group import placement_group, remove_placement_group
 
     # Of several nodes on one machine Ray would take the head for the one that this process is on.
     here = JobSubmissionClient(os.environ["HAR_RAY"]).get_job_info(request.ray_job).driver_node_id
@@ -225,8 +227,8 @@ def _train_together(request: TrainingRequest, group: PlacementGroup, report: Rep
 
     Raises HarError with the cause of a failure, NodeLostError where a node is gone.
     """
-    import ray  # noqa: PLC0415
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy  # noqa: PLC0415
+    import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     def on_each(function: Callable[..., Any]) -> list[Any]:
         options = {"num_cpus": request.node_needs["CPU"], "num_gpus": request.node_needs.get("GPU", 0)}
@@ -268,7 +270,7 @@ def _train_together(request: TrainingRequest, group: PlacementGroup, report: Rep
 
 def _watch(child: subprocess.Popen[str], others: list[ObjectRef], work: Path) -> int:
     """Exit status of the process of node 0 when all has ended well or was stopped; else as `_train_together`."""
-    import ray  # noqa: PLC0415
+    import ray
 
     waiting = list(others)
     reasons: list[str] = []
@@ -314,8 +316,8 @@ def cause_of(reasons: Sequence[str]) -> str:
 
 def _answer(task: ObjectRef) -> str:
     """What a task returns. Raises NodeLostError where its node has died, HarError for a fault of its own."""
-    import ray  # noqa: PLC0415
-    from ray.exceptions import RayError, RayTaskError, TaskCancelledError  # noqa: PLC0415
+    import ray
+    from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
     try:
         return str(ray.get(task))

@@ -45,7 +45,7 @@ class RemoteFolder:
 
     @cached_property
     def _remote(self) -> Any:
-        import fsspec  # noqa: PLC0415
+        import fsspec
 
         protocol = self._address.partition("://")[0]
         try:
@@ -110,8 +110,8 @@ class RemoteFolder:
         """Say in a sentence what the bucket answered, or that it did not."""
         kinds: tuple[type[Exception], ...] = (OSError,)
         if "s3" in self._remote.protocol:
-            from aiohttp import ClientError as NoAnswerError  # noqa: PLC0415
-            from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+            from aiohttp import ClientError as NoAnswerError
+            from botocore.exceptions import BotoCoreError, ClientError
 
             kinds = (OSError, BotoCoreError, ClientError, NoAnswerError)
         try:

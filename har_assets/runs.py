@@ -147,7 +147,7 @@ def end_with_run(instance: DagsterInstance, run_id: str) -> None:
     process = run.tags.get(PROCESS_TAG) if run else None
     if run is None or process is None or process == process_name(os.getpid()):
         return
-    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 0.2 s
+    from sqlalchemy.exc import SQLAlchemyError
 
     elsewhere = run.tags.get(HOST_TAG) != this_host()
 

@@ -65,11 +65,19 @@ def publish_part(asset: str, key: str, build: Callable[[Path, Path], tuple[str, 
             part = folder.publish(
                 staging,
                 Record(
-                    asset=asset, key=key, data_version=key, files=describe_files(staging), headline=headline,
-                    metadata={**figures, "node": socket.gethostname(), "seconds": seconds}, seconds=seconds,
-                    lineage={}, checks={}, inputs={}, config={},
+                    asset=asset,
+                    key=key,
+                    data_version=key,
+                    files=describe_files(staging),
+                    headline=headline,
+                    metadata={**figures, "node": socket.gethostname(), "seconds": seconds},
+                    seconds=seconds,
+                    lineage={},
+                    checks={},
+                    inputs={},
+                    config={},
                 ),
-            )  # fmt: skip
+            )
         folder.drop_copy(part)  # which nobody would remove from this node
         shutil.rmtree(work, ignore_errors=True)
 
@@ -104,8 +112,8 @@ def make_parts(
     log(f"{len(shards):,} shards, {len(shards) - len(missing):,} of them made before.")
     if not missing:
         return {}
-    import ray  # noqa: PLC0415
-    from ray.exceptions import RayError, RayTaskError  # noqa: PLC0415
+    import ray
+    from ray.exceptions import RayError, RayTaskError
 
     ray.init(log_to_driver=False, configure_logging=False)
     try:

@@ -100,15 +100,22 @@ def predict_timelines(
 
 def _predict(predictor: Predictor, film: Path, options: TimelineOptions, bar: Progress) -> tuple[Timeline, float]:
     """The timeline and how many seconds of film a second it took."""
-    from har_assets.runtime.timeline import TIMEOUT_S, predict_timeline  # noqa: PLC0415
+    from har_assets.runtime.timeline import TIMEOUT_S, predict_timeline
 
     began = time.monotonic()
     with _task(bar, "predicting") as advance:
         found = predict_timeline(
-            predictor, film, window_s=options.window_s, hop_s=options.hop_s, smoothing_s=options.smoothing_s,
-            threshold=options.threshold, clip_fps=options.clip_fps, batch=options.batch,
-            timeout_s=options.timeout_s or TIMEOUT_S, progress=advance,
-        )  # fmt: skip
+            predictor,
+            film,
+            window_s=options.window_s,
+            hop_s=options.hop_s,
+            smoothing_s=options.smoothing_s,
+            threshold=options.threshold,
+            clip_fps=options.clip_fps,
+            batch=options.batch,
+            timeout_s=options.timeout_s or TIMEOUT_S,
+            progress=advance,
+        )
     return found, found.duration_s / (time.monotonic() - began)
 
 
@@ -127,7 +134,7 @@ def _task(bar: Progress, what: str) -> Iterator[Callable[[float, float], None]]:
 
 
 def _print(found: Timeline, speed: float, printable: Callable[[str], str]) -> None:
-    from har_assets.report.timeline import clock_time  # noqa: PLC0415
+    from har_assets.report.timeline import clock_time
 
     def clock(second: float) -> str:
         return clock_time(second, found.duration_s)
@@ -151,8 +158,9 @@ def _print(found: Timeline, speed: float, printable: Callable[[str], str]) -> No
             console.print(f"No action reaches the threshold of {found.threshold:g}; the highest score is {best:.2f}.")
         console.print(
             f"an action for {clock(named_s)} of {clock(found.duration_s)}; windows of {found.window_s:.2f} s every "
-            f"{found.hop_s:.2f} s{pace}", style="dim",
-        )  # fmt: skip
+            f"{found.hop_s:.2f} s{pace}",
+            style="dim",
+        )
     print(text.get(), end="")  # the console itself would write across the progress bar
 
 
@@ -203,11 +211,15 @@ def remove_left_overs(out: Path, film: Path) -> None:
 
 
 def _write(
-    film: Path, found: Timeline, predictor: Predictor, options: TimelineOptions, bar: Progress,
+    film: Path,
+    found: Timeline,
+    predictor: Predictor,
+    options: TimelineOptions,
+    bar: Progress,
     printable: Callable[[str], str],
-) -> list[Path]:  # fmt: skip
+) -> list[Path]:
     """Write the files of one film, each whole or not at all; return their paths."""
-    from har_assets.report.timeline import write_annotated, write_strip  # noqa: PLC0415
+    from har_assets.report.timeline import write_annotated, write_strip
 
     assert options.out is not None
     facts = {**found.to_dict(windows=True), "runtime": predictor.runtime}
@@ -232,13 +244,17 @@ def _write(
 
 
 def _run(
-    function: Callable[..., None], film: Path, facts: dict[str, Any], partial: Path, options: TimelineOptions,
+    function: Callable[..., None],
+    film: Path,
+    facts: dict[str, Any],
+    partial: Path,
+    options: TimelineOptions,
     bar: Progress,
-) -> str:  # fmt: skip
+) -> str:
     """Run a function that decodes the film in a process of its own; return its note."""
-    from har_assets.report.timeline import Finished  # noqa: PLC0415
-    from har_assets.runtime.timeline import TIMEOUT_S  # noqa: PLC0415
-    from har_assets.video.workers import DecoderProcess  # noqa: PLC0415
+    from har_assets.report.timeline import Finished
+    from har_assets.runtime.timeline import TIMEOUT_S
+    from har_assets.video.workers import DecoderProcess
 
     limit_s = options.timeout_s or TIMEOUT_S
     with (

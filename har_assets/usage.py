@@ -102,7 +102,7 @@ class Gpus:
     @classmethod
     def open(cls) -> "Gpus | None":
         """None without a GPU or its driver."""
-        import pynvml  # noqa: PLC0415  (it brings ctypes, which costs every import of the graph 50 ms)
+        import pynvml
 
         try:
             pynvml.nvmlInit()
@@ -118,7 +118,7 @@ class Gpus:
 
     def look(self) -> tuple[int, float] | None:
         """Most memory in use on one of them, in bytes, and their mean utilisation in per cent; None if unknown."""
-        import pynvml  # noqa: PLC0415
+        import pynvml
 
         used, percents = [], []
         for device in self._devices:

@@ -117,9 +117,16 @@ def tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_video(videos / clip, frames_THWC)
         role = ("train", "train", "train", "val", "test")[number // 3 % 5] if number < 15 else "train"
         rows.append(
-            {"clip": clip, "label": TINY_LABELS[label], "label_index": label, "film": f"film{number // 3}",
-             "split": 1, "role": role, "bytes": (videos / clip).stat().st_size}
-        )  # fmt: skip
+            {
+                "clip": clip,
+                "label": TINY_LABELS[label],
+                "label_index": label,
+                "film": f"film{number // 3}",
+                "split": 1,
+                "role": role,
+                "bytes": (videos / clip).stat().st_size,
+            }
+        )
     table = pd.DataFrame(rows)
     for role in ("train", "val", "test"):
         write_manifest(table[table["role"] == role], folder / f"{role}.csv")
@@ -160,10 +167,15 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_spec: ModelSp
     model = VideoActionModel.from_spec(tiny_spec, Provenance(dataset="tiny", data_version="v1", split=1))
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.ckpt"
     torch.save(
-        {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams),
-         "pytorch-lightning_version": pl.__version__, "epoch": 0, "global_step": 0},
+        {
+            "state_dict": model.state_dict(),
+            "hyper_parameters": dict(model.hparams),
+            "pytorch-lightning_version": pl.__version__,
+            "epoch": 0,
+            "global_step": 0,
+        },
         path,
-    )  # fmt: skip
+    )
     return path
 
 

@@ -31,13 +31,28 @@ class MlflowServer:
     def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
-             "--backend-store-uri", self.store, "--artifacts-destination", str(self.folder / "files"),
-             "--workers", "1"],
-            stdout=(self.folder / "log.txt").open("a"), stderr=subprocess.STDOUT, start_new_session=True,
+            [
+                sys.executable,
+                "-m",
+                "mlflow",
+                "server",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(self.port),
+                "--backend-store-uri",
+                self.store,
+                "--artifacts-destination",
+                str(self.folder / "files"),
+                "--workers",
+                "1",
+            ],
+            stdout=(self.folder / "log.txt").open("a"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
             # Nothing here runs jobs on the server, and its workers for them take seven processes.
             env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        )  # fmt: skip
+        )
         deadline = time.monotonic() + 120
         while True:
             try:

@@ -75,20 +75,57 @@ def postgres_server() -> Iterator[Postgres]:
         (folder / "password").write_text(password)
         (folder / "password").chmod(0o644)  # gone before the server listens, in a folder of its user alone
         subprocess.run(
-            [binaries / "initdb", "--pgdata", folder / "data", "--username", USER, "--auth", "scram-sha-256",
-             "--pwfile", folder / "password", "--no-sync", "--encoding", "UTF8", "--locale", "C"],
-            user=user, group=user, cwd="/", check=True, capture_output=True,
-        )  # fmt: skip
+            [
+                binaries / "initdb",
+                "--pgdata",
+                folder / "data",
+                "--username",
+                USER,
+                "--auth",
+                "scram-sha-256",
+                "--pwfile",
+                folder / "password",
+                "--no-sync",
+                "--encoding",
+                "UTF8",
+                "--locale",
+                "C",
+            ],
+            user=user,
+            group=user,
+            cwd="/",
+            check=True,
+            capture_output=True,
+        )
         (folder / "password").unlink()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         become = ["--reuid", user, "--regid", user, "--clear-groups"] if user else []
         process = subprocess.Popen(
-            ["setpriv", *become, "--pdeathsig", "KILL", binaries / "postgres", "-D", folder / "data", "-p", str(port),
-             "-k", folder, "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=200"],
-            cwd="/", stdout=subprocess.DEVNULL, stderr=(folder / "log").open("wb"),
-        )  # fmt: skip
+            [
+                "setpriv",
+                *become,
+                "--pdeathsig",
+                "KILL",
+                binaries / "postgres",
+                "-D",
+                folder / "data",
+                "-p",
+                str(port),
+                "-k",
+                folder,
+                "-c",
+                "listen_addresses=127.0.0.1",
+                "-c",
+                "fsync=off",
+                "-c",
+                "max_connections=200",
+            ],
+            cwd="/",
+            stdout=subprocess.DEVNULL,
+            stderr=(folder / "log").open("wb"),
+        )
         server = Postgres(port, password, process)
         _wait_for(server, folder / "log")
         for database in ("dagster", "mlflow"):

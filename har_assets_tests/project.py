@@ -50,9 +50,14 @@ class Project:
     def run(self, *arguments: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
         """Run `python -m ...` in the project folder."""
         return subprocess.run(
-            self.command(*arguments), cwd=self.folder, env=self.environment, capture_output=True, text=True,
-            timeout=timeout, check=False,
-        )  # fmt: skip
+            self.command(*arguments),
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
 
     def materialize(
         self, select: str, config: dict[str, dict[str, Any]] | None = None, *, timeout: float = 400

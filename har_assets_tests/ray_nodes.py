@@ -83,9 +83,18 @@ class Cluster:
 
         folder.mkdir(parents=True, exist_ok=True)
         node = _start(
-            folder, self.environment, "--address", self.gcs, "--num-cpus", str(cpus), "--num-gpus", "0",
-            "--resources", json.dumps(resources), cores=cores,
-        )  # fmt: skip
+            folder,
+            self.environment,
+            "--address",
+            self.gcs,
+            "--num-cpus",
+            str(cpus),
+            "--num-gpus",
+            "0",
+            "--resources",
+            json.dumps(resources),
+            cores=cores,
+        )
         self.nodes.append(node)
         self._wait(lambda: len(self.alive()) == 1 + sum(other.process.poll() is None for other in self.nodes), node)
         return node
@@ -118,11 +127,33 @@ def _start(folder: Path, environment: dict[str, str], *arguments: str, cores: li
     tied = ["taskset", "-c", ",".join(map(str, cores))] if cores else []
     with (folder / "ray.log").open("wb") as log:
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", *tied, sys.executable, "-c", START, "start", "--block",
-             "--node-ip-address", "127.0.0.1", "--disable-usage-stats", "--object-store-memory", str(100 << 20),
-             "--min-worker-port", "0", "--max-worker-port", "0", *arguments],
-            cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+            [
+                "setpriv",
+                "--pdeathsig",
+                "KILL",
+                *tied,
+                sys.executable,
+                "-c",
+                START,
+                "start",
+                "--block",
+                "--node-ip-address",
+                "127.0.0.1",
+                "--disable-usage-stats",
+                "--object-store-memory",
+                str(100 << 20),
+                "--min-worker-port",
+                "0",
+                "--max-worker-port",
+                "0",
+                *arguments,
+            ],
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     return Node(folder, process)
 
 
@@ -140,10 +171,25 @@ def ray_cluster(folder: Path, environment: dict[str, str], cores: list[int] | No
     gcs, jobs, client = free_port(), free_port(), free_port()
     folder.mkdir(parents=True, exist_ok=True)
     head = _start(
-        folder, whole, "--head", "--port", str(gcs), "--dashboard-host", "127.0.0.1", "--dashboard-port", str(jobs),
-        "--ray-client-server-port", str(client), "--num-cpus", "0", "--num-gpus", "0", "--temp-dir", str(temporary),
+        folder,
+        whole,
+        "--head",
+        "--port",
+        str(gcs),
+        "--dashboard-host",
+        "127.0.0.1",
+        "--dashboard-port",
+        str(jobs),
+        "--ray-client-server-port",
+        str(client),
+        "--num-cpus",
+        "0",
+        "--num-gpus",
+        "0",
+        "--temp-dir",
+        str(temporary),
         cores=cores,
-    )  # fmt: skip
+    )
     cluster = Cluster(f"http://127.0.0.1:{jobs}", f"127.0.0.1:{gcs}", temporary, whole, head)
     try:
         cluster._wait(lambda: len(cluster.alive()) == 1, head)

@@ -55,8 +55,13 @@ class Site(Project):
 
 def services_of(s3: S3Server, postgres: Postgres) -> dict[str, str]:
     """What every node has in its environment: addresses and keys, none of which travels with a step."""
-    return {**s3.environment, **postgres.environment, "HAR_BUCKET": BUCKET, "PYTHONPATH": str(REPOSITORY),
-            "OMP_NUM_THREADS": "1"}  # fmt: skip
+    return {
+        **s3.environment,
+        **postgres.environment,
+        "HAR_BUCKET": BUCKET,
+        "PYTHONPATH": str(REPOSITORY),
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 @contextlib.contextmanager

@@ -52,9 +52,12 @@ class S3Server:
         import boto3
 
         return boto3.client(
-            service, endpoint_url=self.url, aws_access_key_id=self.key, aws_secret_access_key=self.secret,
+            service,
+            endpoint_url=self.url,
+            aws_access_key_id=self.key,
+            aws_secret_access_key=self.secret,
             region_name="us-east-1",
-        )  # fmt: skip
+        )
 
     def kill(self) -> None:
         self.process.kill()

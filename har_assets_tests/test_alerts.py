@@ -176,9 +176,11 @@ class Sensor:
     def tick(self) -> str:
         """What it says of a tick."""
         with dg.build_sensor_context(
-            self.instance, self.cursor, repository_def=defs.get_repository_def(),
+            self.instance,
+            self.cursor,
+            repository_def=defs.get_repository_def(),
             resources={"mlflow": MlflowTracking(dagster_ui="http://dagster.example")},
-        ) as context:  # fmt: skip
+        ) as context:
             said = alert_sensor.evaluate_tick(context)
         self.cursor = said.cursor
         return said.skip_message or ""
@@ -198,10 +200,14 @@ def sensor(instance: dg.DagsterInstance, listener: Listener, monkeypatch: pytest
 def mail_to(server: MailServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Switch mail on."""
     for name, value in {
-        "HAR_ALERT_MAIL": "ops@example.org, night@example.org", "HAR_SMTP_HOST": "127.0.0.1",
-        "HAR_SMTP_PORT": str(server.port), "HAR_SMTP_SECURITY": "none", "HAR_SMTP_FROM": "har@example.org",
-        "HAR_SMTP_USER": "har", "HAR_SMTP_PASSWORD": "pass",
-    }.items():  # fmt: skip
+        "HAR_ALERT_MAIL": "ops@example.org, night@example.org",
+        "HAR_SMTP_HOST": "127.0.0.1",
+        "HAR_SMTP_PORT": str(server.port),
+        "HAR_SMTP_SECURITY": "none",
+        "HAR_SMTP_FROM": "har@example.org",
+        "HAR_SMTP_USER": "har",
+        "HAR_SMTP_PASSWORD": "pass",
+    }.items():
         monkeypatch.setenv(name, value)
 
 
@@ -246,9 +252,12 @@ def test_mails_go_to_all_recipients(
 
 
 def test_a_webhook_that_fails_is_asked_again_by_the_next_tick_and_holds_up_no_mail(
-    sensor: Sensor, instance: dg.DagsterInstance, listener: Listener, mail_server: MailServer,
+    sensor: Sensor,
+    instance: dg.DagsterInstance,
+    listener: Listener,
+    mail_server: MailServer,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     mail_to(mail_server, monkeypatch)
     runs = fail(instance, 3)
     listener.answers = [503]

@@ -18,9 +18,18 @@ from har_assets.errors import HarError, MissingArtifactError
 
 def make_record(asset: str = "onnx_model", key: str = "a" * 64, **fields: object) -> Record:
     record = Record(
-        asset=asset, key=key, data_version=key, files={}, headline="", lineage={}, metadata={}, checks={}, inputs={},
-        config={}, seconds=0.0,
-    )  # fmt: skip
+        asset=asset,
+        key=key,
+        data_version=key,
+        files={},
+        headline="",
+        lineage={},
+        metadata={},
+        checks={},
+        inputs={},
+        config={},
+        seconds=0.0,
+    )
     return replace(record, **fields)  # type: ignore[arg-type]
 
 

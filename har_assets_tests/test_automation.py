@@ -209,8 +209,12 @@ def test_what_was_not_made_for_eight_and_fifteen_days_is_shown_so(world: World) 
     assert after(0) == FreshnessState.UNKNOWN
     world.made("trained_checkpoint", version="1")
     assert [after(days) for days in (0, 7, 8.1, 14.9, 15.1)] == [
-        FreshnessState.PASS, FreshnessState.PASS, FreshnessState.WARN, FreshnessState.WARN, FreshnessState.FAIL
-    ]  # fmt: skip
+        FreshnessState.PASS,
+        FreshnessState.PASS,
+        FreshnessState.WARN,
+        FreshnessState.WARN,
+        FreshnessState.FAIL,
+    ]
     world.made("trained_checkpoint", version="1")  # confirmed by a retraining that found nothing new
     assert after(0) == FreshnessState.PASS
 
@@ -284,8 +288,10 @@ def test_the_weekly_retraining_leaves_a_real_data_set_in_place(
     result = execute_here(project, "+key:frame_cache", {name: op["config"] for name, op in config["ops"].items()})
     assert result.success
     assert project.latest("video_clips").record.lineage == {
-        **project.latest("video_clips").record.lineage, "dataset": "own", "synthetic": False,
-    }  # fmt: skip
+        **project.latest("video_clips").record.lineage,
+        "dataset": "own",
+        "synthetic": False,
+    }
     assert project.latest("frame_cache").folder == before.folder, "nothing had changed"
 
     # With the configuration lost, the source that the project has is still the one that counts.
@@ -343,8 +349,9 @@ def test_schedules_fire_by_the_clock_of_the_time_zone(monkeypatch: pytest.Monkey
     start = datetime(2026, 10, 18, tzinfo=UTC)
     times = fire_times("Europe/Berlin", start, monkeypatch, "weekly_retraining", 2)
     assert [time.astimezone(UTC).isoformat() for time in times] == [
-        "2026-10-19T01:00:00+00:00", "2026-10-26T02:00:00+00:00",
-    ]  # fmt: skip
+        "2026-10-19T01:00:00+00:00",
+        "2026-10-26T02:00:00+00:00",
+    ]
     assert fire_times("Asia/Kolkata", start, monkeypatch, "weekly_retraining", 1)[0].astimezone(UTC).hour == 21
 
 

@@ -68,8 +68,11 @@ class Machines:
         start += "store = open_store(sys.argv[1], sys.argv[2])\n"
         return subprocess.Popen(
             [sys.executable, "-c", start + code, self.address, str(self.folder / name), *arguments],
-            env={**os.environ, **self.server.environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+            env={**os.environ, **self.server.environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     def key_of(self, path: str) -> str:
         return f"{self.folder.name}/har/{path}"
@@ -175,8 +178,10 @@ def test_folders_inside_a_version_and_packs_without_a_hash(machines: Machines) -
     read = machines["two"].latest("frame_cache")
     assert read.record.files["pack.npy"]["sha256"] is None
     assert {name: read.file(name).read_bytes() for name in ("model/MLmodel", "empty", "pack.npy")} == {
-        "model/MLmodel": b"x", "empty": b"", "pack.npy": b"frames",
-    }  # fmt: skip
+        "model/MLmodel": b"x",
+        "empty": b"",
+        "pack.npy": b"frames",
+    }
 
 
 def test_large_files_go_and_come_in_parts(machines: Machines) -> None:

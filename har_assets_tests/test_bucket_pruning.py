@@ -139,9 +139,9 @@ def test_what_is_needed_stays(machines: Machines) -> None:
     champion = Registered("har_video_action", "1", "onnx2", "champion")
     for _ in range(2):
         prune(machines["two"], champion)
-    assert whole(machines) == {
-        "onnx2", "onnx9", "ckpt2", "cache2", "ckpt3", "cache3", "ckpt5", "cache5", "cache1"
-    } | {"manifest1"}  # fmt: skip
+    assert whole(machines) == {"onnx2", "onnx9", "ckpt2", "cache2", "ckpt3", "cache3", "ckpt5", "cache5", "cache1"} | {
+        "manifest1"
+    }
     with pytest.raises(HarError, match="choose 1 or more"):
         plan_bucket(one, keep=0)
 
@@ -225,9 +225,10 @@ def test_a_pointer_that_moves_while_its_version_goes_is_read_again(
         prune(machines["one"])
     read, stale = ArtifactBucket._read, iter([b"old_________.20260101T000000-000000\n"])
     monkeypatch.setattr(
-        ArtifactBucket, "_read",
+        ArtifactBucket,
+        "_read",
         lambda self, place: next(stale, None) or read(self, place) if place.endswith("latest") else read(self, place),
-    )  # fmt: skip
+    )
     assert machines["two"].latest("onnx_model").record.data_version == "new"
 
 
@@ -240,8 +241,11 @@ def test_rests_go_and_uploads_under_way_stay(machines: Machines) -> None:
     machines.put("README", b"somebody's own")
     prune(machines["one"])
     assert {path for path in machines.objects() if "kept" not in path} == {
-        "onnx_model/latest", "onnx_model/dddddddddddd.20990101T000000-000000/model.onnx", "notes/latest.txt", "README"
-    }  # fmt: skip
+        "onnx_model/latest",
+        "onnx_model/dddddddddddd.20990101T000000-000000/model.onnx",
+        "notes/latest.txt",
+        "README",
+    }
 
 
 KILLED = """
@@ -328,8 +332,12 @@ def test_the_command_shows_condemns_and_removes(machines: Machines, tmp_path: Pa
     project = Project.make(tmp_path / "project")
     for number in range(3):
         publish(machines["one"], "onnx_model", f"onnx{number}", headline="fp32")
-    environment = {**project.environment, **machines.server.environment, ROOT_VARIABLE: machines.address,
-                   QUOTA_VARIABLE: "1 GB"}  # fmt: skip
+    environment = {
+        **project.environment,
+        **machines.server.environment,
+        ROOT_VARIABLE: machines.address,
+        QUOTA_VARIABLE: "1 GB",
+    }
 
     def har_prune(*arguments: str, folder: Path = project.folder) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "har_assets.cli", "prune", "--keep", "1", *arguments]
@@ -406,5 +414,6 @@ def test_the_quota_of_a_bucket_refuses_before_anything_is_uploaded(
         assert isinstance(found, doctor.Finding)
         assert found.state == expected
     monkeypatch.setenv(QUOTA_VARIABLE, "1 GB")
-    assert isinstance(publish(open_store(machines.address, machines.folder / "one"), "onnx_model", "second"),
-                      StoredArtifact)  # fmt: skip
+    assert isinstance(
+        publish(open_store(machines.address, machines.folder / "one"), "onnx_model", "second"), StoredArtifact
+    )

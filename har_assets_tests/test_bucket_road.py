@@ -139,11 +139,15 @@ def test_two_machines_materialize_one_asset_at_the_same_time(
     force = {"class_index": {"force": True}}
     running = [
         subprocess.Popen(
-            machine.command(*machine.materialize_arguments("class_index", force)), cwd=machine.folder,
-            env=machine.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            machine.command(*machine.materialize_arguments("class_index", force)),
+            cwd=machine.folder,
+            env=machine.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for machine in machines
-    ]  # fmt: skip
+    ]
     said = [process.communicate(timeout=400)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0], said[0][-3000:] + said[1][-3000:]
     for name, value in services[0].environment.items():

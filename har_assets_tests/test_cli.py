@@ -19,9 +19,14 @@ from har_assets_tests.project import REPOSITORY
 
 def har(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "har_assets.cli", *map(str, arguments)], cwd=folder, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, check=False, timeout=200,
-    )  # fmt: skip
+        [sys.executable, "-m", "har_assets.cli", *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        check=False,
+        timeout=200,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +45,11 @@ def test_predictions_of_a_folder_come_in_order_and_a_bad_file_shows(folder: Path
     assert done.returncode == 1
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["video"] for line in lines] == [
-        "videos/below/c.avi", "videos/a.avi", "videos/b [1].avi", "videos/below/c.avi",
-    ]  # fmt: skip
+        "videos/below/c.avi",
+        "videos/a.avi",
+        "videos/b [1].avi",
+        "videos/below/c.avi",
+    ]
     assert sum(score["score"] for score in lines[0]["top"]) == pytest.approx(1, abs=1e-4)
     assert done.stderr.startswith("videos/bad.avi: ")
     assert len(done.stderr.splitlines()) == 1
@@ -49,9 +57,18 @@ def test_predictions_of_a_folder_come_in_order_and_a_bad_file_shows(folder: Path
 
 def test_patterns_and_names_that_look_like_patterns(folder: Path, tiny_checkpoint: Path) -> None:
     done = har(
-        "predict", "--csv", "--top", 1, "--runtime", "pytorch", "--model", tiny_checkpoint, "videos/**/[ac].avi",
-        "videos/b [1].avi", folder=folder,
-    )  # fmt: skip
+        "predict",
+        "--csv",
+        "--top",
+        1,
+        "--runtime",
+        "pytorch",
+        "--model",
+        tiny_checkpoint,
+        "videos/**/[ac].avi",
+        "videos/b [1].avi",
+        folder=folder,
+    )
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [row["video"] for row in rows] == ["videos/a.avi", "videos/below/c.avi", "videos/b [1].avi"]
@@ -83,9 +100,12 @@ def test_in_a_terminal_there_is_a_bar_and_stdout_still_holds_results_only(folder
     arguments = ["predict", "--json", "--runtime", "onnxruntime_cpu", "--model", str(tiny_onnx), "videos/a.avi"]
     process = subprocess.Popen(
         [sys.executable, "-m", "har_assets.cli", *arguments],
-        cwd=folder, stdout=subprocess.PIPE, stderr=theirs, text=True,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "TERM": "xterm", "COLUMNS": "100"},
-    )  # fmt: skip
+    )
     os.close(theirs)
     shown = b""
     try:
@@ -105,9 +125,22 @@ def test_in_a_terminal_there_is_a_bar_and_stdout_still_holds_results_only(folder
 
 def test_bench_names_what_it_measured(folder: Path, tiny_onnx: Path) -> None:
     done = har(
-        "bench", "--json", "--model", tiny_onnx, "--runtime", "onnxruntime_cpu", "--batch", "1,2", "--rounds", 3,
-        "--video", "videos", "--chart", "chart.png", folder=folder,
-    )  # fmt: skip
+        "bench",
+        "--json",
+        "--model",
+        tiny_onnx,
+        "--runtime",
+        "onnxruntime_cpu",
+        "--batch",
+        "1,2",
+        "--rounds",
+        3,
+        "--video",
+        "videos",
+        "--chart",
+        "chart.png",
+        folder=folder,
+    )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(row["runtime"], row["batch"]) for row in rows] == [("onnxruntime_cpu", 1), ("onnxruntime_cpu", 2)]
@@ -116,8 +149,9 @@ def test_bench_names_what_it_measured(folder: Path, tiny_onnx: Path) -> None:
     assert (folder / "chart.png").is_file()
     done = har("bench", "--model", tiny_onnx, "--batch", "one", folder=folder)
     assert (done.returncode, done.stderr) == (
-        1, "error: 'one' are no batch sizes: write numbers with commas between them, 1,8,32.\n",
-    )  # fmt: skip
+        1,
+        "error: 'one' are no batch sizes: write numbers with commas between them, 1,8,32.\n",
+    )
 
 
 def test_a_model_without_a_card_gets_one(folder: Path, tiny_onnx: Path, tiny_checkpoint: Path) -> None:
@@ -148,12 +182,19 @@ def test_status_leaves_no_asset_out_and_tells_of_new_videos(tmp_path: Path) -> N
     for number, label in enumerate(("wave", "run")):
         results.write(
             {
-                "video": f"clip [{label}].avi", "partition": label, "content_sha256": f"{number:064d}", "reason": "",
-                "note": "", "timeline": None, "frames": 3, "runtime": "a test",
-                "predicted": f"2026-01-0{number + 1}T00:00:00.000+00:00", "model": {"version": "m1", "sha256": "s1"},
+                "video": f"clip [{label}].avi",
+                "partition": label,
+                "content_sha256": f"{number:064d}",
+                "reason": "",
+                "note": "",
+                "timeline": None,
+                "frames": 3,
+                "runtime": "a test",
+                "predicted": f"2026-01-0{number + 1}T00:00:00.000+00:00",
+                "model": {"version": "m1", "sha256": "s1"},
                 "top": [{"label": label, "score": 0.75}],
             }
-        )  # fmt: skip
+        )
     update_table(home, print)
     shown = " ".join(har("status", folder=tmp_path).stdout.split())
     assert "2 videos; newest, 2026-01-02 00:00: clip [run].avi: run 0.75" in shown

@@ -30,9 +30,18 @@ def test_paths_below_the_folders_are_taken(name: str, project: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../secret/a.avi", "/etc/passwd", "sub/../../secret/a.avi", "/proc/self/environ", "../incoming/../secret/a.avi",
-     "../incoming-too/a.avi", "link/a.avi", "loop", "nul\0byte"],
-)  # fmt: skip
+    [
+        "../secret/a.avi",
+        "/etc/passwd",
+        "sub/../../secret/a.avi",
+        "/proc/self/environ",
+        "../incoming/../secret/a.avi",
+        "../incoming-too/a.avi",
+        "link/a.avi",
+        "loop",
+        "nul\0byte",
+    ],
+)
 def test_paths_that_lead_elsewhere_are_refused(name: str, project: Path, tmp_path: Path) -> None:
     (project / "link").symlink_to(tmp_path / "secret")
     (project / "loop").symlink_to(project / "loop")
@@ -50,10 +59,12 @@ def test_without_the_variable_any_path_may_be_named(project: Path, monkeypatch: 
 
 @pytest.mark.parametrize(
     ("job", "op", "config"),
-    [("infer", "predict_from_checkpoint", {"video": "../secret/a.avi", "model": "model.ckpt"}),
-     ("infer", "predict_from_checkpoint", {"video": "a.avi", "model": "/etc/passwd"}),
-     ("infer_from_onnx", "predict_from_onnx", {"video": "/etc/passwd", "model": "model.onnx"})],
-)  # fmt: skip
+    [
+        ("infer", "predict_from_checkpoint", {"video": "../secret/a.avi", "model": "model.ckpt"}),
+        ("infer", "predict_from_checkpoint", {"video": "a.avi", "model": "/etc/passwd"}),
+        ("infer_from_onnx", "predict_from_onnx", {"video": "/etc/passwd", "model": "model.onnx"}),
+    ],
+)
 def test_jobs_that_name_a_video_or_a_model_are_confined(
     job: str, op: str, config: dict[str, str], project: Path
 ) -> None:
@@ -74,10 +85,15 @@ def test_jobs_that_name_a_video_or_a_model_are_confined(
 
 
 @pytest.mark.parametrize(
-    "fields", [{"source": "/etc"}, {"source": "file:///etc/passwd"}, {"source": "data", "split_lists": "../secret"},
-               {"source": "hmdb51", "archive_urls": ["file:///etc/passwd"]},
-               {"source": "hmdb51", "archive_urls": ["../secret/a.avi"]}],
-)  # fmt: skip
+    "fields",
+    [
+        {"source": "/etc"},
+        {"source": "file:///etc/passwd"},
+        {"source": "data", "split_lists": "../secret"},
+        {"source": "hmdb51", "archive_urls": ["file:///etc/passwd"]},
+        {"source": "hmdb51", "archive_urls": ["../secret/a.avi"]},
+    ],
+)
 def test_sources_are_confined(fields: dict[str, object], project: Path) -> None:
     from har_assets_tests.project import materialize_here
 
@@ -133,8 +149,12 @@ def test_a_run_names_no_other_mlflow(project: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("name", ["../onnx_model", "/etc", "a/b", "", ".", "..", ".hidden", "a\0b", "a\nb", "-rf"])
 def test_names_of_assets_lead_nowhere_else(name: str, tmp_path: Path) -> None:
     store = ArtifactFolder(tmp_path / "artifacts")
-    for ask in (store.latest, store.find_latest, lambda asset: store.find(asset, "a" * 64),
-                lambda asset: publish(store, make_record(asset))):  # fmt: skip
+    for ask in (
+        store.latest,
+        store.find_latest,
+        lambda asset: store.find(asset, "a" * 64),
+        lambda asset: publish(store, make_record(asset)),
+    ):
         with pytest.raises(HarError, match="is no name of an asset"):
             ask(name)
     assert os.listdir(tmp_path) == []
@@ -153,11 +173,19 @@ def test_names_of_files_stay_in_their_artifact(name: str, tmp_path: Path) -> Non
 
 def test_hosts() -> None:
     assert hosts_of(["https://user:word@A.example:8443/x", "b.example", " c.example:80 ", ""]) == {
-        "a.example:8443", "b.example", "c.example:80"
-    }  # fmt: skip
+        "a.example:8443",
+        "b.example",
+        "c.example:80",
+    }
     allowed = {"a.example", "b.example:8443", "[::1]"}
     for address in ("https://a.example/x", "http://A.EXAMPLE:99/x", "https://b.example:8443", "http://[::1]/x"):
         assert is_among(address, allowed), address
-    for address in ("https://b.example/x", "https://a.example.evil.org/", "https://a.example@evil.org/", "file:///a",
-                    "https:///x", "https://evil.org/a.example"):  # fmt: skip
+    for address in (
+        "https://b.example/x",
+        "https://a.example.evil.org/",
+        "https://a.example@evil.org/",
+        "file:///a",
+        "https:///x",
+        "https://evil.org/a.example",
+    ):
         assert not is_among(address, allowed), address

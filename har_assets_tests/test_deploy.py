@@ -56,9 +56,18 @@ def test_compose_files_follow_the_schema_of_the_compose_specification(name: str)
 
 def test_every_part_of_the_product_is_there() -> None:
     assert set(SERVICES) == {
-        "proxy", "webserver_viewers", "webserver", "daemon", "worker", "mlflow", "serving", "postgres", "bucket",
-        "bucket_made", "volumes_made",
-    }  # fmt: skip
+        "proxy",
+        "webserver_viewers",
+        "webserver",
+        "daemon",
+        "worker",
+        "mlflow",
+        "serving",
+        "postgres",
+        "bucket",
+        "bucket_made",
+        "volumes_made",
+    }
     assert "--read-only" in SERVICES["webserver_viewers"]["command"]
     assert "--read-only" not in SERVICES["webserver"]["command"]
 
@@ -223,9 +232,7 @@ def test_no_site_of_the_proxy_is_open() -> None:
     (health,) = [body for address, body in found.items() if address not in doors]
     assert health.split() == ["respond", "/health", "200"]
     upstreams = set(re.findall(r"_UPSTREAM:([a-z_]+):(\d+)", (DEPLOY / "Caddyfile").read_text()))
-    assert upstreams == {
-        ("webserver_viewers", "3000"), ("webserver", "3000"), ("mlflow", "5000"), ("serving", "5001")
-    }  # fmt: skip
+    assert upstreams == {("webserver_viewers", "3000"), ("webserver", "3000"), ("mlflow", "5000"), ("serving", "5001")}
     assert "HAR_VIEWER" in doors["https://{$HAR_HOST:localhost}:8443"]
     assert all("HAR_VIEWER" not in body for address, body in doors.items() if not address.endswith(":8443"))
 
@@ -283,8 +290,11 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
         environment |= {f"HAR_{role}": role.lower(), f"HAR_{role}_HASH": hashed}
     for name in ("VIEW", "OPERATE", "MLFLOW", "SERVING"):
         environment[f"HAR_{name}_UPSTREAM"] = f"127.0.0.1:{upstream.server_address[1]}"
-    process = subprocess.Popen([caddy, "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"],
-                               env=environment, stderr=(folder / "log").open("w"))  # fmt: skip
+    process = subprocess.Popen(
+        [caddy, "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"],
+        env=environment,
+        stderr=(folder / "log").open("w"),
+    )
     trusting = ssl.create_default_context()
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
 
@@ -335,9 +345,13 @@ def test_the_proxy_asks_for_a_name_and_a_password(port: int, door: Ask) -> None:
 
 @pytest.mark.parametrize(
     ("user", "word", "inside", "outside"),
-    [("viewer", "seeing", [8443], 8444), ("operator", "doing", [8443, 8444, 8445], 8446),
-     ("client", "asking", [8446], 8443), ("nobody", "doing", [], 8445)],
-)  # fmt: skip
+    [
+        ("viewer", "seeing", [8443], 8444),
+        ("operator", "doing", [8443, 8444, 8445], 8446),
+        ("client", "asking", [8446], 8443),
+        ("nobody", "doing", [], 8445),
+    ],
+)
 def test_each_role_gets_in_where_it_belongs(user: str, word: str, inside: list[int], outside: int, door: Ask) -> None:
     assert [door(port, user, word) for port in inside] == [200] * len(inside)
     assert door(outside, user, word) == 401
@@ -345,9 +359,13 @@ def test_each_role_gets_in_where_it_belongs(user: str, word: str, inside: list[i
 
 @pytest.mark.parametrize(
     ("port", "user", "word", "limit"),
-    [(8443, "viewer", "seeing", 10), (8444, "operator", "doing", 10), (8445, "operator", "doing", 10),
-     (8446, "client", "asking", 48)],
-)  # fmt: skip
+    [
+        (8443, "viewer", "seeing", 10),
+        (8444, "operator", "doing", 10),
+        (8445, "operator", "doing", 10),
+        (8446, "client", "asking", 48),
+    ],
+)
 def test_huge_bodies_end_at_the_proxy(port: int, user: str, word: str, limit: int, door: Ask) -> None:
     size = limit * 1_000_000
     assert door(port, user, word, b"x" * (size - 100_000)) == 200
@@ -365,8 +383,12 @@ class Stack:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.ports = {"4000": str(free_port()), "3000": str(free_port()), "5000": str(free_port()),
-                      "5001": str(free_port())}  # fmt: skip
+        self.ports = {
+            "4000": str(free_port()),
+            "3000": str(free_port()),
+            "5000": str(free_port()),
+            "5001": str(free_port()),
+        }
         self.processes: list[subprocess.Popen[bytes]] = []
         home = folder / "home"
         home.mkdir()
@@ -403,17 +425,22 @@ class Stack:
         own = {name: self.translated([SERVICES[service]["environment"][name]])[0] for name in variables}
         self.processes.append(
             subprocess.Popen(
-                self.translated(SERVICES[service]["command"]), cwd=self.folder, env=self.environment | own,
-                stdout=(self.folder / f"{service}.log").open("w"), stderr=subprocess.STDOUT, start_new_session=True,
+                self.translated(SERVICES[service]["command"]),
+                cwd=self.folder,
+                env=self.environment | own,
+                stdout=(self.folder / f"{service}.log").open("w"),
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
-        )  # fmt: skip
+        )
 
     def check(self, service: str) -> subprocess.CompletedProcess[str]:
         """Ask as the container's health check does."""
         (kind, *command) = SERVICES[service]["healthcheck"]["test"]
         assert kind == "CMD"
-        return subprocess.run(self.translated(command), cwd=self.folder, env=self.environment, capture_output=True,
-                              text=True, check=False)  # fmt: skip
+        return subprocess.run(
+            self.translated(command), cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
+        )
 
     def wait_healthy(self, service: str, seconds: float = 150) -> None:
         """Until the health check is content."""

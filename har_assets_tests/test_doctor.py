@@ -279,9 +279,11 @@ def test_runs_that_wait_for_a_daemon_that_is_not_there(project: Path) -> None:
         code = RepositoryPythonOrigin(sys.executable, ModuleCodePointer("module", "defs"))
         origin = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("a location"), "a repository")
         instance.create_run_for_job(
-            nothing, status=DagsterRunStatus.QUEUED, remote_job_origin=origin.get_job_origin("nothing"),
+            nothing,
+            status=DagsterRunStatus.QUEUED,
+            remote_job_origin=origin.get_job_origin("nothing"),
             job_code_origin=JobPythonOrigin("nothing", code),
-        )  # fmt: skip
+        )
         (found,) = (found for found in doctor.check_dagster_database(project) if found.check == "run queue")
         assert (found.state, found.found) == ("problem", "1 runs wait and no daemon starts them")
         for seconds_ago, check in ((doctor.DAEMON_SILENT_S + 1, "problem"), (0, None)):
@@ -366,9 +368,10 @@ def test_data(project: Path, tmp_path: Path) -> None:
         file.writestr("jump/a.avi", "a" * 2_000_000)
         file.writestr("sit/b.avi", "b")
     dg.materialize(
-        [raw_archive, video_clips], run_config={"ops": {"raw_archive": {"config": {"source": str(archive)}}}},
+        [raw_archive, video_clips],
+        run_config={"ops": {"raw_archive": {"config": {"source": str(archive)}}}},
         resources={"store": ArtifactStore(project=str(project)), "dvc": Dvc()},
-    )  # fmt: skip
+    )
     assert states(doctor.check_data(project)) == {"dvc": "ok", "data": "ok"}
 
     clip = project / "data" / "videos" / "jump" / "a.avi"
@@ -468,9 +471,11 @@ def videos(tmp_path: Path) -> Path:
 
 def har(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [sys.executable, "-m", "har_assets.cli", *arguments], capture_output=True, check=False,
+        [sys.executable, "-m", "har_assets.cli", *arguments],
+        capture_output=True,
+        check=False,
         env={**os.environ, **(environment or {})},
-    )  # fmt: skip
+    )
 
 
 def test_check_lists_what_is_wrong(videos: Path) -> None:

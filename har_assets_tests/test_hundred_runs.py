@@ -40,9 +40,12 @@ QUIET_S = 90
 """Longest from the end of the last run to free slots and ended MLflow runs: what docs promise."""
 
 FAULTS = (
-    ["run worker"] * 6 + ["step or training"] * 3 + ["daemon"] * 4 + ["connections"] * 5
+    ["run worker"] * 6
+    + ["step or training"] * 3
+    + ["daemon"] * 4
+    + ["connections"] * 5
     + ["code server", "code server and all its runs"]
-)  # fmt: skip
+)
 
 
 def queue() -> list[tuple[str, dict[str, Any]]]:
@@ -100,9 +103,14 @@ class Site:
     def run(self, *arguments: str) -> str:
         """What a command said; an assertion fails unless it succeeds."""
         done = subprocess.run(
-            self.project.command(*arguments), cwd=self.project.folder, env=self.environment, capture_output=True,
-            text=True, timeout=300, check=False,
-        )  # fmt: skip
+            self.project.command(*arguments),
+            cwd=self.project.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
         assert done.returncode == 0, log_of(done)[-4000:]
         return log_of(done)
 
@@ -116,9 +124,13 @@ class Site:
             "webserver": ["dagster_webserver", "-h", "127.0.0.1", "-p", str(self.web_port), "--workspace", workspace],
         }[name]
         self.processes[name] = subprocess.Popen(
-            self.project.command(*command), cwd=self.project.folder, env=self.environment, start_new_session=True,
-            stdout=(self.project.folder / f"{name}.log").open("ab"), stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            self.project.command(*command),
+            cwd=self.project.folder,
+            env=self.environment,
+            start_new_session=True,
+            stdout=(self.project.folder / f"{name}.log").open("ab"),
+            stderr=subprocess.STDOUT,
+        )
 
     def wait_until_it_answers(self) -> DagsterGraphQLClient:
         """A client of the web server, once that has loaded the graph from the code server."""
@@ -154,9 +166,10 @@ class Site:
         """Processes that execute runs, their steps and trainings, and what these have started."""
         services = self.services()
         return [
-            process for process in self.own_processes()
+            process
+            for process in self.own_processes()
             if process not in services and "multiprocessing.resource_tracker" not in " ".join(command_of(process))
-        ]  # fmt: skip
+        ]
 
     def stop(self) -> None:
         for process in self.own_processes():
@@ -205,9 +218,12 @@ def instance_of(site: Site) -> Iterator[DagsterInstance]:
 
 
 UNFINISHED = [
-    DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED,
+    DagsterRunStatus.QUEUED,
+    DagsterRunStatus.NOT_STARTED,
+    DagsterRunStatus.STARTING,
+    DagsterRunStatus.STARTED,
     DagsterRunStatus.CANCELING,
-]  # fmt: skip
+]
 
 
 @dataclass
@@ -340,9 +356,12 @@ def test_a_hundred_queued_runs_and_twenty_kills(site: Site, capsys: pytest.Captu
     random.Random(SEED).shuffle(wanted)
     for asset, config in wanted:
         run_id = client.submit_job_execution(
-            "__ASSET_JOB", repository_location_name="har_assets", repository_name="__repository__",
-            run_config={"ops": {asset: {"config": config}}}, asset_selection=PRODUCTS.get(asset, [asset]),
-        )  # fmt: skip
+            "__ASSET_JOB",
+            repository_location_name="har_assets",
+            repository_name="__repository__",
+            run_config={"ops": {asset: {"config": config}}},
+            asset_selection=PRODUCTS.get(asset, [asset]),
+        )
         asked[run_id] = asset
     assert len(asked) == 100
     with instance_of(site) as instance:
@@ -461,9 +480,13 @@ def mlflow_runs(site: Site) -> Counter[str]:
 
 
 def report(
-    instance: DagsterInstance, asked: dict[str, str], faults: list[Fault], began: float, ended: float,
+    instance: DagsterInstance,
+    asked: dict[str, str],
+    faults: list[Fault],
+    began: float,
+    ended: float,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     """Print what was killed, how runs ended, and how long killed workers were not noticed."""
     records = {record.dagster_run.run_id: record for record in instance.get_run_records()}
     ends: dict[str, Counter[str]] = {asset: Counter() for asset in asked.values()}

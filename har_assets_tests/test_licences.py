@@ -27,9 +27,16 @@ def test_every_licence_is_allowed() -> None:
 
 @pytest.mark.parametrize(
     ("expression", "bad"),
-    [("MIT", []), ("Apache-2.0 AND MIT", []), ("MPL-2.0 AND (Apache-2.0 OR MIT)", []), ("AGPL-3.0", ["AGPL-3.0"]),
-     ("Apache-2.0 WITH LLVM-exception", []), ("MIT OR GPL-3.0-only", ["GPL-3.0-only"]), ("unknown", ["unknown"])],
-)  # fmt: skip
+    [
+        ("MIT", []),
+        ("Apache-2.0 AND MIT", []),
+        ("MPL-2.0 AND (Apache-2.0 OR MIT)", []),
+        ("AGPL-3.0", ["AGPL-3.0"]),
+        ("Apache-2.0 WITH LLVM-exception", []),
+        ("MIT OR GPL-3.0-only", ["GPL-3.0-only"]),
+        ("unknown", ["unknown"]),
+    ],
+)
 def test_what_nobody_has_decided_on_is_found(expression: str, bad: list[str]) -> None:
     assert licences.unallowed(expression) == bad
 

@@ -97,17 +97,22 @@ def test_a_tensor_that_claims_to_be_huge_is_refused_without_its_memory(tiny_onnx
 
     path = tampered(tiny_onnx, tmp_path, claim)
     done = subprocess.run(
-        [sys.executable, "-c", HUGE, str(path)], cwd=REPOSITORY, capture_output=True, text=True, check=False,
+        [sys.executable, "-c", HUGE, str(path)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (8 << 30, 8 << 30)),
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-1000:]
     assert "hostile.onnx" in done.stdout
     assert done.stdout.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    "field", ["num_frames", "frame_height", "labels"],
-)  # fmt: skip
+    "field",
+    ["num_frames", "frame_height", "labels"],
+)
 def test_a_spec_that_its_graph_does_not_keep_is_refused(field: str, tiny_onnx: Path, tmp_path: Path) -> None:
     def lie(proto: onnx.ModelProto) -> None:
         (entry,) = [entry for entry in proto.metadata_props if entry.key == "har_assets.spec"]
@@ -140,11 +145,11 @@ def test_a_playlist_that_calls_itself_a_video_asks_nobody(tmp_path: Path) -> Non
             "hls.mp4": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{address}\n#EXT-X-ENDLIST\n",
             "concat.avi": f"ffconcat version 1.0\nfile {address}\n",
             "dash.mp4": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static">'
-                        f"<BaseURL>{address}</BaseURL><Period><AdaptationSet><Representation/></AdaptationSet></Period>"
-                        "</MPD>",
+            f"<BaseURL>{address}</BaseURL><Period><AdaptationSet><Representation/></AdaptationSet></Period>"
+            "</MPD>",
             "sdp.avi": f"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=video {server.server_address[1]} "
-                       "RTP/AVP 96\n",
-        }  # fmt: skip
+            "RTP/AVP 96\n",
+        }
         for name, text in playlists.items():
             (tmp_path / name).write_text(text)
             with pytest.raises(VideoError):

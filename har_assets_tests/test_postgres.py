@@ -63,9 +63,13 @@ class Site:
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, "-m", *arguments], cwd=self.folder, env=self.environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            [sys.executable, "-m", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
 
     def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         return ended(self.start(*arguments))
@@ -116,8 +120,10 @@ def site(tmp_path: Path, postgres: Postgres, s3: S3Server) -> Site:
 def test_only_storage_and_logs_differ_from_a_single_machine() -> None:
     one, many = (yaml.safe_load((REPOSITORY / name).read_text()) for name in ("dagster.yaml", "deploy/dagster.yaml"))
     assert {name for name in one | many if one.get(name) != many.get(name)} == {
-        "storage", "compute_logs", "python_logs"
-    }  # fmt: skip
+        "storage",
+        "compute_logs",
+        "python_logs",
+    }
 
 
 def test_a_run_writes_json_lines_with_its_id_and_asset_where_the_deployment_says(site: Site) -> None:
@@ -129,9 +135,15 @@ def test_a_run_writes_json_lines_with_its_id_and_asset_where_the_deployment_says
     (site.folder / "asset.py").write_text(ASSET)
     command = [sys.executable, "-m", "dagster", "asset", "materialize", "-f", "asset.py", "--select", "spoken"]
     done = subprocess.run(
-        command, cwd=site.folder, env={**site.environment, variable: str(log)}, text=True, timeout=180,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
-    )  # fmt: skip
+        command,
+        cwd=site.folder,
+        env={**site.environment, variable: str(log)},
+        text=True,
+        timeout=180,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-4000:]
     ((run_id,),) = site.postgres.ask("select run_id from runs")
     lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -195,9 +207,14 @@ def test_a_server_that_is_not_there_is_told(site: Site, monkeypatch: pytest.Monk
     assert 'connection to server at "127.0.0.1", port 1 failed' in done.stdout
     missing = {name: value for name, value in site.environment.items() if name != "PGPASSWORD"}
     told = subprocess.run(
-        [sys.executable, "-m", "dagster", "instance", "info"], cwd=site.folder, env=missing, capture_output=True,
-        text=True, timeout=120, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "dagster", "instance", "info"],
+        cwd=site.folder,
+        env=missing,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert told.returncode != 0
     assert "PGPASSWORD" in told.stderr
 

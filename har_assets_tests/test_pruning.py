@@ -110,8 +110,13 @@ def test_an_alias_keeps_its_model_its_test_and_their_lineage(store: ArtifactFold
         for again in "ab":
             publish(store, "test_predictions", f"test{number}{again}", inputs={"onnx_model": f"onnx{number}"})
         registered = {"name": "har_video_action", "version": str(number)}
-        publish(store, "serving_model", f"served{number}", inputs={"onnx_model": f"onnx{number}"},
-                metadata={"registered": registered})  # fmt: skip
+        publish(
+            store,
+            "serving_model",
+            f"served{number}",
+            inputs={"onnx_model": f"onnx{number}"},
+            metadata={"registered": registered},
+        )
     aliases = (Registered("har_video_action", "1", "onnx1", "champion"), Registered("other", "2", "", "best"))
     assert remove(store, aliases) == []
     assert whole(store) == {f"{name}{n}" for n in (1, 3) for name in ("ckpt", "onnx", "served")} | {"test1b", "test3b"}
@@ -134,12 +139,19 @@ def test_a_store_inside_the_store_is_pruned_and_keeps_what_it_borrows(store: Art
 def test_what_another_process_reads_stays_until_it_has_ended(store: ArtifactFolder) -> None:
     publish(store, "onnx_model", "old")
     reader = subprocess.Popen(
-        [sys.executable, "-c",
-         "import sys; from pathlib import Path; from har_assets.artifacts import ArtifactFolder\n"
-         "held = ArtifactFolder(Path(sys.argv[1])).latest('onnx_model')\n"
-         "print('held', flush=True); sys.stdin.read()", str(store.root)],
-        cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            "import sys; from pathlib import Path; from har_assets.artifacts import ArtifactFolder\n"
+            "held = ArtifactFolder(Path(sys.argv[1])).latest('onnx_model')\n"
+            "print('held', flush=True); sys.stdin.read()",
+            str(store.root),
+        ],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert reader.stdout
         assert reader.stdout.readline() == "held\n"
@@ -189,8 +201,9 @@ def test_a_reader_that_comes_while_its_version_is_taken_away_gets_the_latest(sto
         "import sys; from pathlib import Path; from har_assets.artifacts import Artifact\n"
         "print('waits', flush=True); print(Artifact.hold(Path(sys.argv[1])))"
     )
-    reader = subprocess.Popen([sys.executable, "-c", script, str(old.folder)], cwd=REPOSITORY,
-                              stdout=subprocess.PIPE, text=True)  # fmt: skip
+    reader = subprocess.Popen(
+        [sys.executable, "-c", script, str(old.folder)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    )
     assert reader.stdout
     reader.stdout.readline()
     time.sleep(0.3)
@@ -225,8 +238,9 @@ def test_killed_at_random_moments_nothing_is_half_there(times: int, store: Artif
                 key = f"{attempt:02d}{number:02d}"
                 record = make_record(asset, f"{key:_<64}", created=f"2026-01-01T{attempt:02d}:00:{number:02d}+00:00")
                 store.publish(folder, replace(record, files=describe_files(folder)))
-        process = subprocess.Popen([sys.executable, "-c", KILLED, str(store.root)], cwd=REPOSITORY,
-                                   stdout=subprocess.PIPE)  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(store.root)], cwd=REPOSITORY, stdout=subprocess.PIPE
+        )
         assert process.stdout
         process.stdout.readline()
         time.sleep(rng.uniform(0.0, 0.05))
@@ -267,10 +281,14 @@ for turn in range(int(sys.argv[3])):
 def test_pruning_while_others_read_and_publish(turns: int, store: ArtifactFolder) -> None:
     publish(store, "source", "first")
     others = [
-        subprocess.Popen([sys.executable, "-c", BUSY, str(store.root), str(number), str(turns)], cwd=REPOSITORY,
-                         stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", BUSY, str(store.root), str(number), str(turns)],
+            cwd=REPOSITORY,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for number in range(2)
-    ]  # fmt: skip
+    ]
     rounds = 0
     while any(process.poll() is None for process in others):
         remove(store)

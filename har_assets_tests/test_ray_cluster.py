@@ -24,9 +24,17 @@ from har_assets_tests.s3_server import BUCKET, S3Server
 
 ROAD = "+key:test_predictions"
 PRODUCTS = (
-    "raw_archive", "video_clips", "train_manifest", "val_manifest", "test_manifest", "class_index", "frame_cache",
-    "trained_checkpoint", "onnx_model", "test_predictions",
-)  # fmt: skip
+    "raw_archive",
+    "video_clips",
+    "train_manifest",
+    "val_manifest",
+    "test_manifest",
+    "class_index",
+    "frame_cache",
+    "trained_checkpoint",
+    "onnx_model",
+    "test_predictions",
+)
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +89,13 @@ def keys(services: tuple[S3Server, Postgres]) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("keys")
 def test_the_road_on_two_nodes_equals_the_local_one_and_survives_the_death_of_a_node(
-    tmp_path: Path, local_road: Project, own_videos: tuple[Path, Path], cluster: Cluster,
-    services: tuple[S3Server, Postgres], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    local_road: Project,
+    own_videos: tuple[Path, Path],
+    cluster: Cluster,
+    services: tuple[S3Server, Postgres],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     s3, postgres = services
     site = Site.prepare(tmp_path / "site", cluster, s3, postgres, "whole")
     done = site.materialize(ROAD, config(own_videos))
@@ -122,9 +134,13 @@ def test_the_road_on_two_nodes_equals_the_local_one_and_survives_the_death_of_a_
         assert trainings_in(node.folder) == []
     arguments = site.materialize_arguments(ROAD, config(own_videos, epochs=2))
     run = subprocess.Popen(
-        site.command(*arguments), cwd=site.folder, env=site.environment, text=True, stdout=subprocess.PIPE,
+        site.command(*arguments),
+        cwd=site.folder,
+        env=site.environment,
+        text=True,
+        stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    )
     try:
         deadline = time.monotonic() + 240
         while not (where := [node for node in cluster.nodes if trainings_in(node.folder)]):
@@ -147,10 +163,12 @@ def test_the_road_on_two_nodes_equals_the_local_one_and_survives_the_death_of_a_
     # Nothing listens beyond loopback.
     ours = {process.pid for node in (cluster.head, *cluster.nodes) for process in node.processes()}
     beyond = [
-        connection.laddr for connection in psutil.net_connections("inet")
-        if connection.pid in ours and connection.status == psutil.CONN_LISTEN
+        connection.laddr
+        for connection in psutil.net_connections("inet")
+        if connection.pid in ours
+        and connection.status == psutil.CONN_LISTEN
         and connection.laddr.ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")
-    ]  # fmt: skip
+    ]
     assert beyond == []
 
 
@@ -198,9 +216,14 @@ def test_what_nodes_would_not_share_is_refused(tmp_path: Path, variables: dict[s
     project = Project.make(tmp_path)
     environment = {**project.environment, RAY_VARIABLE: f"http://127.0.0.1:{free_port()}", **variables}
     done = subprocess.run(
-        project.command(*project.materialize_arguments("raw_archive")), cwd=tmp_path, env=environment, text=True,
-        capture_output=True, check=False, timeout=120,
-    )  # fmt: skip
+        project.command(*project.materialize_arguments("raw_archive")),
+        cwd=tmp_path,
+        env=environment,
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
     assert done.returncode != 0
     assert said in log_of(done), log_of(done)[-3000:]
 

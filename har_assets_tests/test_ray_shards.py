@@ -98,9 +98,11 @@ def content(site: Site) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def undisturbed(
-    tmp_path_factory: pytest.TempPathFactory, cluster: Cluster, services: tuple[S3Server, Postgres],
+    tmp_path_factory: pytest.TempPathFactory,
+    cluster: Cluster,
+    services: tuple[S3Server, Postgres],
     settings: dict[str, dict[str, object]],
-) -> dict[str, bytes]:  # fmt: skip
+) -> dict[str, bytes]:
     site = Site.prepare(tmp_path_factory.mktemp("undisturbed"), cluster, *services, "undisturbed")
     done = site.materialize(SELECT, settings)
     assert done.returncode == 0, log_of(done)[-6000:]
@@ -114,9 +116,14 @@ def undisturbed(
 def started(site: Site, settings: dict[str, dict[str, object]]) -> Iterator["subprocess.Popen[str]"]:
     """A run in its midst: FEW parts are there."""
     run = subprocess.Popen(
-        site.command(*site.materialize_arguments(SELECT, settings)), cwd=site.folder, env=site.environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
+        site.command(*site.materialize_arguments(SELECT, settings)),
+        cwd=site.folder,
+        env=site.environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
     try:
         yield run
     finally:
@@ -143,9 +150,12 @@ def shards_in_work(node: Node) -> list[str]:
 
 
 def test_a_node_that_dies_costs_the_shards_that_it_was_at(
-    tmp_path: Path, cluster: Cluster, services: tuple[S3Server, Postgres], settings: dict[str, dict[str, object]],
+    tmp_path: Path,
+    cluster: Cluster,
+    services: tuple[S3Server, Postgres],
+    settings: dict[str, dict[str, object]],
     undisturbed: dict[str, bytes],
-) -> None:  # fmt: skip
+) -> None:
     s3, postgres = services
     site = Site.prepare(tmp_path / "site", cluster, s3, postgres, "node")
     parts = Parts(s3, "node")
@@ -186,9 +196,12 @@ def test_a_node_that_dies_costs_the_shards_that_it_was_at(
 
 
 def test_the_same_command_after_the_death_of_the_run_goes_on_with_the_parts_that_are_there(
-    tmp_path: Path, cluster: Cluster, services: tuple[S3Server, Postgres], settings: dict[str, dict[str, object]],
+    tmp_path: Path,
+    cluster: Cluster,
+    services: tuple[S3Server, Postgres],
+    settings: dict[str, dict[str, object]],
     undisturbed: dict[str, bytes],
-) -> None:  # fmt: skip
+) -> None:
     s3, postgres = services
     site = Site.prepare(tmp_path / "site", cluster, s3, postgres, "run")
     parts = Parts(s3, "run")

@@ -101,10 +101,13 @@ def test_a_cause_is_what_a_node_has_put_into_words() -> None:
 def test_another_node_reads_its_own_copies(tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec) -> None:
     first = "/project/artifacts/train_manifest/3f"
     request = on_cluster(
-        tmp_path / "first", tiny_cache, tiny_spec, pretrained="/elsewhere/weights.pt",
+        tmp_path / "first",
+        tiny_cache,
+        tiny_spec,
+        pretrained="/elsewhere/weights.pt",
         manifests={"train": f"{first}/train.csv", "val": f"{first}0/val.csv"},
         origins={first: "s3://team/har/train_manifest/3f", str(tiny_cache / "cache"): "s3://team/har/frame_cache/ab"},
-    )  # fmt: skip
+    )
     asked = []
 
     def copy(address: str) -> Path:
@@ -159,9 +162,14 @@ def site(
         config = {"raw_archive": {"source": str(videos), "split_lists": str(lists)}, "video_clips": {"dvc": "off"}}
         arguments = site.materialize_arguments("+key:frame_cache or key:class_index or key:pretrained_weights", config)
         done = subprocess.run(
-            site.command(*arguments), cwd=site.folder, env={**site.environment, "HAR_RAY": ""}, text=True,
-            capture_output=True, check=False, timeout=300,
-        )  # fmt: skip
+            site.command(*arguments),
+            cwd=site.folder,
+            env={**site.environment, "HAR_RAY": ""},
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=300,
+        )
         assert done.returncode == 0, log_of(done)[-6000:]
         yield site
 
@@ -174,9 +182,14 @@ def trained_locally(site: Site, epochs: int) -> Artifact:
     """The same training by torchrun, two processes on this machine."""
     arguments = site.materialize_arguments("trained_checkpoint", config(epochs, devices=2))
     done = subprocess.run(
-        site.command(*arguments), cwd=site.folder, env={**site.environment, "HAR_RAY": ""}, text=True,
-        capture_output=True, check=False, timeout=300,
-    )  # fmt: skip
+        site.command(*arguments),
+        cwd=site.folder,
+        env={**site.environment, "HAR_RAY": ""},
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=300,
+    )
     assert done.returncode == 0, log_of(done)[-6000:]
     return site.latest("trained_checkpoint")
 
@@ -200,8 +213,12 @@ def same_model(one: Artifact, two: Artifact) -> None:
 def start(site: Site, epochs: int, **fields: Any) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         site.command(*site.materialize_arguments("trained_checkpoint", config(epochs, nodes=2, **fields))),
-        cwd=site.folder, env=site.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        cwd=site.folder,
+        env=site.environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def lines_of(site: Site) -> list[str]:
@@ -259,9 +276,13 @@ def wait_until_free(cluster: Cluster, seconds: float = 60) -> None:
         "print(json.dumps([lent(), len(groups)]))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], env={**cluster.environment, "RAY_ADDRESS": cluster.gcs}, text=True,
-        capture_output=True, check=True, timeout=90,
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        env={**cluster.environment, "RAY_ADDRESS": cluster.gcs},
+        text=True,
+        capture_output=True,
+        check=True,
+        timeout=90,
+    )
     assert json.loads(done.stdout.splitlines()[-1]) == [0, 0]
 
 
@@ -320,8 +341,13 @@ def test_lost_nodes_cost_time_and_nothing_else(
 def test_a_cluster_with_too_few_nodes_is_refused_in_a_sentence(site: Site, cluster: Cluster) -> None:
     run = subprocess.run(
         site.command(*site.materialize_arguments("trained_checkpoint", config(4, nodes=3, node_wait_s=3, seed=1))),
-        cwd=site.folder, env=site.environment, text=True, capture_output=True, check=False, timeout=300,
-    )  # fmt: skip
+        cwd=site.folder,
+        env=site.environment,
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=300,
+    )
     said = log_of(run)
     assert run.returncode != 0
     assert "Waiting up to 3 s for 2 more nodes with 1 CPU." in lines_of(site)

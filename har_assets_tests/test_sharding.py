@@ -20,9 +20,14 @@ PARAMS = CacheParams(12, 16, 1, 8)
 
 def build(clips: dict[str, Path], folder: Path, params: CacheParams = PARAMS) -> Path:
     build_frame_cache(
-        clips, params=params, folder=folder, work=folder.with_suffix(".work"), workers=1, may_be_empty=True,
+        clips,
+        params=params,
+        folder=folder,
+        work=folder.with_suffix(".work"),
+        workers=1,
+        may_be_empty=True,
         log=lambda line: None,
-    )  # fmt: skip
+    )
     return folder
 
 
@@ -126,9 +131,18 @@ def test_a_version_that_was_discarded_is_gone(tmp_path: Path) -> None:
     with store.staging("frame_cache_part") as staging:
         (staging / "file").write_text("x")
         record = Record(
-            asset="frame_cache_part", key="k" * 64, data_version="k", files={}, headline="", lineage={}, metadata={},
-            checks={}, inputs={}, config={}, seconds=0.0,
-        )  # fmt: skip
+            asset="frame_cache_part",
+            key="k" * 64,
+            data_version="k",
+            files={},
+            headline="",
+            lineage={},
+            metadata={},
+            checks={},
+            inputs={},
+            config={},
+            seconds=0.0,
+        )
         part = store.publish(staging, record)
     assert store.find("frame_cache_part", "k" * 64) == part
     store.discard(part)

@@ -56,10 +56,14 @@ class Instigator:
             error = SerializableErrorInfo("SensorExecutionError: Error occurred during it\n", [], "E", inner)
         made = self.instance.create_tick(
             TickData(
-                self.state.instigator_origin_id, self.state.name, self.state.instigator_type, TickStatus.STARTED,
-                self.now, selector_id=self.state.selector_id,
+                self.state.instigator_origin_id,
+                self.state.name,
+                self.state.instigator_type,
+                TickStatus.STARTED,
+                self.now,
+                selector_id=self.state.selector_id,
             )
-        )  # fmt: skip
+        )
         options = {"error": error} if error else {}
         self.instance.update_tick(made.with_status(status, **options))
 
@@ -112,9 +116,12 @@ def test_one_that_works_again_before_anyone_looked_is_told_too(
 
 
 def test_each_way_is_told_for_itself_and_tried_again(
-    sensor: Sensor, instance: dg.DagsterInstance, listener: Listener, mail_server: MailServer,
+    sensor: Sensor,
+    instance: dg.DagsterInstance,
+    listener: Listener,
+    mail_server: MailServer,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     mail_to(mail_server, monkeypatch)
     Instigator(instance, "new_video_sensor").tick(TickStatus.FAILURE)
     listener.answers = [503]
@@ -165,11 +172,19 @@ def daemon(tmp_path: Path, listener: Listener) -> Iterator["subprocess.Popen[byt
     (tmp_path / "broken.py").write_text(BROKEN)
     (tmp_path / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
     process = subprocess.Popen(
-        [sys.executable, "-m", "dagster._daemon", "run", "-f", "broken.py"], cwd=tmp_path,
-        env={**os.environ, "DAGSTER_HOME": str(tmp_path), "HAR_ALERT_WEBHOOK": listener.url,
-             "HAR_ALERT_MAIL": "", "PYTHONPATH": str(REPOSITORY)},
-        stdout=(tmp_path / "daemon.log").open("w"), stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "dagster._daemon", "run", "-f", "broken.py"],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "DAGSTER_HOME": str(tmp_path),
+            "HAR_ALERT_WEBHOOK": listener.url,
+            "HAR_ALERT_MAIL": "",
+            "PYTHONPATH": str(REPOSITORY),
+        },
+        stdout=(tmp_path / "daemon.log").open("w"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
     yield process
     os.killpg(process.pid, signal.SIGTERM)
     try:

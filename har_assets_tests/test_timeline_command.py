@@ -62,9 +62,15 @@ def har(*arguments: object, folder: Path, most_file_bytes: int | None = None) ->
             resource.setrlimit(resource.RLIMIT_FSIZE, (most_file_bytes, most_file_bytes))
 
     return subprocess.run(
-        [sys.executable, "-m", "har_assets.cli", *map(str, arguments)], cwd=folder, capture_output=True, text=True,
-        env=ENVIRONMENT, check=False, timeout=200, preexec_fn=limit,
-    )  # fmt: skip
+        [sys.executable, "-m", "har_assets.cli", *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        check=False,
+        timeout=200,
+        preexec_fn=limit,
+    )
 
 
 def seconds_of_sound(path: Path) -> float:
@@ -76,9 +82,22 @@ def seconds_of_sound(path: Path) -> float:
 def test_everything_is_written_and_says_the_same(tmp_path: Path, tiny_onnx: Path, name: str, sound: str) -> None:
     film = write_noise(tmp_path / name, 90, sound=sound)
     done = har(
-        "predict", "--timeline", "--json", "--model", tiny_onnx, "--threshold", 0.2, "--hop", 0.5, "--out", "new/out",
-        "--annotate", "--strip", name, folder=tmp_path,
-    )  # fmt: skip
+        "predict",
+        "--timeline",
+        "--json",
+        "--model",
+        tiny_onnx,
+        "--threshold",
+        0.2,
+        "--hop",
+        0.5,
+        "--out",
+        "new/out",
+        "--annotate",
+        "--strip",
+        name,
+        folder=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     (line,) = done.stdout.splitlines()
@@ -188,24 +207,49 @@ def test_damaged_sound_costs_the_sound_only_and_a_full_disk_is_no_damage(tmp_pat
 def test_a_full_disk_leaves_whole_files_and_a_sentence(tmp_path: Path, tiny_onnx: Path) -> None:
     write_noise(tmp_path / "film.mp4", 300)
     done = har(
-        "predict", "--timeline", "--model", tiny_onnx, "--out", "out", "--annotate", "film.mp4", folder=tmp_path,
+        "predict",
+        "--timeline",
+        "--model",
+        tiny_onnx,
+        "--out",
+        "out",
+        "--annotate",
+        "film.mp4",
+        folder=tmp_path,
         most_file_bytes=400_000,
-    )  # fmt: skip
+    )
     assert done.returncode == 1
     assert done.stderr.startswith("error: out/film.mp4.timeline.mp4 cannot be written (")
     assert len(done.stderr.splitlines()) == 1
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "film.mp4.timeline.csv", "film.mp4.timeline.json",
-    ]  # fmt: skip
+        "film.mp4.timeline.csv",
+        "film.mp4.timeline.json",
+    ]
 
 
 def test_ctrl_c_leaves_nothing_half(tmp_path: Path, tiny_onnx: Path) -> None:
     write_noise(tmp_path / "film.mp4", 3000)
     process = subprocess.Popen(
-        [sys.executable, "-m", "har_assets.cli", "predict", "--timeline", "--model", str(tiny_onnx), "--hop", "1",
-         "--out", "out", "--annotate", "film.mp4"],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "har_assets.cli",
+            "predict",
+            "--timeline",
+            "--model",
+            str(tiny_onnx),
+            "--hop",
+            "1",
+            "--out",
+            "out",
+            "--annotate",
+            "film.mp4",
+        ],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+    )
     ends = time.monotonic() + 60
     while not any((tmp_path / "out").glob(".*.partial.mp4")):
         assert time.monotonic() < ends
@@ -216,8 +260,9 @@ def test_ctrl_c_leaves_nothing_half(tmp_path: Path, tiny_onnx: Path) -> None:
     process.communicate(timeout=30)
     assert process.returncode != 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "film.mp4.timeline.csv", "film.mp4.timeline.json",
-    ]  # fmt: skip
+        "film.mp4.timeline.csv",
+        "film.mp4.timeline.json",
+    ]
 
 
 def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path) -> None:

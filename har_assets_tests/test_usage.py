@@ -78,18 +78,26 @@ def test_figures_are_numbers_and_leave_out_what_is_not_known() -> None:
     assert found.figures() == {"seconds": 2.0, "memory_mb": 5.0}
     found.gpu_memory_bytes, found.gpu_percents = 3 * MEGABYTE, [100.0, 50.0]
     assert found.figures(clips=30) == {
-        "seconds": 2.0, "memory_mb": 5.0, "clips_per_second": 15.0, "gpu_memory_mb": 3.0,
+        "seconds": 2.0,
+        "memory_mb": 5.0,
+        "clips_per_second": 15.0,
+        "gpu_memory_mb": 3.0,
         "gpu_utilisation_percent": 75.0,
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(
     ("chosen", "seen"),
     [
-        (None, ["0", "1", "2"]), ("", []), ("1", ["1"]), ("2, 0", ["2", "0"]), ("-1", []), ("1,9,0", ["1"]),
+        (None, ["0", "1", "2"]),
+        ("", []),
+        ("1", ["1"]),
+        ("2, 0", ["2", "0"]),
+        ("-1", []),
+        ("1,9,0", ["1"]),
         ("GPU-8a9d", ["GPU-8a9d"]),
     ],
-)  # fmt: skip
+)
 def test_the_gpus_are_those_that_cuda_would_use(
     chosen: str | None, seen: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,9 +19,14 @@ from har_assets_tests.project import Project
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 def free_port() -> int:
@@ -40,9 +45,13 @@ def web_ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     project = Project(Path(folder)) if folder else Project.make(tmp_path_factory.mktemp("web"))
     port = free_port()
     server = subprocess.Popen(
-        project.command("dagster", "dev", "-h", "127.0.0.1", "-p", str(port)), cwd=project.folder,
-        env=project.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+        project.command("dagster", "dev", "-h", "127.0.0.1", "-p", str(port)),
+        cwd=project.folder,
+        env=project.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     address = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 120

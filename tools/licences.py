@@ -14,15 +14,27 @@ from pathlib import Path
 LOCK = Path(__file__).resolve().parents[1] / "requirements.lock"
 
 ALLOWED = {
-    "0BSD": "", "Apache-2.0": "", "BSD": "", "BSD-2-Clause": "", "BSD-3-Clause": "", "BSL-1.0": "", "CC0-1.0": "",
-    "ISC": "", "MIT": "", "MIT-0": "", "MIT-CMU": "", "PSF-2.0": "", "Zlib": "", "ZPL-2.1": "",
+    "0BSD": "",
+    "Apache-2.0": "",
+    "BSD": "",
+    "BSD-2-Clause": "",
+    "BSD-3-Clause": "",
+    "BSL-1.0": "",
+    "CC0-1.0": "",
+    "ISC": "",
+    "MIT": "",
+    "MIT-0": "",
+    "MIT-CMU": "",
+    "PSF-2.0": "",
+    "Zlib": "",
+    "ZPL-2.1": "",
     "EPL-1.0": "weak copyleft: a tool of DVC, not changed and not shipped with this project",
     "EPL-2.0": "weak copyleft: a library of DVC, not changed and not shipped with this project",
     "LGPL": "weak copyleft: imported as it is, replaceable by the user",
     "MPL-2.0": "weak copyleft by file: not changed",
     "GPL-2.0 with linking exception": "the exception lets programs of any licence link to it",
     "NVIDIA": "proprietary, free to use on NVIDIA's hardware; fetched by pip from the package index, not shipped here",
-}  # fmt: skip
+}
 """Licences that may be in the environment; those that ask for a reason have one."""
 
 CHOSEN = {
@@ -38,17 +50,30 @@ CHOSEN = {
 """Package to licence: of several that its authors offer the one taken here, or what its metadata leaves out."""
 
 SPELLINGS = {
-    "apache": "Apache-2.0", "apache 2.0": "Apache-2.0", "apache license 2.0": "Apache-2.0",
-    "apache license, version 2.0": "Apache-2.0", "apache license version 2.0": "Apache-2.0",
-    "apache software license": "Apache-2.0", "bsd license": "BSD", "new bsd": "BSD-3-Clause",
-    "bsd 3-clause license": "BSD-3-Clause", "3-clause bsd license": "BSD-3-Clause",
-    "bsd 3-clause or apache-2.0": "BSD-3-Clause OR Apache-2.0", "bsd 2-clause license": "BSD-2-Clause",
-    "gnu library or lesser general public license (lgpl)": "LGPL", "gplv2 with linking exception":
-    "GPL-2.0 with linking exception", "isc license": "ISC", "isc license (iscl)": "ISC", "mit license": "MIT",
-    "mozilla public license 2.0 (mpl 2.0)": "MPL-2.0", "python software foundation license": "PSF-2.0",
-    "zope public license": "ZPL-2.1", "other/proprietary license": "NVIDIA",
-    "nvidia proprietary software": "NVIDIA", "licenseref-nvidia-proprietary": "NVIDIA",
-}  # fmt: skip
+    "apache": "Apache-2.0",
+    "apache 2.0": "Apache-2.0",
+    "apache license 2.0": "Apache-2.0",
+    "apache license, version 2.0": "Apache-2.0",
+    "apache license version 2.0": "Apache-2.0",
+    "apache software license": "Apache-2.0",
+    "bsd license": "BSD",
+    "new bsd": "BSD-3-Clause",
+    "bsd 3-clause license": "BSD-3-Clause",
+    "3-clause bsd license": "BSD-3-Clause",
+    "bsd 3-clause or apache-2.0": "BSD-3-Clause OR Apache-2.0",
+    "bsd 2-clause license": "BSD-2-Clause",
+    "gnu library or lesser general public license (lgpl)": "LGPL",
+    "gplv2 with linking exception": "GPL-2.0 with linking exception",
+    "isc license": "ISC",
+    "isc license (iscl)": "ISC",
+    "mit license": "MIT",
+    "mozilla public license 2.0 (mpl 2.0)": "MPL-2.0",
+    "python software foundation license": "PSF-2.0",
+    "zope public license": "ZPL-2.1",
+    "other/proprietary license": "NVIDIA",
+    "nvidia proprietary software": "NVIDIA",
+    "licenseref-nvidia-proprietary": "NVIDIA",
+}
 
 
 def packages(lock: Path = LOCK) -> dict[str, str]:

@@ -51,14 +51,14 @@ def runtime_benchmark(
 
     On the same clips of the test videos, in turn; from video files too. What cannot run has its reason.
     """
-    from har_assets.runtime.benchmark import describe_machine  # noqa: PLC0415
+    from har_assets.runtime.benchmark import describe_machine
 
     def build(making: Making) -> Product:
-        import numpy as np  # noqa: PLC0415
+        import numpy as np
 
-        from har_assets.report.plots import plot_runtimes  # noqa: PLC0415
-        from har_assets.runtime import read_spec  # noqa: PLC0415
-        from har_assets.runtime.benchmark import BenchmarkOptions, run_benchmark  # noqa: PLC0415
+        from har_assets.report.plots import plot_runtimes
+        from har_assets.runtime import read_spec
+        from har_assets.runtime.benchmark import BenchmarkOptions, run_benchmark
 
         options = BenchmarkOptions(tuple(config.batch_sizes), config.rounds, config.max_seconds, config.windows)
         onnx = making.inputs["onnx_model"].file(ONNX)

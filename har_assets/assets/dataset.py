@@ -94,7 +94,7 @@ def raw_archive(
     def build(making: Making) -> Product:
         downloads: list[dict[str, Any]] = []
         if source == SAMPLE:
-            from har_assets.hmdb51.sample import write_sample  # noqa: PLC0415
+            from har_assets.hmdb51.sample import write_sample
 
             files = write_sample(making.folder, workers=config.workers or None, log=context.log.info)
             archive, lists = files.archive.name, files.split_lists.name
@@ -186,7 +186,7 @@ def _tracked_real(store: ArtifactStore, dvc: Dvc) -> str | None:
 def _source_identity(source: str, config: RawArchiveConfig, store: ArtifactStore, dvc: Dvc) -> dict[str, Any]:
     """What decides the content of a source, cheap to ask: version, addresses, or the files' hashes."""
     if source == SAMPLE:
-        from har_assets.hmdb51.sample import SAMPLE_VERSION  # noqa: PLC0415
+        from har_assets.hmdb51.sample import SAMPLE_VERSION
 
         return {"sample": SAMPLE_VERSION}
     if source == HMDB51:
@@ -214,10 +214,13 @@ def _hash_of_source(path: Path) -> str:
     """SHA-256 of an archive; of names, sizes and times for a folder, which is not read whole each time."""
     if path.is_file():
         return sha256_of(path)
-    return hash_of([
-        [file.relative_to(path).as_posix(), file.stat().st_size, file.stat().st_mtime_ns]
-        for file in sorted(path.rglob("*")) if file.is_file()
-    ])  # fmt: skip
+    return hash_of(
+        [
+            [file.relative_to(path).as_posix(), file.stat().st_size, file.stat().st_mtime_ns]
+            for file in sorted(path.rglob("*"))
+            if file.is_file()
+        ]
+    )
 
 
 def _size_of(path: Path) -> int:
@@ -232,7 +235,7 @@ def _download_hmdb51(
 
     Returns their names, and of each its name, address, bytes and hashes.
     """
-    from har_assets.hmdb51 import download as dl  # noqa: PLC0415
+    from har_assets.hmdb51 import download as dl
 
     for url in (*config.archive_urls, *config.split_lists_urls):
         if not url.startswith(("http://", "https://")):
@@ -527,7 +530,7 @@ def _track(
 
 def _unpack(archive: Artifact, staging: Path, workers: int, log: Callable[[str], None]) -> tuple[str, ...]:
     """Fill an empty folder from the archive; return what was odd."""
-    from har_assets.hmdb51.archive import extract_split_lists, extract_videos  # noqa: PLC0415
+    from har_assets.hmdb51.archive import extract_split_lists, extract_videos
 
     figures = archive.record.metadata
     report = extract_videos(
@@ -659,10 +662,13 @@ def manifests(
             context.log.info(note)
     checks = {
         # A class away from 70/30 is an error in HMDB51 and no more than worth a look in other data.
-        name: {"passed": not problems.get(name), "problems": problems.get(name, []),
-               "warning": name == "class_share" and not dataset.complete}
+        name: {
+            "passed": not problems.get(name),
+            "problems": problems.get(name, []),
+            "warning": name == "class_share" and not dataset.complete,
+        }
         for name in MANIFEST_CHECKS
-    }  # fmt: skip
+    }
 
     if not_full := problems.get("full_dataset_problems"):
         selected = {key.name for key in context.selected_asset_check_keys}
@@ -685,7 +691,7 @@ def manifests(
 
 def sorted_clips(config: ManifestsConfig, store: ArtifactStore) -> "tuple[Manifests, dict[str, list[str]], Dataset]":
     """The manifests of a split, what is wrong with them by name of the check, and the data set. Raises HarError."""
-    from har_assets.hmdb51.splits import build_manifests, check_manifests  # noqa: PLC0415
+    from har_assets.hmdb51.splits import build_manifests, check_manifests
 
     store.latest("video_clips")
     data = data_here(store)
@@ -711,7 +717,7 @@ def manifest_product(
     checks: dict[str, dict[str, Any]],
 ) -> Product:
     """Write the manifest of a role, `train.csv` for instance, into the folder of its asset."""
-    from har_assets.hmdb51.splits import write_manifest  # noqa: PLC0415
+    from har_assets.hmdb51.splits import write_manifest
 
     write_manifest(table, making.folder / f"{role}.csv")
     lineage = {"split": config.split, "split_seed": config.seed, "val_fraction": config.val_fraction}
@@ -771,7 +777,7 @@ def read_class_index(artifact: Artifact) -> tuple[str, ...]:
 
 def read_manifest_of(artifact: Artifact, role: str) -> "pd.DataFrame":
     """The table of a published manifest; `role` is train, val or test."""
-    from har_assets.hmdb51.splits import read_manifest  # noqa: PLC0415
+    from har_assets.hmdb51.splits import read_manifest
 
     return read_manifest(artifact.file(f"{role}.csv"))
 
@@ -818,7 +824,7 @@ def frame_cache(
     A clip that gives no frame is quarantined: listed here with its reason, left out of training and counted
     as wrong in the evaluation.
     """
-    from har_assets.video.frame_cache import clear_work  # noqa: PLC0415
+    from har_assets.video.frame_cache import clear_work
 
     shards = planned_shards(config, store) if cluster_address() else {}
     previous = store.folder.find_latest("frame_cache")
@@ -832,8 +838,8 @@ def frame_cache(
     )
     clear_work(work)
     if shards:
-        from har_assets.frame_shards import PART  # noqa: PLC0415
-        from har_assets.sharding import remove_parts  # noqa: PLC0415
+        from har_assets.frame_shards import PART
+        from har_assets.sharding import remove_parts
 
         with failures_in_words():
             remove_parts(PART, shards, store)
@@ -842,8 +848,8 @@ def frame_cache(
 
 def planned_shards(config: FrameCacheConfig, store: ArtifactStore) -> dict[str, list[str]]:
     """Key of each part of a frame cache to its clips; empty where one process does: few clips that are new."""
-    from har_assets.frame_shards import frame_shards  # noqa: PLC0415
-    from har_assets.video.frame_cache import CacheParams, FrameCache  # noqa: PLC0415
+    from har_assets.frame_shards import frame_shards
+    from har_assets.video.frame_cache import CacheParams, FrameCache
 
     with failures_in_words():
         listing: list[FileHash] = json.loads(store.latest("video_clips").file(CLIP_HASHES).read_text())
@@ -873,12 +879,12 @@ def cached_frames(
 
     `previous` lends what it has decoded; `work` is kept between attempts, to be cleared when this is published.
     """
-    from har_assets.video.frame_cache import CacheParams, build_frame_cache  # noqa: PLC0415
+    from har_assets.video.frame_cache import CacheParams, build_frame_cache
 
     params = CacheParams(config.height, config.width, config.stride, config.max_frames)
     packs: dict[str, Artifact] = {}
     if shards:
-        from har_assets.frame_shards import build_on_cluster  # noqa: PLC0415
+        from har_assets.frame_shards import build_on_cluster
 
         report, packs = build_on_cluster(
             shards, store=store, params=params, timeout_s=config.timeout_s, folder=making.folder, log=log

@@ -57,7 +57,7 @@ class ConversionConfig(AssetConfig):
 
     def limits(self, precision: str) -> Limits:
         """The gate of a precision; HarError when the configuration names one that does not exist."""
-        from har_assets.export.precision import check_precision  # noqa: PLC0415
+        from har_assets.export.precision import check_precision
 
         for name in (precision, *self.max_difference, *self.top1_agreement):
             check_precision(name)
@@ -80,7 +80,7 @@ class ConversionConfig(AssetConfig):
 
     def calibrator(self) -> "Calibration":
         """The settings of int8; HarError for impossible ones."""
-        from har_assets.export.precision import Calibration  # noqa: PLC0415
+        from har_assets.export.precision import Calibration
 
         return Calibration(self.calibration, self.calibration_percentile)
 
@@ -123,10 +123,10 @@ def make_onnx(
     """onnx_model in a store, and whether it was there already. Raises HarError."""
 
     def build(making: Making) -> Product:
-        from har_assets.export.gate import ROUNDED, gate_predictors  # noqa: PLC0415
-        from har_assets.export.onnx import export_onnx  # noqa: PLC0415
-        from har_assets.export.precision import check_precision  # noqa: PLC0415
-        from har_assets.runtime.checkpoint import CheckpointPredictor  # noqa: PLC0415
+        from har_assets.export.gate import ROUNDED, gate_predictors
+        from har_assets.export.onnx import export_onnx
+        from har_assets.export.precision import check_precision
+        from har_assets.runtime.checkpoint import CheckpointPredictor
 
         precisions = list(dict.fromkeys(check_precision(name) for name in ("fp32", config.precision, *config.also)))
         config.check(precisions)
@@ -179,8 +179,8 @@ def make_onnx(
 
 def _write_card(making: Making, parent: "Predictor", precision: str, parity: "Parity") -> None:
     """The model card beside the ONNX file."""
-    from har_assets.model.networks import weights_licence  # noqa: PLC0415
-    from har_assets.report.card import model_card, training_facts  # noqa: PLC0415
+    from har_assets.model.networks import weights_licence
+    from har_assets.report.card import model_card, training_facts
 
     checkpoint = making.inputs["trained_checkpoint"].record
     card = model_card(
@@ -200,8 +200,8 @@ def convert(
     source: Path, target: Path, precision: str, config: ConversionConfig, inputs: dict[str, Artifact]
 ) -> list[str]:
     """Write a float32 ONNX file in another precision; returns what is to be said about it."""
-    from har_assets.export.onnx import read_onnx, write_onnx  # noqa: PLC0415
-    from har_assets.export.precision import to_fp16, to_int8  # noqa: PLC0415
+    from har_assets.export.onnx import read_onnx, write_onnx
+    from har_assets.export.precision import to_fp16, to_int8
 
     proto, spec, provenance = read_onnx(source)
     if precision == "fp16":
@@ -225,7 +225,7 @@ def gates(
 
     ParityError when a gate does not hold.
     """
-    from har_assets.export.gate import pass_gates  # noqa: PLC0415
+    from har_assets.export.gate import pass_gates
 
     # A data set may have no test video that can be decoded; its model is to be deployed all the same.
     windows, role = windows_of(("test", "val", "train"), inputs, parent.spec, config.parity_windows)
@@ -238,8 +238,8 @@ def windows_of(
     roles: tuple[str, ...], inputs: dict[str, Artifact], spec: ModelSpec, count: int
 ) -> "tuple[Windows, str]":
     """`count` windows of the videos of the first role that has decoded ones, and that role (`train`, `val`, `test`)."""
-    from har_assets.export.windows import spread_windows  # noqa: PLC0415
-    from har_assets.video.frame_cache import FrameCache  # noqa: PLC0415
+    from har_assets.export.windows import spread_windows
+    from har_assets.video.frame_cache import FrameCache
 
     cache = FrameCache(inputs["frame_cache"].folder)
     for role in roles:
@@ -302,7 +302,7 @@ def trt_engine(
     """
 
     def build(making: Making) -> Product:
-        from har_assets.export.tensorrt import EngineOptions, build_engine, sidecar_path  # noqa: PLC0415
+        from har_assets.export.tensorrt import EngineOptions, build_engine, sidecar_path
 
         onnx = making.inputs["onnx_model"]
         options = EngineOptions(
@@ -340,7 +340,7 @@ def trt_engine(
             checks={"parity_with_onnx": {"passed": False, "warning": not parity["measured"], **parity}},
         )
 
-    from har_assets.export.tensorrt import builder_identity  # noqa: PLC0415
+    from har_assets.export.tensorrt import builder_identity
 
     with failures_in_words():
         identity = builder_identity(config.builder)
@@ -364,9 +364,9 @@ def onnx_for_engine(
     That is the one of onnx_model, or one made from its float32 model into the engine's own folder.
     HarError when its parity is not what was asked for.
     """
-    from har_assets.export.gate import gate_predictors  # noqa: PLC0415
-    from har_assets.export.precision import check_precision  # noqa: PLC0415
-    from har_assets.runtime.onnx import OnnxPredictor  # noqa: PLC0415
+    from har_assets.export.gate import gate_predictors
+    from har_assets.export.precision import check_precision
+    from har_assets.runtime.onnx import OnnxPredictor
 
     check_precision(precision)
     config.check([precision])
@@ -400,12 +400,12 @@ def engine_parity(
 
     Beside the engine a few clips and the scores of the ONNX file are left. ParityError when a gate does not hold.
     """
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
-    from har_assets.export.tensorrt import record_parity, write_reference  # noqa: PLC0415
-    from har_assets.runtime import open_model  # noqa: PLC0415
-    from har_assets.runtime.onnx import OnnxPredictor  # noqa: PLC0415
-    from har_assets.runtime.tensorrt import why_not_engine  # noqa: PLC0415
+    from har_assets.export.tensorrt import record_parity, write_reference
+    from har_assets.runtime import open_model
+    from har_assets.runtime.onnx import OnnxPredictor
+    from har_assets.runtime.tensorrt import why_not_engine
 
     parent = OnnxPredictor(source, provider="CPU")
     windows, _ = windows_of(("test", "val", "train"), inputs, parent.spec, REFERENCE_CLIPS)
@@ -440,7 +440,7 @@ def is_measured(engine: Artifact) -> bool:
 
 def why_engine_waits(engine: Artifact) -> str:
     """Why a published engine cannot be compared on this machine; empty where it can, so that it is made again."""
-    from har_assets.runtime.tensorrt import why_not_engine  # noqa: PLC0415
+    from har_assets.runtime.tensorrt import why_not_engine
 
     return why_not_engine(engine.record.metadata)
 

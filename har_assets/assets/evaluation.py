@@ -75,25 +75,29 @@ def make_test_predictions(
 
     def build(making: Making) -> Product:
         nonlocal shards
-        import numpy as np  # noqa: PLC0415
+        import numpy as np
 
-        from har_assets.report.plots import plot_confusion  # noqa: PLC0415
-        from har_assets.runtime import read_spec  # noqa: PLC0415
-        from har_assets.runtime.evaluation import evaluate, prediction_table  # noqa: PLC0415
+        from har_assets.report.plots import plot_confusion
+        from har_assets.runtime import read_spec
+        from har_assets.runtime.evaluation import evaluate, prediction_table
 
         inputs = making.inputs
         manifest = read_manifest_of(inputs["test_manifest"], "test")
         clips = list(manifest["clip"])
         open_predictor = partial(_predictor, config.runtime)
         if on_cluster:
-            from har_assets.prediction_shards import prediction_shards, score_on_cluster  # noqa: PLC0415
+            from har_assets.prediction_shards import prediction_shards, score_on_cluster
 
             recipe = config.content()
             shards = prediction_shards(clips, inputs["frame_cache"], inputs["onnx_model"], recipe, config.shard_clips)
             scores_of_clip, runtime = score_on_cluster(
-                shards, store=store, inputs=inputs, open_model=open_predictor, windows=config.windows,
+                shards,
+                store=store,
+                inputs=inputs,
+                open_model=open_predictor,
+                windows=config.windows,
                 log=context.log.info,
-            )  # fmt: skip
+            )
         else:
             scores_of_clip, runtime = scored_here(
                 clips, open_predictor(inputs["onnx_model"], store), inputs["frame_cache"], config.windows
@@ -132,8 +136,8 @@ def make_test_predictions(
         mlflow=mlflow,
     )
     if shards:
-        from har_assets.prediction_shards import PART  # noqa: PLC0415
-        from har_assets.sharding import remove_parts  # noqa: PLC0415
+        from har_assets.prediction_shards import PART
+        from har_assets.sharding import remove_parts
 
         remove_parts(PART, shards, store)
     return result
@@ -143,8 +147,8 @@ def scored_here(
     clips: list[str], predictor: "Predictor", frames: Artifact, windows: int
 ) -> "tuple[dict[str, NDArray[np.float32]], str]":
     """Mean scores, float32 [K], of each clip that has frames, and the runtime that gave them."""
-    from har_assets.runtime.evaluation import score_clips  # noqa: PLC0415
-    from har_assets.video.frame_cache import FrameCache  # noqa: PLC0415
+    from har_assets.runtime.evaluation import score_clips
+    from har_assets.video.frame_cache import FrameCache
 
     cache = FrameCache(frames.folder)
     there = [clip for clip in clips if clip in cache]
@@ -152,7 +156,7 @@ def scored_here(
 
 
 def _predictor(runtime: str, onnx: Artifact, store: ArtifactStore, threads: int = 0) -> "Predictor":
-    from har_assets.runtime import open_model  # noqa: PLC0415
+    from har_assets.runtime import open_model
 
     if runtime == "onnx":
         refuse_failed_parity(onnx)

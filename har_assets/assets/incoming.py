@@ -53,8 +53,12 @@ class IncomingConfig(AssetConfig):
     """How new videos are scored."""
 
     not_content: ClassVar[frozenset[str]] = AssetConfig.not_content | {
-        "runtime", "batch", "workers", "timeout_s", "film_timeout_s"
-    }  # fmt: skip
+        "runtime",
+        "batch",
+        "workers",
+        "timeout_s",
+        "film_timeout_s",
+    }
 
     runtime: str = "auto"
     """What runs the model; auto takes the fastest that works here."""
@@ -237,7 +241,7 @@ class _Work:
             first = next(unknown, None)
             if first is None:
                 continue
-            from har_assets.runtime import open_model  # noqa: PLC0415
+            from har_assets.runtime import open_model
 
             predictor = predictor or open_model(self.onnx.file(ONNX), self.config.runtime)
             self.spec = self.spec or json.loads(predictor.spec.to_json())
@@ -249,7 +253,7 @@ class _Work:
 
     def _predict(self, predictor: "Predictor", videos: Iterator[_Video], note: Callable[[Event], None]) -> None:
         """Predict videos, the films among them after all others."""
-        from har_assets.runtime.video import VideoFailure, VideoPrediction, predict_videos  # noqa: PLC0415
+        from har_assets.runtime.video import VideoFailure, VideoPrediction, predict_videos
 
         def paths() -> Iterator[Path]:
             for video in videos:
@@ -257,10 +261,17 @@ class _Work:
                 yield video.local.path
 
         for found in predict_videos(
-            predictor, paths(), windows=self.config.windows, top=TOP, batch=self.config.batch,
-            workers=self.config.workers or None, timeout_s=self.config.timeout_s, contact_sheets=True,
-            longest_s=self.config.film_from_s or math.inf, go_on=self._go_on,
-        ):  # fmt: skip
+            predictor,
+            paths(),
+            windows=self.config.windows,
+            top=TOP,
+            batch=self.config.batch,
+            workers=self.config.workers or None,
+            timeout_s=self.config.timeout_s,
+            contact_sheets=True,
+            longest_s=self.config.film_from_s or math.inf,
+            go_on=self._go_on,
+        ):
             video = self.waiting.popleft()
             if isinstance(found, VideoFailure) and found.too_long:
                 self.videos.release(video.local)
@@ -430,9 +441,9 @@ def predict_film(
     predictor: "Predictor", path: Path, timeout_s: float, go_on: Callable[[], None]
 ) -> tuple[dict[str, Any], bytes]:
     """What a result says of a long video, and its contact sheet; `go_on` is called every second and may raise."""
-    from har_assets.runtime.timeline import predict_timeline  # noqa: PLC0415
-    from har_assets.runtime.video import film_sheet, ranked  # noqa: PLC0415
-    from har_assets.video.workers import decode_many  # noqa: PLC0415
+    from har_assets.runtime.timeline import predict_timeline
+    from har_assets.runtime.video import film_sheet, ranked
+    from har_assets.video.workers import decode_many
 
     go_on()
     began = time.monotonic()
@@ -455,7 +466,7 @@ def predict_film(
 
 def _says(found: "VideoPrediction | VideoFailure") -> dict[str, Any]:
     """What a result says of a video, besides what is the same for all."""
-    from har_assets.runtime.video import VideoFailure  # noqa: PLC0415
+    from har_assets.runtime.video import VideoFailure
 
     if isinstance(found, VideoFailure):
         return {"reason": found.reason}

@@ -85,8 +85,8 @@ def predict_from_mlflow(
 
 
 def _predict(context: dg.OpExecutionContext, config: InferenceConfig, store: ArtifactStore, model: Path) -> None:
-    from har_assets.runtime import open_model  # noqa: PLC0415
-    from har_assets.runtime.video import predict_video  # noqa: PLC0415
+    from har_assets.runtime import open_model
+    from har_assets.runtime.video import predict_video
 
     if not config.video:
         raise HarError("No video was named: set `video` in the configuration of the op to the path of a video file.")

@@ -33,9 +33,9 @@ def promote_challenger(
     context: dg.OpExecutionContext, config: PromotionConfig, store: ArtifactStore, mlflow: MlflowTracking
 ) -> None:
     """Make the challenger champion if it is better on the same test videos beyond noise, and say why not otherwise."""
-    from dataclasses import asdict  # noqa: PLC0415
+    from dataclasses import asdict
 
-    from har_assets.serving.promotion import promote as promoted  # noqa: PLC0415
+    from har_assets.serving.promotion import promote as promoted
 
     with failures_in_words():
         decision = promoted(
@@ -62,7 +62,7 @@ def return_to_champion_before(
     context: dg.OpExecutionContext, config: RollbackConfig, store: ArtifactStore, mlflow: MlflowTracking
 ) -> None:
     """Give the alias `champion` back to the version that had it before."""
-    from har_assets.serving.promotion import rollback as rolled_back  # noqa: PLC0415
+    from har_assets.serving.promotion import rollback as rolled_back
 
     with failures_in_words():
         decision = rolled_back(

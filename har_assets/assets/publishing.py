@@ -285,8 +285,10 @@ def check_results(asset: str, checks: dict[str, dict[str, Any]]) -> list[dg.Asse
 def _value(value: Any) -> Any:
     if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
         columns = [dg.TableColumn(name) for name in value[0]]
-        rows = [dg.TableRecord({k: v if isinstance(v, (int, float, bool)) else str(v) for k, v in row.items()})
-                for row in value[:200]]  # fmt: skip
+        rows = [
+            dg.TableRecord({k: v if isinstance(v, (int, float, bool)) else str(v) for k, v in row.items()})
+            for row in value[:200]
+        ]
         return dg.MetadataValue.table(rows, dg.TableSchema(columns))
     if isinstance(value, (dict, list)):
         return dg.MetadataValue.json(value)
@@ -297,7 +299,7 @@ def _value(value: Any) -> Any:
 
 def _picture(path: Path) -> dg.MetadataValue:
     """A PNG inside the metadata, so that the web UI shows it wherever it runs."""
-    import base64  # noqa: PLC0415
+    import base64
 
     if not path.is_file():
         return dg.MetadataValue.path(str(path))

@@ -61,7 +61,7 @@ def evaluation_report(
     """
 
     def build(making: Making) -> Product:
-        from har_assets.report.card import training_facts  # noqa: PLC0415
+        from har_assets.report.card import training_facts
 
         _refuse_other_parents(making.inputs)
         found, spec, provenance, cards = _evaluate(making.inputs, config, store, context.log.info)
@@ -122,16 +122,16 @@ def _evaluate(
     inputs: dict[str, Artifact], config: ReportConfig, store: ArtifactStore, log: Callable[[str], None]
 ) -> "tuple[Evaluation, ModelSpec, Provenance, _Cards]":
     """Everything that is computed: figures, and what spoke for some answers."""
-    import numpy as np  # noqa: PLC0415
-    import pandas as pd  # noqa: PLC0415
-    import torch  # noqa: PLC0415
+    import numpy as np
+    import pandas as pd
+    import torch
 
-    from har_assets.model.lightning import load_checkpoint  # noqa: PLC0415
-    from har_assets.model.saliency import why_no_saliency  # noqa: PLC0415
-    from har_assets.report.cards import choose_clips, make_card  # noqa: PLC0415
-    from har_assets.report.content import evaluate_with_intervals  # noqa: PLC0415
-    from har_assets.runtime.evaluation import evaluate  # noqa: PLC0415
-    from har_assets.video.frame_cache import FrameCache  # noqa: PLC0415
+    from har_assets.model.lightning import load_checkpoint
+    from har_assets.model.saliency import why_no_saliency
+    from har_assets.report.cards import choose_clips, make_card
+    from har_assets.report.content import evaluate_with_intervals
+    from har_assets.runtime.evaluation import evaluate
+    from har_assets.video.frame_cache import FrameCache
 
     predicted = inputs["test_predictions"]
     # A class may be called NA or 1.
@@ -155,18 +155,23 @@ def _evaluate(
     def cards(rows: list[int]) -> "list[Card]":
         return [
             make_card(
-                predictions.loc[row], scores_NK[row], model, cache, data_here(store) / VIDEOS,
-                windows=windows, saliency=not why_not,
+                predictions.loc[row],
+                scores_NK[row],
+                model,
+                cache,
+                data_here(store) / VIDEOS,
+                windows=windows,
+                saliency=not why_not,
             )
             for row in rows
-        ]  # fmt: skip
+        ]
 
     return found, model.spec, model.provenance, _Cards(cards(wrong), cards(right), windows, why_not)
 
 
 def _draw(folder: Path, found: "Evaluation", mistakes: "list[Card]", title: str) -> tuple[str, ...]:
     """PNG files in the folder; returns their names."""
-    from har_assets.report.plots import plot_class_accuracy, plot_reliability, plot_strips  # noqa: PLC0415
+    from har_assets.report.plots import plot_class_accuracy, plot_reliability, plot_strips
 
     plot_reliability(found.bins, found.calibration_error, folder / RELIABILITY, title=title)
     plot_class_accuracy(found.classes, folder / "class_accuracy.png", title=title)
@@ -187,8 +192,8 @@ def _write_page(
     mlflow: MlflowTracking,
     dagster_run: str,
 ) -> None:
-    from har_assets.report.content import Report  # noqa: PLC0415
-    from har_assets.report.html import render_page  # noqa: PLC0415
+    from har_assets.report.content import Report
+    from har_assets.report.html import render_page
 
     inputs = making.inputs
     report = Report(
@@ -232,8 +237,8 @@ def _write_card(
     provenance: "Provenance",
     training: list[tuple[str, str]],
 ) -> None:
-    from har_assets.model.networks import weights_licence  # noqa: PLC0415
-    from har_assets.report.card import model_card  # noqa: PLC0415
+    from har_assets.model.networks import weights_licence
+    from har_assets.report.card import model_card
 
     card = model_card(
         spec,

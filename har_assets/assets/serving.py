@@ -84,7 +84,7 @@ def serving_model(
     uri = mlflow.uri(store.project_folder)
 
     def build(making: Making) -> Product:
-        from har_assets.serving import package  # noqa: PLC0415 imports NumPy
+        from har_assets.serving import package
 
         onnx = making.inputs["onnx_model"]
         precision = config.precision or deployed_precision(onnx)
@@ -134,7 +134,7 @@ def serving_model(
         )
 
     def reusable(artifact: Artifact) -> bool:
-        from har_assets.serving.package import Version, is_registered  # noqa: PLC0415
+        from har_assets.serving.package import Version, is_registered
 
         registered = artifact.record.metadata["registered"]
         return not registered or is_registered(uri, Version(registered["name"], registered["version"]))
@@ -154,7 +154,7 @@ def serving_model(
 
 def _facts(onnx: Artifact, file: Path, precision: str) -> dict[str, Any]:
     """What a person who meets the model in MLflow wants to know of it."""
-    from har_assets.runtime import read_spec  # noqa: PLC0415
+    from har_assets.runtime import read_spec
 
     lineage = onnx.record.lineage
     return {

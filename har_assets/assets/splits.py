@@ -199,7 +199,7 @@ def evaluated_split(
 def _make_frames(
     context: dg.AssetExecutionContext, config: FrameCacheConfig, own: SplitStore, before: Artifact | None
 ) -> None:
-    from har_assets.video.frame_cache import clear_work  # noqa: PLC0415
+    from har_assets.video.frame_cache import clear_work
 
     work = own.folder.root / "frame_cache" / ".work"
     made(
@@ -272,10 +272,13 @@ def benchmark_product(making: Making, tested: dict[str, Artifact], ours: dict[st
     """Write `splits.csv` and, for HMDB51, `comparison.csv`, whose first row begins with `ours`; the figures of both."""
     record = tested["1"].record
     rows = [
-        {"split": split, **{name: round(found.record.metadata[name], 4) for name in FIGURES},
-         "videos": found.record.metadata["videos"]}
+        {
+            "split": split,
+            **{name: round(found.record.metadata[name], 4) for name in FIGURES},
+            "videos": found.record.metadata["videos"],
+        }
         for split, found in tested.items()
-    ]  # fmt: skip
+    ]
     figures: dict[str, dict[str, float]] = {}
     for name in FIGURES:
         values = [found.record.metadata[name] for found in tested.values()]

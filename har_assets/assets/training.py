@@ -42,8 +42,12 @@ class TrainingConfig(AssetConfig):
     """Network and recipe. The defaults fit the sample; the files in conf/ have those for HMDB51."""
 
     not_content: ClassVar[frozenset[str]] = AssetConfig.not_content | {
-        "threads", "compile", "nodes", "rendezvous", "node_wait_s"
-    }  # fmt: skip
+        "threads",
+        "compile",
+        "nodes",
+        "rendezvous",
+        "node_wait_s",
+    }
 
     network: str = "cnn3d"
     """Name of the network: `cnn3d` is the three-layer 3D CNN, `i3d` Inception-I3D, or one of torchvision's video
@@ -125,16 +129,42 @@ class TrainingConfig(AssetConfig):
 
 
 RECIPE = (
-    "learning_rate", "backbone_rate", "optimizer", "weight_decay", "schedule", "warmup", "batch_norm", "dropout",
-    "label_smoothing", "flip", "zoom", "brightness", "saturation",
-)  # fmt: skip
+    "learning_rate",
+    "backbone_rate",
+    "optimizer",
+    "weight_decay",
+    "schedule",
+    "warmup",
+    "batch_norm",
+    "dropout",
+    "label_smoothing",
+    "flip",
+    "zoom",
+    "brightness",
+    "saturation",
+)
 """Fields that are arguments of VideoActionModel."""
 
 PASSED_ON = (
-    "epochs", "batch_size", "precision", "compile", "early_stopping", "gradient_clip", "ema", "deterministic",
-    "devices", "nodes", "rendezvous", "node_wait_s", "seed", "threads", "val_windows", "max_stride", "balanced",
+    "epochs",
+    "batch_size",
+    "precision",
+    "compile",
+    "early_stopping",
+    "gradient_clip",
+    "ema",
+    "deterministic",
+    "devices",
+    "nodes",
+    "rendezvous",
+    "node_wait_s",
+    "seed",
+    "threads",
+    "val_windows",
+    "max_stride",
+    "balanced",
     "still_frames",
-)  # fmt: skip
+)
 """Fields that the training process gets as they are."""
 
 
@@ -169,9 +199,9 @@ def pretrained_weights(
     def build(making: Making) -> Product:
         if not network:
             return Product(headline="none: networks are trained from scratch", metadata={"network": ""})
-        import torch  # noqa: PLC0415
+        import torch
 
-        from har_assets.model.pretrained import pretrained_state  # noqa: PLC0415
+        from har_assets.model.pretrained import pretrained_state
 
         state, weights = pretrained_state(network)
         torch.save(state, making.folder / WEIGHTS)
@@ -275,7 +305,7 @@ def make_checkpoint(
 
 def _write_card(making: Making, config: TrainingConfig, summary: dict[str, Any]) -> None:
     """The model card beside the checkpoint."""
-    from har_assets.report.card import model_card, training_facts  # noqa: PLC0415
+    from har_assets.report.card import model_card, training_facts
 
     request = json.loads((making.work / "request.json").read_text())
     weights = making.inputs.get("pretrained_weights")

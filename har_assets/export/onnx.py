@@ -33,9 +33,9 @@ def export_onnx(checkpoint: Path, target: Path) -> Path:
         ModelFileError: the checkpoint is missing, damaged or foreign.
         HarError: the network uses what ONNX does not have; the sentence names it.
     """
-    import torch  # noqa: PLC0415
+    import torch
 
-    from har_assets.model.lightning import DeployedModel, load_checkpoint  # noqa: PLC0415
+    from har_assets.model.lightning import DeployedModel, load_checkpoint
 
     model = load_checkpoint(checkpoint)
     deployed = DeployedModel(model).eval().to(memory_format=torch.contiguous_format)
@@ -50,7 +50,7 @@ def converted(module: torch.nn.Module, example_BCTHW: torch.Tensor, network: str
     `network` is its name, for the sentences. Raises HarError where the module uses an operator that ONNX, or the
     exporter, does not have, or where what it does depends on the values of the clips.
     """
-    import torch  # noqa: PLC0415
+    import torch
 
     # The exporter logs a line a step at WARNING and above nothing that a user could act on.
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
@@ -101,10 +101,16 @@ def write_onnx(proto: onnx.ModelProto, spec: ModelSpec, provenance: Provenance, 
     Every ONNX file of har_assets is written here. The same `proto` gives the same bytes in any folder.
     `proto` is changed.
     """
-    import onnx  # noqa: PLC0415
+    import onnx
 
-    for item in [proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output,
-                 *proto.graph.value_info, *proto.graph.initializer]:  # fmt: skip
+    for item in [
+        proto.graph,
+        *proto.graph.node,
+        *proto.graph.input,
+        *proto.graph.output,
+        *proto.graph.value_info,
+        *proto.graph.initializer,
+    ]:
         # Stack traces of the export, with the paths of this machine.
         del item.metadata_props[:]
     for function in proto.functions:

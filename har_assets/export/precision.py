@@ -60,7 +60,7 @@ def check_precision(precision: str) -> str:
 
 def precision_of(proto: onnx.ModelProto) -> str:
     """Type that the convolutions compute in, read from the graph: fp32, fp16 or int8."""
-    import onnx  # noqa: PLC0415
+    import onnx
 
     if any(node.op_type == "QuantizeLinear" for node in proto.graph.node):
         return "int8"
@@ -70,11 +70,11 @@ def precision_of(proto: onnx.ModelProto) -> str:
 
 def to_fp16(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A float16 copy of a float32 model; uint8 clips in and float32 scores out stay as they are."""
-    from onnxruntime.transformers.float16 import (  # noqa: PLC0415
+    from onnxruntime.transformers.float16 import (
         DEFAULT_OP_BLOCK_LIST,
         convert_float_to_float16,
     )
-    from onnxruntime.transformers.onnx_model import OnnxModel  # noqa: PLC0415
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
     prepared = _copy(proto)
     graph = prepared.graph
@@ -100,8 +100,8 @@ def imitate_fp16(proto: onnx.ModelProto) -> onnx.ModelProto:
     ONNX Runtime's CPU runs the model of `to_fp16` in float32 from end to end, with rounded weights: what float16
     does to activations, overflow above all, shows in this copy.
     """
-    import numpy as np  # noqa: PLC0415
-    import onnx  # noqa: PLC0415
+    import numpy as np
+    import onnx
 
     copied = _copy(proto)
     graph = copied.graph
@@ -110,8 +110,11 @@ def imitate_fp16(proto: onnx.ModelProto) -> onnx.ModelProto:
             if weights.data_type == onnx.TensorProto.FLOAT:
                 rounded = onnx.numpy_helper.to_array(weights).astype(np.float16).astype(np.float32)
                 weights.CopyFrom(onnx.numpy_helper.from_array(rounded, weights.name))
-    floats = {info.name for info in onnx.shape_inference.infer_shapes(copied).graph.value_info
-              if info.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}  # fmt: skip
+    floats = {
+        info.name
+        for info in onnx.shape_inference.infer_shapes(copied).graph.value_info
+        if info.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    }
     nodes = list(graph.node)
     del graph.node[:], graph.value_info[:]
     for node in nodes:
@@ -138,16 +141,16 @@ def to_int8(
     Raises:
         HarError: there are no clips to calibrate on.
     """
-    import onnx  # noqa: PLC0415
-    from onnxruntime.quantization import (  # noqa: PLC0415
+    import onnx
+    from onnxruntime.quantization import (
         CalibrationMethod,
         QuantFormat,
         QuantType,
         create_calibrator,
         quantize_static,
     )
-    from onnxruntime.quantization.calibrate import save_tensors_data  # noqa: PLC0415
-    from onnxruntime.quantization.quant_utils import add_pre_process_metadata  # noqa: PLC0415
+    from onnxruntime.quantization.calibrate import save_tensors_data
+    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
     calibration = calibration or Calibration()
     method = {"percentile": CalibrationMethod.Percentile, "entropy": CalibrationMethod.Entropy}[calibration.method]

@@ -227,7 +227,7 @@ def reference_path(engine: Path) -> Path:
 
 def write_reference(engine: Path, clips_BCTHW: NDArray[np.uint8], scores_BK: NDArray[np.float32]) -> Path:
     """Put a few clips and its parent's scores of them beside an engine; whoever loads it first compares."""
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
     path = reference_path(engine)
     np.savez_compressed(path, clips_BCTHW=clips_BCTHW, scores_BK=scores_BK)

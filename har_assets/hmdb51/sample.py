@@ -531,7 +531,7 @@ def _encode(frames_yuv420p: Iterable[NDArray[np.uint8]], quantiser: int) -> byte
     The short distance of key frames makes decord's indexed reading fail on these clips as it does on the
     original ones. All options serve the promise of equal bytes on every CPU.
     """
-    import av  # noqa: PLC0415 - only here, so that importing this module stays cheap
+    import av
 
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="avi", options={"fflags": "+bitexact"}) as container:

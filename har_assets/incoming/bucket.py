@@ -76,7 +76,7 @@ class VideoBucket(RemoteFolder):
 
         Raises StorageError, also where there is no such bucket; a prefix without objects is an empty folder.
         """
-        from fsspec.asyn import sync  # noqa: PLC0415
+        from fsspec.asyn import sync
 
         is_wanted, is_unfinished = name_tests(suffixes)
         place = self._place()

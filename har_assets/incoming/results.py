@@ -41,11 +41,24 @@ CLOCK_STEP_S = 10
 LEFT_OVER_S = 3600
 """Age at which a half-written file is that of a killed run: they are written in milliseconds."""
 COLUMNS = (
-    "video", "partition", "current", "label", "score",
+    "video",
+    "partition",
+    "current",
+    "label",
+    "score",
     *(f"{what}_{rank}" for rank in range(2, TOP + 1) for what in ("label", "score")),
-    "segments", "reason", "note", "frames",
-    "content_sha256", "model_version", "model_sha256", "runtime", "predicted", "given", "result",
-)  # fmt: skip
+    "segments",
+    "reason",
+    "note",
+    "frames",
+    "content_sha256",
+    "model_version",
+    "model_sha256",
+    "runtime",
+    "predicted",
+    "given",
+    "result",
+)
 PARTITION, MODEL, CURRENT, GIVEN = map(COLUMNS.index, ("partition", "model_version", "current", "given"))
 
 

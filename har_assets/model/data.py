@@ -369,11 +369,15 @@ class ClipDataModule(pl.LightningDataModule):
         self.threads = threads
         self.clips = {
             role: CachedClips(
-                pd.read_csv(path), cache, spec, windows=None if role == "train" else windows,
-                max_stride=max_stride, still_frames=still_frames,
+                pd.read_csv(path),
+                cache,
+                spec,
+                windows=None if role == "train" else windows,
+                max_stride=max_stride,
+                still_frames=still_frames,
             )
             for role, path in manifests.items()
-        }  # fmt: skip
+        }
         self.loaders: dict[str, ClipLoader] = {}
         if not len(self.clips["train"]):
             raise DatasetError(

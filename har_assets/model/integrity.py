@@ -50,8 +50,8 @@ def verify(path: Path) -> onnx.ModelProto:
         ModelFileError: the file is missing, no ONNX, not of har_assets, without a seal, not what was sealed, or it
             names other files that hold its tensors.
     """
-    import onnx  # noqa: PLC0415
-    from google.protobuf.message import DecodeError  # noqa: PLC0415
+    import onnx
+    from google.protobuf.message import DecodeError
 
     proto = onnx.ModelProto()
     try:
@@ -93,7 +93,7 @@ def refuse_false_spec(proto: onnx.ModelProto, spec: ModelSpec, path: Path) -> No
 
 def _names_other_files(message: Any) -> bool:
     """Whether a tensor anywhere in an ONNX message, subgraphs included, lies in another file (`data_location`)."""
-    import onnx  # noqa: PLC0415
+    import onnx
 
     if isinstance(message, onnx.TensorProto):
         return bool(message.data_location == onnx.TensorProto.EXTERNAL or message.external_data)

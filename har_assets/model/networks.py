@@ -87,7 +87,7 @@ def _torchvision(name: str) -> Callable[..., nn.Module]:
     """Constructor of a video network of torchvision, with dropout where every network here has it: before the head."""
 
     def build(num_classes: int, *, dropout: float = 0.0) -> nn.Module:
-        from torchvision.models import video  # noqa: PLC0415
+        from torchvision.models import video
 
         network: Any = getattr(video, name)(weights=None, num_classes=num_classes)
         if name == "s3d":

@@ -139,7 +139,7 @@ def compare(
     Raises:
         ParityError: there are no clips, or the two were not given the same ones.
     """
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
     if parent_BK.shape != child_BK.shape or not len(parent_BK):
         raise ParityError(

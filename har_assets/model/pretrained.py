@@ -121,7 +121,7 @@ def apply_state(name: str, network: nn.Module, state: State, *, keep_head: bool 
 
 def kinetics_labels() -> tuple[str, ...]:
     """The 400 class names of Kinetics in the order of every pretrained head here, DeepMind's I3D included."""
-    from torchvision.models.video import R3D_18_Weights  # noqa: PLC0415
+    from torchvision.models.video import R3D_18_Weights
 
     return tuple(R3D_18_Weights.KINETICS400_V1.meta["categories"])
 
@@ -187,8 +187,8 @@ def read_arrays(content: bytes) -> Any:
 
 
 def _torchvision_state(name: str, source: WeightsSource) -> tuple[State, PretrainedWeights]:
-    from torch import hub  # noqa: PLC0415
-    from torchvision.models import get_weight  # noqa: PLC0415
+    from torch import hub
+    from torchvision.models import get_weight
 
     weights = get_weight(source.name)
     file = Path(hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name

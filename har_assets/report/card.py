@@ -22,10 +22,16 @@ HMDB51_PAGE = "https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-moti
 
 SUMMARY_FIELDS = frozenset(
     {
-        "train_clips", "val_clips", "validated", "epochs_run", "best_epoch", "device", "precision",
+        "train_clips",
+        "val_clips",
+        "validated",
+        "epochs_run",
+        "best_epoch",
+        "device",
+        "precision",
         "seconds",
     }
-)  # fmt: skip
+)
 CONFIG_FIELDS = frozenset({"optimizer", "learning_rate", "schedule", "batch_size", "seed"})
 """What `training_facts` reads."""
 
@@ -59,15 +65,18 @@ def model_card(
     kept = "every frame" if spec.frame_stride == 1 else f"one of every {spec.frame_stride} frames"
     rows = [
         ("Network", f"{spec.network}, started from {provenance.pretrained or 'nothing (trained from scratch)'}"),
-        ("Input", f"uint8 RGB [batch, 3, {spec.num_frames}, {spec.frame_height}, {spec.frame_width}], "
-         f"{kept} of the video; scaling and normalisation are inside"),
+        (
+            "Input",
+            f"uint8 RGB [batch, 3, {spec.num_frames}, {spec.frame_height}, {spec.frame_width}], "
+            f"{kept} of the video; scaling and normalisation are inside",
+        ),
         ("Output", f"scores of {spec.num_classes} classes that sum to 1"),
         ("Data", f"{dataset}, split {provenance.split}"),
         ("Data version", provenance.data_version or "unknown"),
         ("MLflow run", provenance.mlflow_run_id or "none"),
         ("Code", provenance.git_commit or "not in git"),
         *facts,
-    ]  # fmt: skip
+    ]
     parts = [
         _front_matter(spec, provenance, evaluation),
         f"# {_escaped(spec.network)} for human actions, trained on {_escaped(dataset)}",
@@ -108,10 +117,13 @@ def training_facts(summary: Mapping[str, Any], config: Mapping[str, Any]) -> lis
     return [
         ("Training videos", f"{summary['train_clips']:,}, and {summary['val_clips']:,} for validation"),
         ("Epochs", f"{summary['epochs_run']}; {kept}, number {summary['best_epoch'] + 1}{validated}"),
-        ("Recipe", f"{config['optimizer']}, learning rate {config['learning_rate']:g}, {config['schedule']}, batches "
-         f"of {config['batch_size']}, seed {config['seed']}"),
+        (
+            "Recipe",
+            f"{config['optimizer']}, learning rate {config['learning_rate']:g}, {config['schedule']}, batches "
+            f"of {config['batch_size']}, seed {config['seed']}",
+        ),
         ("Trained on", f"{summary['device']} in {summary['precision']}, {summary['seconds']:,.0f} s"),
-    ]  # fmt: skip
+    ]
 
 
 def _front_matter(spec: ModelSpec, provenance: Provenance, evaluation: Evaluation | None) -> str:

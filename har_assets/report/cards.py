@@ -107,7 +107,7 @@ def make_card(
     frames_THWC = cache.frames(clip)
     number, heat_THW, notes = 0, None, []
     if saliency:
-        from har_assets.model.saliency import class_saliency  # noqa: PLC0415
+        from har_assets.model.saliency import class_saliency
 
         clips_BCTHW = clip_windows(
             frames_THWC, window=spec.num_frames, count=windows, crop=(spec.frame_height, spec.frame_width)

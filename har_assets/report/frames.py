@@ -91,7 +91,7 @@ def with_heat(shown: Shown, heat_THW: NDArray[np.float32]) -> Frames:
 
     `heat_THW` is 0..1 of the network's frame size.
     """
-    import matplotlib  # noqa: PLC0415
+    import matplotlib
 
     colours = matplotlib.colormaps["inferno"]
     top, left, height, width = shown.field

@@ -25,8 +25,13 @@ def render_page(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": percent, "share": share, "words": words, "data_uri": data_uri, "plural": plural, "listed": listed
-    }  # fmt: skip
+        "percent": percent,
+        "share": share,
+        "words": words,
+        "data_uri": data_uri,
+        "plural": plural,
+        "listed": listed,
+    }
     return environment.get_template("report.html.j2").render(
         report=report,
         evaluation=report.evaluation,

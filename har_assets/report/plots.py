@@ -28,8 +28,13 @@ def plot_curves(epochs: Sequence[dict[str, Any]], target: Path, *, title: str) -
         for stage, colour in (("train", TRAIN_COLOUR), ("val", VAL_COLOUR)):
             values = [epoch.get(f"{stage}_{metric}") for epoch in epochs]
             if any(value is not None for value in values):
-                axes.plot(numbers, values, color=colour, label={"train": "training", "val": "validation"}[stage],
-                          marker="." if len(numbers) < 3 else None)  # fmt: skip
+                axes.plot(
+                    numbers,
+                    values,
+                    color=colour,
+                    label={"train": "training", "val": "validation"}[stage],
+                    marker="." if len(numbers) < 3 else None,
+                )
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
         axes.grid(alpha=0.25)
@@ -66,8 +71,15 @@ def plot_confusion(confusion_KK: NDArray[np.int64], labels: Sequence[str], targe
     axes.set_ylabel("true")
     axes.set_title(title)
     for row, column in np.argwhere(counts > 0):
-        axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8,
-                  color="white" if share[row, column] > 0.5 else "black")  # fmt: skip
+        axes.text(
+            column,
+            row,
+            str(counts[row, column]),
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if share[row, column] > 0.5 else "black",
+        )
     figure.savefig(target, dpi=110)
     return target
 
@@ -89,8 +101,13 @@ def plot_reliability(bins: Sequence[Bin], error: float | None, target: Path, *, 
     upper.set_ylim(-0.02, 1.02)
     upper.set_ylabel("share of right answers")
     upper.legend(frameon=False, loc="lower right")
-    lower.bar([(each.low + each.high) / 2 for each in bins], [each.accuracy.videos for each in bins], 0.092,
-              color=VAL_COLOUR, alpha=0.6)  # fmt: skip
+    lower.bar(
+        [(each.low + each.high) / 2 for each in bins],
+        [each.accuracy.videos for each in bins],
+        0.092,
+        color=VAL_COLOUR,
+        alpha=0.6,
+    )
     lower.set_xlim(0, 1)
     lower.set_xlabel("score of the answer")
     lower.set_ylabel("videos")
@@ -158,17 +175,25 @@ def plot_runtimes(rows: Sequence[dict[str, Any]], target: Path, *, title: str) -
         ]
         shown = [found[name] for name in names if name in found]
         shade = 0.35 + 0.6 * (number + 1) / len(batches)
-        bars = left.barh(places, [row["clips_per_s"] for row in shown], height * 0.92, color=VAL_COLOUR, alpha=shade,
-                         label=f"batch {batch}")  # fmt: skip
+        bars = left.barh(
+            places,
+            [row["clips_per_s"] for row in shown],
+            height * 0.92,
+            color=VAL_COLOUR,
+            alpha=shade,
+            label=f"batch {batch}",
+        )
         left.bar_label(bars, [f"{row['clips_per_s']:,.0f}" for row in shown], padding=3, fontsize=7)
         medians = [row["p50_ms"] for row in shown]
         right.barh(places, medians, height * 0.92, color=VAL_COLOUR, alpha=shade)
         tails = [max(row["p99_ms"] - row["p50_ms"], 0.0) for row in shown]
-        right.errorbar(medians, places, xerr=[[0.0] * len(tails), tails], fmt="none", ecolor=TRAIN_COLOUR,
-                       elinewidth=1, capsize=2)  # fmt: skip
+        right.errorbar(
+            medians, places, xerr=[[0.0] * len(tails), tails], fmt="none", ecolor=TRAIN_COLOUR, elinewidth=1, capsize=2
+        )
         for place, median, tail in zip(places, medians, tails, strict=True):
-            right.annotate(f"{median:,.1f}", (median + tail, place), (4, 0), textcoords="offset points", va="center",
-                           fontsize=7)  # fmt: skip
+            right.annotate(
+                f"{median:,.1f}", (median + tail, place), (4, 0), textcoords="offset points", va="center", fontsize=7
+            )
     left.set_yticks(range(len(names)), names)
     left.invert_yaxis()
     left.set_xlabel("clips a second")

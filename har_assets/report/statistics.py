@@ -45,7 +45,7 @@ class Estimate:
 
 def wilson(share: float, count: float) -> tuple[float, float]:
     """Wilson's 95 % interval of a share 0..1 observed in `count` independent trials (any number above 0)."""
-    from scipy.special import ndtri  # noqa: PLC0415
+    from scipy.special import ndtri
 
     z = float(ndtri(0.5 + CONFIDENCE / 2))
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
@@ -71,7 +71,7 @@ def clustered_estimate(
     Raises:
         ValueError: there is no video.
     """
-    from scipy.special import stdtrit  # noqa: PLC0415
+    from scipy.special import stdtrit
 
     correct = np.asarray(correct_N, dtype=float)
     count = len(correct)
@@ -141,8 +141,8 @@ def confusion_order(confusion_KK: NDArray[np.int64]) -> list[int]:
     Classes without a video that are never an answer are left out. Every order of a matrix without mistakes is as good:
     the one of the indices is kept.
     """
-    from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering  # noqa: PLC0415
-    from scipy.spatial.distance import squareform  # noqa: PLC0415
+    from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
+    from scipy.spatial.distance import squareform
 
     shown = np.flatnonzero(confusion_KK.sum(axis=0) + confusion_KK.sum(axis=1))
     counts = confusion_KK[np.ix_(shown, shown)].astype(float)

@@ -31,9 +31,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = (
-    "#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#edc948", "#76b7b2", "#ff9da7", "#9c755f", "#6b8e23",
-    "#1f6feb", "#a0522d", "#2f4b7c", "#d45087", "#00876c", "#8a6d3b",
-)  # fmt: skip
+    "#4e79a7",
+    "#f28e2b",
+    "#59a14f",
+    "#e15759",
+    "#b07aa1",
+    "#edc948",
+    "#76b7b2",
+    "#ff9da7",
+    "#9c755f",
+    "#6b8e23",
+    "#1f6feb",
+    "#a0522d",
+    "#2f4b7c",
+    "#d45087",
+    "#00876c",
+    "#8a6d3b",
+)
 """One a label, those that last longest first."""
 
 NOTHING = "#d0d4da"
@@ -91,7 +105,7 @@ def write_annotated(connection: Connection, source: Path, timeline: dict[str, An
         VideoError: the film gives no frame.
         HarError: the target cannot be written.
     """
-    import av  # noqa: PLC0415
+    import av
 
     reader = VideoReader(source, size=None)
     captions = _Captions(timeline)
@@ -190,7 +204,7 @@ class _Captions:
 
     def _make_box(self, label: str, score: str, size: int, width: int) -> Frames:
         """Label and score on a dark ground, beside the colour of the label; never wider than the picture."""
-        from PIL import Image, ImageDraw  # noqa: PLC0415
+        from PIL import Image, ImageDraw
 
         text = f"{label.replace('_', ' ')}  {score}"
         font = _font(max(size, 9))
@@ -209,8 +223,8 @@ class _Captions:
 @lru_cache(maxsize=8)
 def _font(size: int) -> Any:
     """DejaVu Sans, which matplotlib brings and which has more alphabets than Pillow's own."""
-    from matplotlib.font_manager import findfont  # noqa: PLC0415
-    from PIL import ImageFont  # noqa: PLC0415
+    from matplotlib.font_manager import findfont
+    from PIL import ImageFont
 
     return ImageFont.truetype(findfont("DejaVu Sans"), size)
 
@@ -240,7 +254,7 @@ class _Sound:
 
     def write_until(self, second: float) -> None:
         """Write what is heard up to then."""
-        import av  # noqa: PLC0415
+        import av
 
         try:
             while True:
@@ -290,8 +304,8 @@ def write_strip(connection: Connection, source: Path, timeline: dict[str, Any], 
         VideoError: the film cannot be opened.
         HarError: the target cannot be written.
     """
-    from matplotlib.figure import Figure  # noqa: PLC0415
-    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator  # noqa: PLC0415
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
     duration_s = timeline["duration_s"]
     times_s = [duration_s * (number + 0.5) / THUMBNAILS for number in range(THUMBNAILS)]
@@ -350,8 +364,16 @@ def _draw_segment(axes: Axes, segment: dict[str, Any], colour: str, duration_s: 
     axes.barh(0.5, width_s, 1, start_s, color=colour, edgecolor="white", linewidth=0.5)
     label = segment["label"].replace("_", " ")
     if width_s / duration_s > 0.008 * (len(label) + 1):
-        axes.text(start_s + width_s / 2, 0.5, f"{label}\n{segment['score']:.0%}", ha="center", va="center",
-                  color=_text_colour(colour), fontsize="small", clip_on=True)  # fmt: skip
+        axes.text(
+            start_s + width_s / 2,
+            0.5,
+            f"{label}\n{segment['score']:.0%}",
+            ha="center",
+            va="center",
+            color=_text_colour(colour),
+            fontsize="small",
+            clip_on=True,
+        )
 
 
 def _text_colour(ground: str) -> str:
@@ -361,7 +383,7 @@ def _text_colour(ground: str) -> str:
 
 
 def _patch(colour: str, label: str) -> Any:
-    from matplotlib.patches import Patch  # noqa: PLC0415
+    from matplotlib.patches import Patch
 
     return Patch(color=colour, label=label)
 
@@ -386,8 +408,8 @@ def thumbnail(source: Path, second: float, height: int) -> Frames | None:
 
     From the key frame before that moment on, at most MOST_FRAMES_TO_A_THUMBNAIL frames further.
     """
-    import av  # noqa: PLC0415
-    from PIL import Image  # noqa: PLC0415
+    import av
+    from PIL import Image
 
     facts = probe(source)
     found = None

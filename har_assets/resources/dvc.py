@@ -154,7 +154,7 @@ class Dvc(dg.ConfigurableResource):
 
     def objects_folder(self, project: Path) -> Path:
         """Where DVC's cache keeps files by their md5."""
-        from dvc.config import Config, ConfigError  # noqa: PLC0415
+        from dvc.config import Config, ConfigError
 
         try:
             moved = Config(str(project / ".dvc"))["cache"].get("dir")
@@ -164,7 +164,7 @@ class Dvc(dg.ConfigurableResource):
 
     def _say_if_away(self, project: Path) -> None:
         """PassingError when nothing answers at the address of the remote. One that refuses DVC, does answer."""
-        from dvc.config import Config  # noqa: PLC0415
+        from dvc.config import Config
 
         config = Config(str(project / ".dvc"))
         name = self.remote or config["core"].get("remote", "")

@@ -169,7 +169,7 @@ class MlflowTracking(dg.ConfigurableResource):
     def download(self, project: Path, run_id: str, name: str, folder: Path) -> Path:
         """Copy a file of a run into `folder` and return its path; HarError where there is no such run or file."""
         client = client_of(self.uri(project))
-        from mlflow.exceptions import MlflowException  # noqa: PLC0415
+        from mlflow.exceptions import MlflowException
 
         try:
             return Path(client.download_artifacts(run_id, name, str(folder)))

@@ -258,10 +258,20 @@ class _Child:
             p50, p95, p99 = np.percentile(self.times[batch], (50, 95, 99)) * 1e3
             rows.append(
                 Row(
-                    self.runtime, self.model.name, self.engine, batch, float(p50), float(p95), float(p99),
-                    float(batch / p50 * 1e3), self.videos_per_s, self.start_up_s, self.memory_mb, self.gpu_memory_mb,
+                    self.runtime,
+                    self.model.name,
+                    self.engine,
+                    batch,
+                    float(p50),
+                    float(p95),
+                    float(p99),
+                    float(batch / p50 * 1e3),
+                    self.videos_per_s,
+                    self.start_up_s,
+                    self.memory_mb,
+                    self.gpu_memory_mb,
                 )
-            )  # fmt: skip
+            )
         return rows
 
     def _send(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -370,8 +380,11 @@ def _nvidia_smi(query: str) -> str | None:
     try:
         done = subprocess.run(
             ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"],
-            capture_output=True, text=True, timeout=20, check=True,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.splitlines()[0].strip() if done.stdout.strip() else None

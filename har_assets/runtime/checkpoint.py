@@ -20,9 +20,9 @@ class CheckpointPredictor(Predictor):
 
     def __init__(self, path: Path, *, device: str | None = None) -> None:
         """`device` is a torch device; None takes `cuda` where there is one, else `cpu`."""
-        import torch  # noqa: PLC0415
+        import torch
 
-        from har_assets.model.lightning import load_checkpoint  # noqa: PLC0415
+        from har_assets.model.lightning import load_checkpoint
 
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model = load_checkpoint(path, device=self.device)
@@ -30,7 +30,7 @@ class CheckpointPredictor(Predictor):
         super().__init__(self.model.spec, self.model.provenance)
 
     def _scores(self, clips_BCTHW: Clips) -> Scores:
-        import torch  # noqa: PLC0415
+        import torch
 
         with torch.inference_mode():
             logits_BK = self.model(torch.from_numpy(clips_BCTHW).to(self.device))
@@ -55,10 +55,10 @@ class CompiledPredictor(Predictor):
 
         `compiled` False leaves `torch.compile` out, to see what it gains.
         """
-        import torch  # noqa: PLC0415
+        import torch
 
-        from har_assets.model.lightning import load_checkpoint  # noqa: PLC0415
-        from har_assets.model.networks import order_weights  # noqa: PLC0415
+        from har_assets.model.lightning import load_checkpoint
+        from har_assets.model.networks import order_weights
 
         self.device = device
         loaded = load_checkpoint(path, device=device)
@@ -87,7 +87,7 @@ class CompiledPredictor(Predictor):
             self.why = f"not compiled, as {reason}"
 
     def _scores(self, clips_BCTHW: Clips) -> Scores:
-        import torch  # noqa: PLC0415
+        import torch
 
         size = next(size for size in self.batch_sizes if size >= len(clips_BCTHW))
         clips = torch.from_numpy(clips_BCTHW)
@@ -108,7 +108,7 @@ def no_compiler() -> str:
 
 
 def _compile_errors() -> tuple[type[Exception], ...]:
-    from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415
-    from torch._inductor.exc import CppCompileError  # noqa: PLC0415
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor.exc import CppCompileError
 
     return TorchDynamoException, CppCompileError

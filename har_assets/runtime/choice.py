@@ -57,20 +57,20 @@ def _why_not_compiled(path: Path) -> str:
     # The driver's word first: importing torch takes seconds.
     if gpu_compute_capability() is None:
         return "there is no CUDA GPU on this machine: choose the runtime pytorch"
-    import torch  # noqa: PLC0415
+    import torch
 
     return "" if torch.cuda.is_available() else "the installed PyTorch has no CUDA: install a CUDA build of it"
 
 
 def _why_not_cuda(path: Path) -> str:
-    from har_assets.runtime.onnx import why_not_cuda  # noqa: PLC0415
+    from har_assets.runtime.onnx import why_not_cuda
 
     return why_not_cuda()
 
 
 def _why_not_openvino(name: str) -> Callable[[Path], str]:
     def why(path: Path) -> str:
-        from har_assets.runtime.openvino import why_not  # noqa: PLC0415
+        from har_assets.runtime.openvino import why_not
 
         return why_not(name)
 
@@ -79,7 +79,7 @@ def _why_not_openvino(name: str) -> Callable[[Path], str]:
 
 def _why_not_engine(name: str) -> Callable[[Path], str]:
     def why(path: Path) -> str:
-        from har_assets.runtime.tensorrt import sidecar_path, why_not_engine  # noqa: PLC0415
+        from har_assets.runtime.tensorrt import sidecar_path, why_not_engine
 
         try:
             fields = json.loads(sidecar_path(path).read_bytes())
@@ -91,24 +91,24 @@ def _why_not_engine(name: str) -> Callable[[Path], str]:
 
 
 def _load_checkpoint(path: Path, threads: int) -> Predictor:
-    from har_assets.runtime.checkpoint import CheckpointPredictor  # noqa: PLC0415
+    from har_assets.runtime.checkpoint import CheckpointPredictor
 
     if threads:
-        import torch  # noqa: PLC0415
+        import torch
 
         torch.set_num_threads(threads)
     return CheckpointPredictor(path)
 
 
 def _load_compiled(path: Path, threads: int) -> Predictor:
-    from har_assets.runtime.checkpoint import CompiledPredictor  # noqa: PLC0415
+    from har_assets.runtime.checkpoint import CompiledPredictor
 
     return CompiledPredictor(path)
 
 
 def _load_onnx(provider: str) -> Callable[[Path, int], Predictor]:
     def load(path: Path, threads: int) -> Predictor:
-        from har_assets.runtime.onnx import OnnxPredictor  # noqa: PLC0415
+        from har_assets.runtime.onnx import OnnxPredictor
 
         return OnnxPredictor(path, provider=provider, threads=threads)
 
@@ -117,7 +117,7 @@ def _load_onnx(provider: str) -> Callable[[Path, int], Predictor]:
 
 def _load_openvino(name: str) -> Callable[[Path, int], Predictor]:
     def load(path: Path, threads: int) -> Predictor:
-        from har_assets.runtime.openvino import OpenVinoPredictor  # noqa: PLC0415
+        from har_assets.runtime.openvino import OpenVinoPredictor
 
         return OpenVinoPredictor(path, name=name, threads=threads)
 
@@ -126,7 +126,7 @@ def _load_openvino(name: str) -> Callable[[Path, int], Predictor]:
 
 def _load_engine(name: str) -> Callable[[Path, int], Predictor]:
     def load(path: Path, threads: int) -> Predictor:
-        from har_assets.runtime.tensorrt import EnginePredictor  # noqa: PLC0415
+        from har_assets.runtime.tensorrt import EnginePredictor
 
         return EnginePredictor(path, name=name)
 
@@ -214,11 +214,11 @@ def read_spec(path: Path | str) -> ModelSpec:
     """
     path = _known(path)
     if path.suffix == ".ckpt":
-        from har_assets.model.lightning import load_checkpoint  # noqa: PLC0415
+        from har_assets.model.lightning import load_checkpoint
 
         return load_checkpoint(path).spec
     if path.suffix == ".engine":
-        from har_assets.runtime.tensorrt import sidecar_path  # noqa: PLC0415
+        from har_assets.runtime.tensorrt import sidecar_path
 
         _, fields = verify_engine(path, sidecar_path(path))
         return ModelSpec.from_json(json.dumps(fields.get("spec")))
@@ -232,14 +232,17 @@ def _known(path: Path | str) -> Path:
             f"{path} is no model file that can be run here: name one that ends in {' or '.join(SUFFIXES)}."
         )
     if not path.is_file():
-        kind, asset = {".ckpt": ("checkpoint", "trained_checkpoint"), ".onnx": ("ONNX file", "onnx_model"),
-                       ".engine": ("engine", "trt_engine")}[path.suffix]  # fmt: skip
+        kind, asset = {
+            ".ckpt": ("checkpoint", "trained_checkpoint"),
+            ".onnx": ("ONNX file", "onnx_model"),
+            ".engine": ("engine", "trt_engine"),
+        }[path.suffix]
         raise ModelFileError(f"There is no {kind} {path}: materialize {asset} or name another file.")
     return path
 
 
 def _cuda_or_cpu(path: Path, threads: int) -> Predictor:
-    from har_assets.runtime.onnx import OnnxPredictor, why_not_cuda  # noqa: PLC0415
+    from har_assets.runtime.onnx import OnnxPredictor, why_not_cuda
 
     reason = why_not_cuda()
     predictor = OnnxPredictor(path, provider="CPU" if reason else None, threads=threads)
@@ -250,7 +253,7 @@ def _cuda_or_cpu(path: Path, threads: int) -> Predictor:
 
 def _fastest(path: Path, threads: int) -> Predictor:
     if path.suffix == ".engine":
-        from har_assets.runtime.tensorrt import EnginePredictor  # noqa: PLC0415
+        from har_assets.runtime.tensorrt import EnginePredictor
 
         predictor: Predictor = EnginePredictor(path)
         predictor.why = "the runtime of its builder"

@@ -68,8 +68,13 @@ def prediction_table(
             row[f"label_{rank + 1}"] = labels[rank] if rank < len(labels) else ""
             row[f"score_{rank + 1}"] = round(scores[rank], 6) if rank < len(scores) else ""
         rows.append(row)
-    columns = ["clip", "label", "correct", "runtime",
-               *(f"{what}_{rank + 1}" for rank in range(TOP) for what in ("label", "score"))]  # fmt: skip
+    columns = [
+        "clip",
+        "label",
+        "correct",
+        "runtime",
+        *(f"{what}_{rank + 1}" for rank in range(TOP) for what in ("label", "score")),
+    ]
     return pd.DataFrame(rows, columns=columns), scores_NK
 
 

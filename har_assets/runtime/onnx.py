@@ -18,7 +18,7 @@ class OnnxPredictor(Predictor):
 
     def __init__(self, path: Path, *, provider: str | None = None, threads: int = 0) -> None:
         """`provider` is `CUDA` or `CPU`, None takes the better one; `threads` 0 takes every core."""
-        import onnxruntime as ort  # noqa: PLC0415
+        import onnxruntime as ort
 
         proto = verify(path)
         spec, provenance = from_metadata({entry.key: entry.value for entry in proto.metadata_props}, str(path))
@@ -57,7 +57,7 @@ def why_not_cuda() -> str:
     """Why ONNX Runtime cannot use a GPU here, a clause; empty where nothing is known against it."""
     if gpu_compute_capability() is None:
         return "there is no CUDA GPU on this machine"
-    import onnxruntime as ort  # noqa: PLC0415
+    import onnxruntime as ort
 
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         return "the installed ONNX Runtime was built without CUDA: install onnxruntime-gpu"
@@ -74,7 +74,7 @@ def _providers(wanted: str | None, path: str) -> list[Any]:
         raise ModelFileError(f"{path} cannot run by CUDA, as {reason}, or choose the runtime onnxruntime_cpu.")
     if reason:
         return cpu
-    import onnxruntime as ort  # noqa: PLC0415
+    import onnxruntime as ort
 
     # CUDA and cuDNN as PyTorch's wheels bring them, which are not on the library path.
     ort.preload_dlls()

@@ -26,7 +26,7 @@ class OpenVinoPredictor(Predictor):
         reason = why_not(name)
         if reason:
             raise ModelFileError(f"{path} cannot run in {name}, as {reason}, or choose the runtime onnxruntime_cpu.")
-        import openvino  # noqa: PLC0415
+        import openvino
 
         proto = verify(path)
         spec, provenance = from_metadata({entry.key: entry.value for entry in proto.metadata_props}, str(path))
@@ -65,7 +65,7 @@ def why_not(name: str) -> str:
     if importlib.util.find_spec("openvino") is None:
         return "OpenVINO is not installed: `pip install 'har_assets[openvino]'`"
     if name == "openvino_bf16":
-        import openvino  # noqa: PLC0415
+        import openvino
 
         if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             return "this CPU has no bfloat16 instructions (AVX-512 BF16 or AMX): choose the runtime openvino"

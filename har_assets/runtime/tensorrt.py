@@ -62,7 +62,7 @@ class EnginePredictor(Predictor):
             ) from None
         super().__init__(spec, provenance)
 
-        import torch  # noqa: PLC0415
+        import torch
 
         self.name = fields["builder"]
         trt: Any = importlib.import_module(self.name)
@@ -82,9 +82,10 @@ class EnginePredictor(Predictor):
                 "materialize trt_engine again on this machine."
             )
         outputs = [
-            tensor for tensor in map(engine.get_tensor_name, range(engine.num_io_tensors))
+            tensor
+            for tensor in map(engine.get_tensor_name, range(engine.num_io_tensors))
             if engine.get_tensor_mode(tensor) == trt.TensorIOMode.OUTPUT
-        ]  # fmt: skip
+        ]
         types = [engine.get_tensor_dtype(tensor) for tensor in (self.input_name, *outputs)]
         if types != [trt.DataType.UINT8, trt.DataType.FLOAT]:
             raise ModelFileError(f"{path} does not take uint8 clips and give float32 scores: materialize trt_engine.")
@@ -95,7 +96,7 @@ class EnginePredictor(Predictor):
         self._compare_with_parent(path, fields)
 
     def _scores(self, clips_BCTHW: Clips) -> Scores:
-        import torch  # noqa: PLC0415
+        import torch
 
         count = len(clips_BCTHW)
         batch = max(count, self.min_batch)
@@ -175,7 +176,7 @@ def _why_not_installed(builder: str, made_by: str, version_compatible: bool) -> 
     if importlib.util.find_spec(builder) is None:
         package = "tensorrt-rtx-cu13" if builder == "tensorrt_rtx" else "har_assets[tensorrt]"
         return f"{BUILDERS[builder]} is not installed: `pip install '{package}'`"
-    import torch  # noqa: PLC0415
+    import torch
 
     if not torch.cuda.is_available():
         return "the installed PyTorch, whose GPU memory it uses, has no CUDA: install a CUDA build of it"

@@ -106,20 +106,28 @@ class Timeline:
             "threshold": self.threshold,
             "note": self.note,
             "segments": [
-                {"label": one.label, "start_s": round(one.start_s, 3), "end_s": round(one.end_s, 3),
-                 "score": round(one.score, 6)}
+                {
+                    "label": one.label,
+                    "start_s": round(one.start_s, 3),
+                    "end_s": round(one.end_s, 3),
+                    "score": round(one.score, 6),
+                }
                 for one in self.segments
             ],
-        }  # fmt: skip
+        }
         if windows:
             best_N = self.scores_NK.argmax(axis=1)
             facts["windows"] = [
-                {"start_s": round(float(start_s), 3), "end_s": round(float(end_s), 3), "label": self.labels[best],
-                 "score": round(float(scores_K[best]), 6)}
+                {
+                    "start_s": round(float(start_s), 3),
+                    "end_s": round(float(end_s), 3),
+                    "label": self.labels[best],
+                    "score": round(float(scores_K[best]), 6),
+                }
                 for start_s, end_s, best, scores_K in zip(
                     self.borders_s[:-1], self.borders_s[1:], best_N, self.scores_NK, strict=True
                 )
-            ]  # fmt: skip
+            ]
         return facts
 
 
@@ -172,9 +180,17 @@ class Cut:
         more_clips = max(0, round((window_s - clip_s) / spacing_s))
         window_s = clip_s + more_clips * spacing_s
         return cls(
-            window_s, hop_s, clip_s, spacing_s, clips_a_hop, 1 + more_clips, step_s, spec.num_frames, 0.25 / clip_fps,
+            window_s,
+            hop_s,
+            clip_s,
+            spacing_s,
+            clips_a_hop,
+            1 + more_clips,
+            step_s,
+            spec.num_frames,
+            0.25 / clip_fps,
             MAX_CLIPS,
-        )  # fmt: skip
+        )
 
     def sample_time(self, clip: int, number: int) -> float:
         """The moment of a clip's frame, slack included."""
@@ -247,9 +263,20 @@ def predict_timeline(
     smoothed_NK = smooth(scores_NK, max(1, 2 * math.floor(smoothing_s / 2 / cut.hop_s + 1e-6) + 1))
     labels = predictor.spec.labels
     return Timeline(
-        str(path), film.duration_s, film.frames, film.clips, labels, cut.window_s, cut.hop_s, smoothing_s, threshold,
-        borders_s, smoothed_NK, merge(smoothed_NK, borders_s, labels, threshold), film.note,
-    )  # fmt: skip
+        str(path),
+        film.duration_s,
+        film.frames,
+        film.clips,
+        labels,
+        cut.window_s,
+        cut.hop_s,
+        smoothing_s,
+        threshold,
+        borders_s,
+        smoothed_NK,
+        merge(smoothed_NK, borders_s, labels, threshold),
+        film.note,
+    )
 
 
 def smooth(scores_NK: Scores, windows: int) -> Scores:
@@ -321,10 +348,15 @@ def _score_film(
         at = _At(0.0, 0.0)
         decoder = stack.enter_context(
             DecoderProcess(
-                _decode_film, path, spec, cut, blocks.layout, timeout_s=timeout_s,
+                _decode_film,
+                path,
+                spec,
+                cut,
+                blocks.layout,
+                timeout_s=timeout_s,
                 go_on=lambda: progress(at.decoded_s, at.claimed_s),
             )
-        )  # fmt: skip
+        )
         while True:
             message = decoder.receive()
             if isinstance(message, _At):

@@ -185,7 +185,7 @@ def contact_sheet(frames: Sequence[Frames]) -> bytes:
     """Frames uint8 [H, W, 3] of one size side by side as a JPEG, PICTURE_HEIGHT pixels high; empty without any."""
     if not frames:
         return b""
-    from PIL import Image  # noqa: PLC0415
+    from PIL import Image
 
     row = Image.fromarray(np.concatenate(frames, axis=1))
     row = row.resize((max(round(row.width * PICTURE_HEIGHT / row.height), 1), PICTURE_HEIGHT), Image.Resampling.BICUBIC)
@@ -224,7 +224,7 @@ def film_sheet(path: Path) -> bytes:
 
     Empty where none can be decoded. For a decoding process: a damaged file may take it down.
     """
-    import av  # noqa: PLC0415
+    import av
 
     frames: list[Frames] = []
     with contextlib.suppress(av.FFmpegError, IndexError), open_container(path) as container:
@@ -480,9 +480,16 @@ def _prediction(
 ) -> VideoPrediction:
     labels, scores = ranked(scores_K, spec.labels, top)
     return VideoPrediction(
-        str(path), labels, scores, windows, facts.num_source_frames, facts.note,
-        facts.decode_s, inference_s, facts.contact_sheet,
-    )  # fmt: skip
+        str(path),
+        labels,
+        scores,
+        windows,
+        facts.num_source_frames,
+        facts.note,
+        facts.decode_s,
+        inference_s,
+        facts.contact_sheet,
+    )
 
 
 def ranked(scores_K: Scores, labels: tuple[str, ...], top: int) -> tuple[tuple[str, ...], tuple[float, ...]]:

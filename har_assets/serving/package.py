@@ -68,7 +68,7 @@ def requirements() -> list[str]:
 
 def example_video() -> bytes:
     """A second of 64x48 in which a bright square moves: small enough to travel with a model."""
-    import av  # noqa: PLC0415
+    import av
 
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="avi") as container:
@@ -84,7 +84,7 @@ def example_video() -> bytes:
 
 def example_request() -> pd.DataFrame:
     """One row, `example_video` as base64."""
-    import pandas as pd  # noqa: PLC0415
+    import pandas as pd
 
     return pd.DataFrame({"video": [base64.b64encode(example_video()).decode()]})
 
@@ -100,10 +100,10 @@ def save_model(onnx: Path, folder: Path, config: dict[str, Any], facts: dict[str
         model: an `mlflow.models.Model` that carries the ids of a logged model.
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    import mlflow.pyfunc  # noqa: PLC0415 two seconds
-    from mlflow.models import ModelSignature  # noqa: PLC0415
-    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema  # noqa: PLC0415
-    from mlflow.types.schema import Array  # noqa: PLC0415
+    import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import Array
 
     signature = ModelSignature(
         # Neither is required: what is missing is said by the model, in a sentence that names the row.
@@ -138,9 +138,9 @@ def compare_answer(folder: Path, windows: int = 4) -> float:
 
     On the example video, all classes; HarError where the labels stand in another order.
     """
-    import mlflow.pyfunc  # noqa: PLC0415
+    import mlflow.pyfunc
 
-    from har_assets.runtime.video import predict_video  # noqa: PLC0415
+    from har_assets.runtime.video import predict_video
 
     loaded = mlflow.pyfunc.load_model(str(folder))
     service = loaded.unwrap_python_model().service
@@ -164,9 +164,9 @@ def compare_answer(folder: Path, windows: int = 4) -> float:
 @contextlib.contextmanager
 def registry_in_words(uri: str) -> Iterator[None]:
     """Whatever MLflow raises becomes a RegistryError, in one sentence."""
-    import sqlalchemy  # noqa: PLC0415
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415
-    from requests import RequestException  # noqa: PLC0415
+    import sqlalchemy
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
 
     try:
         yield
@@ -186,7 +186,7 @@ def find_version(client: Any, name: str, origin: str) -> Version | None:
 
 def is_registered(uri: str, version: Version) -> bool:
     """Whether the registry still has that version; RegistryError where it does not answer."""
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415
+    from mlflow.exceptions import MlflowException
 
     with registry_in_words(uri):
         try:
@@ -226,9 +226,9 @@ def register(
         RegistryError: MLflow does not answer as needed.
     """
     with registry_in_words(uri):
-        from mlflow.entities import LoggedModelOutput  # noqa: PLC0415
-        from mlflow.exceptions import MlflowException  # noqa: PLC0415
-        from mlflow.models import Model  # noqa: PLC0415
+        from mlflow.entities import LoggedModelOutput
+        from mlflow.exceptions import MlflowException
+        from mlflow.models import Model
 
         client = client_of(uri)
         found = None if again else find_version(client, name, tags[ORIGIN_TAG])

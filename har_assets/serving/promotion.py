@@ -113,7 +113,7 @@ def compare(challenger: OnTestVideos, champion: OnTestVideos) -> Comparison:
             f"{both} were tested differently ({challenger.protocol} and {champion.protocol}): materialize "
             "test_predictions with the same options for both."
         )
-    from scipy.stats import binomtest  # noqa: PLC0415
+    from scipy.stats import binomtest
 
     pairs = [(right, champion.right[video]) for video, right in challenger.right.items()]
     only_challenger = sum(ours and not theirs for ours, theirs in pairs)
@@ -223,7 +223,7 @@ def _registry(uri: str, name: str, root: Path, log: Log) -> Iterator[tuple[Any, 
         raise HarError("MLflow is off (its tracking_uri is empty), and with it the registry: set one.")
     root.mkdir(parents=True, exist_ok=True)
     with locked(root / "promotion", log), registry_in_words(uri):
-        from mlflow.exceptions import MlflowException  # noqa: PLC0415
+        from mlflow.exceptions import MlflowException
 
         client = client_of(uri)
         try:
@@ -252,7 +252,7 @@ def _champion(model: Any) -> str | None:
 
 def _version(client: Any, model: Any, number: str) -> Any:
     """A registered version; HarError names those that there are."""
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415
+    from mlflow.exceptions import MlflowException
 
     try:
         return client.get_model_version(model.name, number)

@@ -117,8 +117,11 @@ class VideoService:
     def _bytes_of(self, row: VideoRow) -> bytes:
         """The file that a row holds or names."""
         if (row.video is None) == (row.path is None):
-            raise RequestError("give either `video`, a file as base64, or `path`" if row.video is None
-                               else "both `video` and `path` are given, choose one")  # fmt: skip
+            raise RequestError(
+                "give either `video`, a file as base64, or `path`"
+                if row.video is None
+                else "both `video` and `path` are given, choose one"
+            )
         if row.path is not None:
             return self._read_file(row.path)
         if not isinstance(row.video, str):
@@ -257,8 +260,8 @@ def _existing(folder: Path) -> Path:
 
 def _warm() -> None:
     """In a decoding process: import what decoding needs."""
-    import av  # noqa: F401, PLC0415
-    import decord  # noqa: F401, PLC0415
+    import av  # noqa: F401
+    import decord  # noqa: F401
 
 
 def _decode(data: bytes, spec: ModelSpec, windows: int, limits: ReadLimits) -> Windows:

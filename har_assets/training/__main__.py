@@ -41,12 +41,12 @@ def main(request_file: Path) -> int:
         error_file.unlink(missing_ok=True)
     try:
         if request.nodes > 1 and not request.rendezvous:
-            from har_assets.ray_training import train_on_nodes  # noqa: PLC0415
+            from har_assets.ray_training import train_on_nodes
 
             with _reporting() as report:
                 return train_on_nodes(request, report)
         if not worker and (request.nodes > 1 or request.devices != 1):
-            from har_assets.training.fit import count_devices  # noqa: PLC0415 seconds of imports, after the lifeline
+            from har_assets.training.fit import count_devices
 
             devices = count_devices(request)
             if request.nodes * devices > 1:
@@ -76,7 +76,7 @@ def _reporting() -> Iterator[Callable[[str], None]]:
 
 def _train(request: TrainingRequest) -> int:
     with _reporting() as report:
-        from har_assets.training.fit import fit  # noqa: PLC0415
+        from har_assets.training.fit import fit
 
         fit(request, report)
     return 0
@@ -84,21 +84,27 @@ def _train(request: TrainingRequest) -> int:
 
 def _torchrun(request_file: Path, request: TrainingRequest, devices: int) -> int:
     """Run this module once a device; the exit status is that of the first process to fail."""
-    from torch.distributed import run  # noqa: PLC0415
-    from torch.distributed.elastic.multiprocessing.api import SignalException  # noqa: PLC0415
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    from har_assets.video.workers import available_cores  # noqa: PLC0415
+    from har_assets.video.workers import available_cores
 
     where = ["--standalone"]
     if request.nodes > 1:
         # `static` keeps to the given numbers; c10d numbers the machines by their names.
         numbered = request.node_rank >= 0
         where = [
-            "--nnodes", str(request.nodes), "--rdzv-endpoint", request.rendezvous,
-            *(["--rdzv-backend", "static", "--node-rank", str(request.node_rank), "--rdzv-id", "har_assets"]
-              if numbered else ["--rdzv-backend", "c10d", "--rdzv-id", Path(request.work).name]),
-        ]  # fmt: skip
+            "--nnodes",
+            str(request.nodes),
+            "--rdzv-endpoint",
+            request.rendezvous,
+            *(
+                ["--rdzv-backend", "static", "--node-rank", str(request.node_rank), "--rdzv-id", "har_assets"]
+                if numbered
+                else ["--rdzv-backend", "c10d", "--rdzv-id", Path(request.work).name]
+            ),
+        ]
     # torchrun would give each process one thread, which is right for GPUs and slow for CPU processes.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // devices)))
     try:

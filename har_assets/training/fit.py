@@ -127,10 +127,17 @@ def _fit(
         + (f", going on from {last}." if last.exists() else ".")
     )
     tracking.params(
-        {**request.recipe, "epochs": request.epochs, "batch_size": request.batch_size, "seed": request.seed,
-         "precision": precision, "devices": devices * request.nodes, "compiled": compiled,
-         **{f"spec.{k}": v for k, v in dataclasses.asdict(spec).items() if k != "labels"}}
-    )  # fmt: skip
+        {
+            **request.recipe,
+            "epochs": request.epochs,
+            "batch_size": request.batch_size,
+            "seed": request.seed,
+            "precision": precision,
+            "devices": devices * request.nodes,
+            "compiled": compiled,
+            **{f"spec.{k}": v for k, v in dataclasses.asdict(spec).items() if k != "labels"},
+        }
+    )
     with _ending_in_words(request, spec), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*number of training batches.*")
         # Lightning looks at PyTorch's own loaders for these; ClipLoader has threads and its own order.

@@ -199,7 +199,7 @@ class Outbox:
                 yield batch, end
 
     def _send(self, entries: list[dict[str, Any]]) -> None:
-        from mlflow.entities import Metric, Param, RunTag  # noqa: PLC0415
+        from mlflow.entities import Metric, Param, RunTag
 
         self._client = self._client or client_of(self.address.tracking_uri)
         run_id, first = self.address.run_id, entries[0]
@@ -461,10 +461,10 @@ def client_of(tracking_uri: str) -> Any:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # twice at each end of a step
     # It warns of each repetition; an absent server is told once, in words.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    from mlflow import MlflowClient  # noqa: PLC0415 two seconds, only where it is used
+    from mlflow import MlflowClient
 
     if tracking_uri.startswith(DATABASES):
-        import sqlalchemy  # noqa: PLC0415
+        import sqlalchemy
 
         # MLflow would try a database that cannot be opened for 100 s.
         engine = sqlalchemy.create_engine(tracking_uri)
@@ -475,7 +475,7 @@ def client_of(tracking_uri: str) -> Any:
 
 def experiment_of(client: Any, name: str, artifact_location: str) -> str:
     """Id of the experiment of that name, made where it is missing. Raises what MLflow raises."""
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415
+    from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
     if found is None:

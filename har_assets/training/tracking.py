@@ -193,7 +193,7 @@ def _lineage(work: Path) -> str:
 def find_or_create_run(request: TrainingRequest, lineage: str) -> str:
     """Id of the run that has the tag of this lineage, else of a new one. Raises what MLflow raises."""
     client = client_of(request.mlflow_tracking_uri)
-    from mlflow.tracking.context.registry import resolve_tags  # noqa: PLC0415
+    from mlflow.tracking.context.registry import resolve_tags
 
     experiment_id = experiment_of(client, request.mlflow_experiment, request.mlflow_artifact_root)
     found = client.search_runs([experiment_id], f"tags.`{LINEAGE_TAG}` = '{lineage}'", max_results=1)
@@ -214,7 +214,7 @@ def find_or_create_run(request: TrainingRequest, lineage: str) -> str:
         client.create_run(experiment_id, tags={key: value for key, value in tags.items() if value}).info.run_id
     )
     if provenance["data_version"]:
-        from mlflow.entities import Dataset, DatasetInput  # noqa: PLC0415
+        from mlflow.entities import Dataset, DatasetInput
 
         data = Dataset(
             provenance["dataset"] or "videos", provenance["data_version"][:36], "dvc", '{"path": "data.dvc"}'

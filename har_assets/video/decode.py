@@ -169,7 +169,7 @@ class VideoReader:
         self.note = f"ends early: {self.num_source_frames} frames decoded before the data became unreadable"
 
     def _read_decord(self) -> Iterator[Frames]:
-        import decord  # noqa: PLC0415
+        import decord
 
         decord.logging.set_level(decord.logging.QUIET)
         scaled = _cover(self._facts.height, self._facts.width, self._size)
@@ -207,7 +207,7 @@ class VideoReader:
         PyAV reads all files here, as decord 0.6 knows no times while it reads in order. More threads give the same
         frames of a sound file sooner; an AVI is read by one, as the times of its packets are lost with more.
         """
-        import av  # noqa: PLC0415
+        import av
 
         def picture(frame: "VideoFrame") -> Frames:
             try:
@@ -231,7 +231,7 @@ class VideoReader:
 
     def _av_frames(self, function: "Callable[[VideoFrame], Made]", threads: int = 1) -> "Iterator[Made]":
         """What the function makes of each frame; an error of PyAV ends the video there, with a note."""
-        import av  # noqa: PLC0415
+        import av
 
         self.note, self._broke_off = "", False
         num_packets = 0
@@ -282,7 +282,7 @@ def probe(path: Path) -> VideoFacts:
         VideoError: there is no such file, it may not be read, or it holds no readable video.
 
     """
-    import av  # noqa: PLC0415
+    import av
 
     path = _readable(path)
     try:
@@ -338,7 +338,7 @@ def _facts_of(path: Path, container: "InputContainer", stream: "VideoStream") ->
 
 
 def _first_frame(container: "InputContainer", stream: "VideoStream") -> "VideoFrame | None":
-    import av  # noqa: PLC0415
+    import av
 
     stream.thread_count = 1
     try:
@@ -370,8 +370,8 @@ class _Resizer:
         return _centre_cut(self._graph.pull().to_ndarray(), self._size)
 
     def _make_graph(self, frame: "VideoFrame", turns: int) -> Any:
-        import av  # noqa: PLC0415
-        import av.filter  # noqa: PLC0415
+        import av
+        import av.filter
 
         height, width = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
         if self._size is None:
@@ -422,7 +422,7 @@ def _centre_cut(frame_HWC: Frames, size: tuple[int, int] | None) -> Frames:
 
 def open_container(path: Path) -> "InputContainer":
     """Open a local file with PyAV; its errors are those of PyAV."""
-    import av  # noqa: PLC0415
+    import av
 
     # A real HMDB51 clip has a title that was cut inside a UTF-8 character: replace, do not raise.
     return av.open(os.fspath(path), metadata_errors="replace", options={"protocol_whitelist": "file"})

@@ -779,7 +779,7 @@ def _write_tables(folder: Path, params: CacheParams, rows: Mapping[str, _Entry],
 
 
 def _read_table(path: Path) -> "pd.DataFrame":
-    import pandas as pd  # noqa: PLC0415
+    import pandas as pd
 
     # A clip may be called 'NA' or '007': text columns are text.
     text = dict.fromkeys(["clip", "sha256", "pack", "decoder", "note", "reason"], str)

@@ -68,7 +68,7 @@ def decode_many(
             the workers themselves do not run.
 
     """
-    from pebble import ProcessPool  # noqa: PLC0415
+    from pebble import ProcessPool
 
     workers = workers or available_cores()
     in_flight = in_flight or 16 * workers
@@ -107,7 +107,7 @@ def decode_many(
 
 
 def _outcome(future: "Future[Any]", timeout_s: float) -> Any:
-    from pebble import ProcessExpired  # noqa: PLC0415
+    from pebble import ProcessExpired
 
     try:
         return future.result()

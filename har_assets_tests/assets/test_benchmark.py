@@ -25,10 +25,18 @@ def publish(store: ArtifactFolder, asset: str, files: dict[str, Path], **inputs:
             else:
                 shutil.copy(source, folder / name)
         record = Record(
-            asset=asset, key=f"{asset:0<64}", data_version=asset, files=describe_files(folder), headline="",
-            lineage={"dataset": "tiny", "split": 1}, metadata={"parity": {"passed": True}}, checks={}, inputs=inputs,
-            config={}, seconds=0.0,
-        )  # fmt: skip
+            asset=asset,
+            key=f"{asset:0<64}",
+            data_version=asset,
+            files=describe_files(folder),
+            headline="",
+            lineage={"dataset": "tiny", "split": 1},
+            metadata={"parity": {"passed": True}},
+            checks={},
+            inputs=inputs,
+            config={},
+            seconds=0.0,
+        )
         return store.publish(folder, record)
 
 
@@ -57,9 +65,15 @@ def test_every_runtime_has_figures_or_a_reason(project: Project) -> None:
         rows = list(csv.DictReader(file))
     by_runtime = {row["runtime"]: row for row in rows}
     assert by_runtime.keys() == {
-        "pytorch", "pytorch_compiled", "onnxruntime_cpu", "onnxruntime_cuda", "openvino", "openvino_bf16", "tensorrt",
+        "pytorch",
+        "pytorch_compiled",
+        "onnxruntime_cpu",
+        "onnxruntime_cuda",
+        "openvino",
+        "openvino_bf16",
+        "tensorrt",
         "tensorrt_rtx",
-    }  # fmt: skip
+    }
     for row in rows:
         assert bool(row["reason"]) != bool(row["p50_ms"]), row
     assert float(by_runtime["onnxruntime_cpu"]["videos_per_s"]) > 0

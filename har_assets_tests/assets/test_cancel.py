@@ -36,9 +36,13 @@ def server(project: Project) -> Iterator[DagsterGraphQLClient]:
     port = free_port()
     with (project.folder / "dev.log").open("w") as log:
         process = subprocess.Popen(
-            project.command("dagster", "dev", "-h", "127.0.0.1", "-p", str(port)), cwd=project.folder,
-            env=project.environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            project.command("dagster", "dev", "-h", "127.0.0.1", "-p", str(port)),
+            cwd=project.folder,
+            env=project.environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
         deadline = time.monotonic() + 120
         while True:

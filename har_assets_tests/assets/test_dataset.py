@@ -27,16 +27,25 @@ BAD_REQUESTS: dict[str, tuple[str, dict[str, dict[str, object]], str]] = {
     "missing split lists": ("raw_archive", {"raw_archive": {"split_lists": "/nowhere"}}, "There are no split lists"),
     "an unreadable archive": ("+key:video_clips", {"raw_archive": {"source": "GARBAGE"}}, "not a RAR, ZIP or TAR"),
     "an archive without videos": ("+key:video_clips", {"raw_archive": {"source": "EMPTY"}}, "video"),
-    "a split outside 1..3": ("+key:test_manifest", {"raw_archive": {"split_lists": "LISTS"}, "manifests": {"split": 4}},
-                             "there is no split 4"),
+    "a split outside 1..3": (
+        "+key:test_manifest",
+        {"raw_archive": {"split_lists": "LISTS"}, "manifests": {"split": 4}},
+        "there is no split 4",
+    ),
     "a split outside 1..3 without lists": ("+key:test_manifest", {"manifests": {"split": 4}}, "there is no split 4"),
     "an unknown dvc mode": ("+key:video_clips", {"video_clips": {"dvc": "maybe"}}, "There is no dvc mode"),
-    "an unknown network": ("+key:trained_checkpoint", {"trained_checkpoint": {"network": "resnet"}},
-                           "There is no network 'resnet': choose one of cnn3d"),
-    "a clip larger than the frames": ("+key:trained_checkpoint", {"trained_checkpoint": {"frame_height": 500}},
-                                      "cannot be cut from frames"),
+    "an unknown network": (
+        "+key:trained_checkpoint",
+        {"trained_checkpoint": {"network": "resnet"}},
+        "There is no network 'resnet': choose one of cnn3d",
+    ),
+    "a clip larger than the frames": (
+        "+key:trained_checkpoint",
+        {"trained_checkpoint": {"frame_height": 500}},
+        "cannot be cut from frames",
+    ),
     "a video that is no video": ("+key:frame_cache", {"raw_archive": {"source": "BROKEN"}}, "could be decoded"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD_REQUESTS)

@@ -35,9 +35,17 @@ DEPENDENCIES = {
 }
 
 ORIGINAL_COMMANDS = {
-    "download_data", "train_ml_flow", "train_ml_flow_dvc", "export_onnx", "convert_trt", "index_to_class",
-    "infer_from_onnx", "infer_ml_flow", "infer", "train_ml_flow_server_dvc",
-}  # fmt: skip
+    "download_data",
+    "train_ml_flow",
+    "train_ml_flow_dvc",
+    "export_onnx",
+    "convert_trt",
+    "index_to_class",
+    "infer_from_onnx",
+    "infer_ml_flow",
+    "infer",
+    "train_ml_flow_server_dvc",
+}
 
 
 def test_the_graph_is_that_of_the_design() -> None:
@@ -65,9 +73,16 @@ def test_each_command_of_the_original_project_has_a_job() -> None:
 def test_what_uses_the_gpu_shares_one_pool() -> None:
     pools = {name: defs.resolve_assets_def(name).op.pool for name in DEPENDENCIES}
     assert {name for name, pool in pools.items() if pool == "gpu"} == {
-        "trained_checkpoint", "onnx_model", "trt_engine", "test_predictions", "evaluation_report",
-        "runtime_benchmark", "serving_model", "split_evaluation", "incoming_video_predictions",
-    }  # fmt: skip
+        "trained_checkpoint",
+        "onnx_model",
+        "trt_engine",
+        "test_predictions",
+        "evaluation_report",
+        "runtime_benchmark",
+        "serving_model",
+        "split_evaluation",
+        "incoming_video_predictions",
+    }
 
 
 def test_schedules_are_off_and_fire_when_they_say() -> None:
@@ -113,9 +128,19 @@ def test_configuration_fields_are_all_described() -> None:
     )
 
     modules = (
-        benchmark, dataset, deployment, evaluation, incoming, inference, promotion, pruning, report, serving, splits,
+        benchmark,
+        dataset,
+        deployment,
+        evaluation,
+        incoming,
+        inference,
+        promotion,
+        pruning,
+        report,
+        serving,
+        splits,
         training,
-    )  # fmt: skip
+    )
     for module in modules:
         for name, value in vars(module).items():
             if isinstance(value, type) and issubclass(value, dg.Config) and value.__module__ == module.__name__:

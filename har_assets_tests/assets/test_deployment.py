@@ -33,9 +33,20 @@ def publish(store: ArtifactFolder, asset: str, files: Callable[[Path], Any]) -> 
         files(folder)
         store.publish(
             folder,
-            Record(asset=asset, key=asset.ljust(64, "0"), data_version="v1", files=describe_files(folder), headline="",
-                   lineage=lineage, metadata={}, checks={}, inputs={}, config={}, seconds=0.0),
-        )  # fmt: skip
+            Record(
+                asset=asset,
+                key=asset.ljust(64, "0"),
+                data_version="v1",
+                files=describe_files(folder),
+                headline="",
+                lineage=lineage,
+                metadata={},
+                checks={},
+                inputs={},
+                config={},
+                seconds=0.0,
+            ),
+        )
 
 
 def make_project(folder: Path, tiny_checkpoint: Path, tiny_cache: Path) -> Project:
@@ -112,8 +123,11 @@ def test_export_onnx_in_every_precision_and_inference_with_each(project: Project
     check = check_of(export(project, precision="fp16", also=["int8"]))
     artifact = project.latest("onnx_model")
     assert sorted(artifact.record.files) == [
-        "README.md", "video_action_model.fp32.onnx", "video_action_model.int8.onnx", "video_action_model.onnx",
-    ]  # fmt: skip
+        "README.md",
+        "video_action_model.fp32.onnx",
+        "video_action_model.int8.onnx",
+        "video_action_model.onnx",
+    ]
     for precision in ("fp32", "fp16", "int8"):
         assert precision_of(onnx.load(published_onnx(artifact, precision))) == precision
     assert published_onnx(artifact) == published_onnx(artifact, "fp16")
@@ -172,8 +186,10 @@ def test_convert_trt_takes_the_precision_of_onnx_model(project: Project) -> None
         reason = sidecar["parity"].pop("reason")
         assert "there is no CUDA GPU on this machine" in reason
         assert sidecar["parity"] == {
-            "measured": False, "max_difference_allowed": 0.02, "top1_agreement_required": 0.8,
-        }  # fmt: skip
+            "measured": False,
+            "max_difference_allowed": 0.02,
+            "top1_agreement_required": 0.8,
+        }
         assert artifact.record.metadata["parity"] == f"not measured: {reason}"
         assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
 

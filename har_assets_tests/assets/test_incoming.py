@@ -188,8 +188,19 @@ def test_awkward_files_get_a_result_or_a_reason(here: Here, shared_data: Path) -
 
 
 def test_names_of_every_kind(here: Here) -> None:
-    names = [b"#1;[x] & (y)!@~+.avi", "Straße 一 🎬.avi".encode(), b"latin\xe9.avi", b"two\nlines.avi", b"-rf.avi",
-             b"a,\"b\".avi", b"..avi", b"x" * 200 + b".avi", b"$(id).avi", b"day 1/CON.avi", b"%2e%2e.avi"]  # fmt: skip
+    names = [
+        b"#1;[x] & (y)!@~+.avi",
+        "Straße 一 🎬.avi".encode(),
+        b"latin\xe9.avi",
+        b"two\nlines.avi",
+        b"-rf.avi",
+        b'a,"b".avi',
+        b"..avi",
+        b"x" * 200 + b".avi",
+        b"$(id).avi",
+        b"day 1/CON.avi",
+        b"%2e%2e.avi",
+    ]
     for seed, name in enumerate(names):
         path = here.folder / os.fsdecode(name)
         path.parent.mkdir(exist_ok=True)

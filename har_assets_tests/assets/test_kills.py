@@ -22,9 +22,14 @@ def started(tmp_path: Path) -> Iterator[Callable[[Project, list[str]], "subproce
 
     def start(project: Project, arguments: list[str]) -> "subprocess.Popen[str]":
         child = subprocess.Popen(
-            project.command(*arguments), cwd=project.folder, env=project.environment, text=True,
-            stdout=(project.folder / "log.txt").open("w"), stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            project.command(*arguments),
+            cwd=project.folder,
+            env=project.environment,
+            text=True,
+            stdout=(project.folder / "log.txt").open("w"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         children.append(child)
         return child
 

@@ -99,9 +99,18 @@ def made_up(tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec) -> Project:
         with project.store.staging(asset) as folder:
             write(folder)
             record = Record(
-                asset=asset, key=asset, data_version=f"{asset} 1", files=describe_files(folder), headline="made",
-                lineage=lineage, metadata=metadata, checks={}, inputs=inputs, config=config, seconds=0.0,
-            )  # fmt: skip
+                asset=asset,
+                key=asset,
+                data_version=f"{asset} 1",
+                files=describe_files(folder),
+                headline="made",
+                lineage=lineage,
+                metadata=metadata,
+                checks={},
+                inputs=inputs,
+                config=config,
+                seconds=0.0,
+            )
             project.store.publish(folder, record)
 
     def versions(*assets: str) -> dict[str, str]:
@@ -114,8 +123,13 @@ def made_up(tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec) -> Project:
         (folder / "index.csv").write_text("".join(line for line in lines if not line.startswith(lost)))
 
     def write_checkpoint(folder: Path) -> None:
-        content = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams),
-                   "pytorch-lightning_version": pl.__version__, "epoch": 0, "global_step": 0}  # fmt: skip
+        content = {
+            "state_dict": model.state_dict(),
+            "hyper_parameters": dict(model.hparams),
+            "pytorch-lightning_version": pl.__version__,
+            "epoch": 0,
+            "global_step": 0,
+        }
         torch.save(content, folder / "video_action_model.ckpt")
         (folder / "curves.png").write_bytes(png())
 
@@ -128,10 +142,27 @@ def made_up(tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec) -> Project:
 
     publish("frame_cache", {}, {"quarantine": [{"clip": lost, "reason": "no <i>frame</i>"}]}, write_cache)
     publish("test_manifest", {}, {}, lambda folder: write_manifest(manifest, folder / "test.csv"))
-    summary = {"validated": False, "train_clips": 1, "val_clips": 0, "epochs_run": 1, "best_epoch": 0, "device": "CPU",
-               "precision": "32-true", "seconds": 0.0}  # fmt: skip
-    publish("trained_checkpoint", {}, summary, write_checkpoint, optimizer="adam", learning_rate=0.1,
-            schedule="constant", batch_size=1, seed=0)  # fmt: skip
+    summary = {
+        "validated": False,
+        "train_clips": 1,
+        "val_clips": 0,
+        "epochs_run": 1,
+        "best_epoch": 0,
+        "device": "CPU",
+        "precision": "32-true",
+        "seconds": 0.0,
+    }
+    publish(
+        "trained_checkpoint",
+        {},
+        summary,
+        write_checkpoint,
+        optimizer="adam",
+        learning_rate=0.1,
+        schedule="constant",
+        batch_size=1,
+        seed=0,
+    )
     publish("onnx_model", versions("trained_checkpoint"), {}, lambda folder: None)
     parents = versions("onnx_model", "test_manifest", "frame_cache")
     publish("test_predictions", parents, {"windows": 2, "runtime": "made"}, write_predictions)

@@ -70,7 +70,7 @@ def test_what_does_not_pass_fails_in_its_sentence_at_last() -> None:
         MemoryError(),
     ],
     ids=lambda error: type(error).__name__,
-)  # fmt: skip
+)
 def test_bad_data_a_full_disk_and_faults_of_the_code_fail_at_once(error: Exception) -> None:
     # A DownloadError too: the download has made its own attempts by then.
     count, result = attempts(error)

@@ -49,9 +49,18 @@ def publish(
         fields = {"config": CONFIGS.get(asset, {}), "metadata": {}, "lineage": lineage, **record}
         store.publish(
             folder,
-            Record(asset=asset, key=key * 64, data_version=key, files=describe_files(folder), headline="", checks={},
-                   inputs={}, seconds=0.0, **fields),
-        )  # fmt: skip
+            Record(
+                asset=asset,
+                key=key * 64,
+                data_version=key,
+                files=describe_files(folder),
+                headline="",
+                checks={},
+                inputs={},
+                seconds=0.0,
+                **fields,
+            ),
+        )
 
 
 @pytest.fixture
@@ -188,9 +197,17 @@ def test_three_splits_of_the_sample_in_one_command(sample_road: Project) -> None
     road = sample_road.store
     before = {asset: road.latest(asset).folder for asset in (*CONFIGS, "test_manifest")}
     done = sample_road.run(
-        "dagster", "asset", "materialize", "-m", "har_assets", "--select", "split_evaluation", "--partition-range",
-        "1...3", timeout=900,
-    )  # fmt: skip
+        "dagster",
+        "asset",
+        "materialize",
+        "-m",
+        "har_assets",
+        "--select",
+        "split_evaluation",
+        "--partition-range",
+        "1...3",
+        timeout=900,
+    )
     assert done.returncode == 0, log_of(done)[-4000:]
     assert {asset: road.latest(asset).folder for asset in before} == before
     store = ArtifactStore(project=str(sample_road.folder))

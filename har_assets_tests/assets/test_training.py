@@ -50,9 +50,15 @@ def test_training_starts_from_the_weights_and_names_them(tmp_path: Path, torchvi
     project = Project.make(tmp_path / "project")
     source = {"raw_archive": {"source": str(make_own_videos(tmp_path / "own", clips_per_class=4))}, **SMALL}
     training = {
-        "network": "r3d_18", "pretrained": True, "num_frames": 4, "frame_height": 32, "frame_width": 32, "epochs": 1,
-        "batch_size": 4, "backbone_rate": 0.0,
-    }  # fmt: skip
+        "network": "r3d_18",
+        "pretrained": True,
+        "num_frames": 4,
+        "frame_height": 32,
+        "frame_width": 32,
+        "epochs": 1,
+        "batch_size": 4,
+        "backbone_rate": 0.0,
+    }
     result = execute_here(project, "+key:trained_checkpoint", {**source, "trained_checkpoint": training})
     assert result.success
     weights = project.latest("pretrained_weights").record

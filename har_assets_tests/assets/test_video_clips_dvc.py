@@ -79,9 +79,13 @@ def run(
     if raw:
         ops["raw_archive"] = {"config": raw}
     return dg.materialize(
-        ASSETS, selection=selection, run_config={"ops": ops}, raise_on_error=False, instance=instance,
+        ASSETS,
+        selection=selection,
+        run_config={"ops": ops},
+        raise_on_error=False,
+        instance=instance,
         resources={"store": ArtifactStore(project=str(project)), "dvc": Dvc()},
-    )  # fmt: skip
+    )
 
 
 def made(project: Path, selection: list[Any] | None = None, **options: Any) -> Artifact:
@@ -104,9 +108,7 @@ def refusal(result: dg.ExecuteInProcessResult) -> str:
 
 def git(folder: Path, *arguments: str) -> str:
     identity = ("-c", "user.name=t", "-c", "user.email=t@t")
-    return subprocess.run(
-        ["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=True
-    ).stdout  # fmt: skip
+    return subprocess.run(["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
 def videos(project: Path) -> dict[str, str]:
@@ -450,9 +452,13 @@ def test_kills_at_any_moment_are_mended_by_the_same_command(tmp_path: Path) -> N
     version, before = Dvc().tracked_version(project.folder), videos(project.folder)
     for moment in range(6):
         process = subprocess.Popen(
-            project.command(*arguments), cwd=project.folder, env=project.environment, start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            project.command(*arguments),
+            cwd=project.folder,
+            env=project.environment,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         time.sleep(seconds * (0.4 + 0.1 * moment))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -31,12 +31,21 @@ def publish_model(project: Project, onnx: Path, data_version: str = "") -> Artif
         files = describe_files(folder)
         key = hash_of([files, data_version])
         record = Record(
-            asset="onnx_model", key=key, data_version=data_version or key, files=files, headline="made by a test",
+            asset="onnx_model",
+            key=key,
+            data_version=data_version or key,
+            files=files,
+            headline="made by a test",
             lineage={"dataset": "tiny", "synthetic": False, "data_version": "v1", "split": 1, "mlflow_run_id": ""},
-            metadata={"parity": parity,
-                      "precisions": [{"precision": "fp32", "file": "video_action_model.onnx", **parity}]},
-            checks={}, inputs={}, config={}, seconds=0.0,
-        )  # fmt: skip
+            metadata={
+                "parity": parity,
+                "precisions": [{"precision": "fp32", "file": "video_action_model.onnx", **parity}],
+            },
+            checks={},
+            inputs={},
+            config={},
+            seconds=0.0,
+        )
         published = project.store.publish(folder, record)
     with instance_of(project) as instance:
         instance.report_runless_asset_event(
@@ -101,10 +110,13 @@ class DagsterDev:
         self.address = f"http://127.0.0.1:{self.port}"
         self.log = project.folder / "dev.log"
         self.process = subprocess.Popen(
-            project.command("dagster", "dev", "-h", "127.0.0.1", "-p", str(self.port)), cwd=project.folder,
+            project.command("dagster", "dev", "-h", "127.0.0.1", "-p", str(self.port)),
+            cwd=project.folder,
             env={**project.environment, "HAR_INCOMING_INTERVAL": str(interval_s), **environment},
-            stdout=self.log.open("a"), stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            stdout=self.log.open("a"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
     def wait(self) -> "DagsterDev":
         """Until the web server answers."""

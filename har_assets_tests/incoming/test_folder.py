@@ -14,10 +14,31 @@ SUFFIXES = [".avi", ".mp4"]
 
 
 def test_what_is_a_video_and_what_is_not(tmp_path: Path) -> None:
-    videos = [b"a.avi", b"B.MP4", b"-dash.mp4", b"#1;[x] & (y).avi", "дорога 一.mp4".encode(), b"latin\xe9.avi",
-              b"two\nlines.avi", b"deep/er/c.avi", b"part.avi", b"film.part1.avi"]  # fmt: skip
-    others = [b".hidden.avi", b"~copy.avi", b"film~.avi", b"film.tmp.mp4", b"film.PART.mp4", b"film.avi.part",
-              b"film.avi.crdownload", b"notes.txt", b"avi", b".cache/d.avi", b".avi"]  # fmt: skip
+    videos = [
+        b"a.avi",
+        b"B.MP4",
+        b"-dash.mp4",
+        b"#1;[x] & (y).avi",
+        "дорога 一.mp4".encode(),
+        b"latin\xe9.avi",
+        b"two\nlines.avi",
+        b"deep/er/c.avi",
+        b"part.avi",
+        b"film.part1.avi",
+    ]
+    others = [
+        b".hidden.avi",
+        b"~copy.avi",
+        b"film~.avi",
+        b"film.tmp.mp4",
+        b"film.PART.mp4",
+        b"film.avi.part",
+        b"film.avi.crdownload",
+        b"notes.txt",
+        b"avi",
+        b".cache/d.avi",
+        b".avi",
+    ]
     for name in videos + others:
         path = tmp_path / os.fsdecode(name)
         path.parent.mkdir(parents=True, exist_ok=True)

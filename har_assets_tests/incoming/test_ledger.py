@@ -33,9 +33,12 @@ class Folder:
         self.now += seconds
         with Ledger.opened(self.path, self.edition) as ledger:
             plan = ledger.plan(
-                self.files, now=self.now, run_state=lambda key: self.runs.get(key, RunState.ABSENT),
-                still_s=2, most=self.most,
-            )  # fmt: skip
+                self.files,
+                now=self.now,
+                run_state=lambda key: self.runs.get(key, RunState.ABSENT),
+                still_s=2,
+                most=self.most,
+            )
             self.edition = ledger.edition
         if plan.request and launch:
             assert plan.request.key not in self.runs

@@ -14,11 +14,19 @@ def fields(
     content: str, partition: str, predicted: str = "2026-01-01T00:00:00.000+00:00", **more: Any
 ) -> dict[str, Any]:
     return {
-        "video": f"{partition}.avi", "partition": partition, "content_sha256": content, "reason": "", "note": "",
-        "timeline": None, "frames": 3, "runtime": "a test", "predicted": predicted,
+        "video": f"{partition}.avi",
+        "partition": partition,
+        "content_sha256": content,
+        "reason": "",
+        "note": "",
+        "timeline": None,
+        "frames": 3,
+        "runtime": "a test",
+        "predicted": predicted,
         "model": {"version": "m1", "sha256": "s1"},
-        "top": [{"label": "wave", "score": 0.75}, {"label": "run, fast", "score": 0.25}], **more,
-    }  # fmt: skip
+        "top": [{"label": "wave", "score": 0.75}, {"label": "run, fast", "score": 0.25}],
+        **more,
+    }
 
 
 def lines(home: Path) -> list[dict[str, str]]:
@@ -52,8 +60,9 @@ def test_the_table_has_a_line_a_result_and_says_which_is_current(tmp_path: Path)
     new.write(fields("b" * 64, "one", "2026-01-03T00:00:00.000+00:00", model={"version": "m2", "sha256": "s2"}))
     new.write(fields("", "bad", top=[], reason="permission denied", model={"version": "m2", "sha256": "s2"}))
     update_table(tmp_path, print)
-    found = [(row["partition"], row["model_version"], row["current"], row["label"], row["reason"])
-             for row in lines(tmp_path)]  # fmt: skip
+    found = [
+        (row["partition"], row["model_version"], row["current"], row["label"], row["reason"]) for row in lines(tmp_path)
+    ]
     assert found == [
         ("bad", "m2", "true", "", "permission denied"),
         ("one", "m1", "false", "wave", ""),

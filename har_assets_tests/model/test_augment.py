@@ -46,8 +46,9 @@ def test_draws_at_the_end_stay_inside() -> None:
     crops = augment(clips_of_coordinates(1), draws(1, TOP=last, LEFT=last), yes(1), height=6, width=5)
     assert crops[0, 0, 0, -1, -1] == 90
     assert crops[0, 1, 0, -1, -1] == 110
-    zoomed = augment(clips_of_coordinates(1), draws(1, TOP=last, LEFT=last, ZOOM=last), yes(1), height=10, width=12,
-                     zoom=0.5)  # fmt: skip
+    zoomed = augment(
+        clips_of_coordinates(1), draws(1, TOP=last, LEFT=last, ZOOM=last), yes(1), height=10, width=12, zoom=0.5
+    )
     assert zoomed.amax() <= 110
 
 

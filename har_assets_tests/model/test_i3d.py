@@ -53,8 +53,16 @@ def test_padding_follows_tensorflow(size: int, kernel: int, stride: int, pads: t
 
 
 @pytest.mark.parametrize("size", [(8, 10, 12), (7, 9, 11), (1, 2, 3), (4, 9, 6)])
-@pytest.mark.parametrize(("kernel", "stride"), [((3, 3, 3), (2, 2, 2)), ((1, 3, 3), (1, 2, 2)), ((2, 2, 2), (2, 2, 2)),
-                                                ((3, 3, 3), (1, 1, 1)), ((7, 7, 7), (2, 2, 2))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kernel", "stride"),
+    [
+        ((3, 3, 3), (2, 2, 2)),
+        ((1, 3, 3), (1, 2, 2)),
+        ((2, 2, 2), (2, 2, 2)),
+        ((3, 3, 3), (1, 1, 1)),
+        ((7, 7, 7), (2, 2, 2)),
+    ],
+)
 def test_convolution_and_pooling_see_the_pixels_that_the_rule_gives_them(
     size: tuple[int, int, int], kernel: tuple[int, int, int], stride: tuple[int, int, int]
 ) -> None:

@@ -31,9 +31,14 @@ def test_one_epoch_of_every_stage_runs_and_gives_figures(
 ) -> None:
     model, data = VideoActionModel.from_spec(tiny_spec), data_of(tiny_cache, tiny_spec)
     trainer = pl.Trainer(
-        max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, default_root_dir=tmp_path,
-        enable_model_summary=False, accelerator="cpu",
-    )  # fmt: skip
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        default_root_dir=tmp_path,
+        enable_model_summary=False,
+        accelerator="cpu",
+    )
     trainer.fit(model, data)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     assert {"train_loss", "train_top1", "val_loss", "val_top1", "val_top5", "val_rank"} <= metrics.keys()
@@ -54,9 +59,15 @@ def test_scores_of_training_are_those_of_torchmetrics() -> None:
         )
         _, sums_S = training_losses(
             lambda clips_BCTHW, logits_BK=logits_BK: logits_BK,  # type: ignore[arg-type,misc]
-            torch.nn.Identity(), torch.zeros(size, 3, 1, 2, 2, dtype=torch.uint8), labels_B,
-            torch.zeros(size, len(Draw)), torch.ones(12, dtype=torch.bool), label_smoothing=0.1, height=2, width=2,
-        )  # fmt: skip
+            torch.nn.Identity(),
+            torch.zeros(size, 3, 1, 2, 2, dtype=torch.uint8),
+            labels_B,
+            torch.zeros(size, len(Draw)),
+            torch.ones(12, dtype=torch.bool),
+            label_smoothing=0.1,
+            height=2,
+            width=2,
+        )
         scores.update(sums_S)
         top1.update(logits_BK, labels_B)
         top5.update(logits_BK, labels_B)
@@ -64,9 +75,12 @@ def test_scores_of_training_are_those_of_torchmetrics() -> None:
     found = {name: float(value) for name, value in scores.compute().items()}
     assert 0 < found["train_top1"] < found["train_top5"] < 1
     assert found == pytest.approx(
-        {"train_loss": float(torch.cat(losses).mean()), "train_top1": float(top1.compute()),
-         "train_top5": float(top5.compute())}
-    )  # fmt: skip
+        {
+            "train_loss": float(torch.cat(losses).mean()),
+            "train_top1": float(top1.compute()),
+            "train_top5": float(top5.compute()),
+        }
+    )
 
 
 def test_the_network_can_learn_a_batch_by_heart(tiny_cache: Path, tiny_spec: ModelSpec) -> None:
@@ -133,9 +147,13 @@ def test_a_frozen_backbone_and_frozen_batch_norm_stay_as_they_were(tiny_cache: P
         model = VideoActionModel.from_spec(tiny_spec, **recipe)
         before = {name: value.clone() for name, value in model.network.state_dict().items()}
         trainer = pl.Trainer(
-            max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu",
+            max_epochs=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            accelerator="cpu",
             enable_model_summary=False,
-        )  # fmt: skip
+        )
         trainer.fit(model, data_of(tiny_cache, tiny_spec))
         changed = {name for name, value in model.network.state_dict().items() if not torch.equal(value, before[name])}
         assert {name.split(".")[0] + "." for name in changed} == moved
@@ -161,8 +179,11 @@ def test_rates_rise_linearly_and_fall_along_a_cosine() -> None:
 
 def test_classes_of_a_side_are_not_mirrored() -> None:
     assert [may_be_mirrored(label) for label in ("turn_left", "Right hand", "bright", "kick_ball")] == [
-        False, False, True, True,
-    ]  # fmt: skip
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_an_unknown_network_names_the_known_ones(tiny_spec: ModelSpec) -> None:

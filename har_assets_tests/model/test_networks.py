@@ -155,9 +155,14 @@ def assert_onnx_parity(network: nn.Module, clips_BCTHW: torch.Tensor) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            network, (clips_BCTHW[:2],), dynamo=True, opset_version=20, input_names=["clips"], verbose=False,
+            network,
+            (clips_BCTHW[:2],),
+            dynamo=True,
+            opset_version=20,
+            input_names=["clips"],
+            verbose=False,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
-        )  # fmt: skip
+        )
     assert program is not None
     content: bytes = program.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])

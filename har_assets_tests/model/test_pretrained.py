@@ -63,9 +63,7 @@ def test_weights_come_through_torchvisions_loader_into_its_cache(
     head_before = [parameter.clone() for parameter in head_parameters("mc3_18", network)]
     weights = load_pretrained("mc3_18", network)
     assert (torch_home / published.name).is_file()
-    for got, wanted in zip(
-        backbone_parameters("mc3_18", network), backbone_parameters("mc3_18", mc3), strict=True
-    ):  # fmt: skip
+    for got, wanted in zip(backbone_parameters("mc3_18", network), backbone_parameters("mc3_18", mc3), strict=True):
         assert torch.equal(got, wanted)
     for got, wanted in zip(head_parameters("mc3_18", network), head_before, strict=True):
         assert torch.equal(got, wanted)

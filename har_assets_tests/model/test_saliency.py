@@ -14,9 +14,14 @@ from har_assets.model.spec import ModelSpec
 def model_of(network: str, num_frames: int = 8, size: int = 32, **recipe: float) -> VideoActionModel:
     torch.manual_seed(0)
     spec = ModelSpec(
-        labels=("dark", "bright", *"cdefgh"), network=network, num_frames=num_frames, decode_height=size,
-        decode_width=size, frame_height=size, frame_width=size,
-    )  # fmt: skip
+        labels=("dark", "bright", *"cdefgh"),
+        network=network,
+        num_frames=num_frames,
+        decode_height=size,
+        decode_width=size,
+        frame_height=size,
+        frame_width=size,
+    )
     return VideoActionModel.from_spec(spec, **recipe).eval()
 
 

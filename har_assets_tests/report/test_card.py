@@ -33,8 +33,16 @@ def test_a_card_with_figures_is_one_that_a_hub_can_read() -> None:
     assert result["dataset"]["revision"] == "abc123"
     values = {metric["type"]: metric["value"] for metric in result["metrics"]}
     assert values["accuracy"] == pytest.approx(evaluation.top1.value, abs=1e-4)
-    for text in ("split 2", "abc123", "CC BY 4.0", "Kuehne", "Apache-2.0.", "no surveillance", "1 could not be decoded",
-                 f"{evaluation.top1.low:.3f} to {evaluation.top1.high:.3f}"):  # fmt: skip
+    for text in (
+        "split 2",
+        "abc123",
+        "CC BY 4.0",
+        "Kuehne",
+        "Apache-2.0.",
+        "no surveillance",
+        "1 could not be decoded",
+        f"{evaluation.top1.low:.3f} to {evaluation.top1.high:.3f}",
+    ):
         assert text in card, text
 
 

@@ -121,5 +121,7 @@ def test_a_class_that_is_only_an_answer_is_shown() -> None:
 def test_confusions_are_counted_largest_first() -> None:
     found = confusions(np.array([[4, 1, 0], [3, 3, 2], [0, 0, 9]]), ("a", "b", "c"))
     assert [(each.true, each.answer, each.videos, each.of) for each in found] == [
-        ("b", "a", 3, 8), ("b", "c", 2, 8), ("a", "b", 1, 5),
-    ]  # fmt: skip
+        ("b", "a", 3, 8),
+        ("b", "c", 2, 8),
+        ("a", "b", 1, 5),
+    ]

@@ -19,9 +19,12 @@ def test_every_runtime_is_measured_or_has_its_reason(tiny_onnx: Path, tiny_check
     video = write_video(tmp_path / "a.avi", rng.integers(0, 256, (9, 20, 24, 3), dtype=np.uint8))
     options = BenchmarkOptions(batch_sizes=(1, 4), rounds=3, windows=2)
     found = run_benchmark(
-        [tiny_checkpoint, tiny_onnx], clips_BCTHW, videos=[video, tmp_path / "none.avi"], options=options,
+        [tiny_checkpoint, tiny_onnx],
+        clips_BCTHW,
+        videos=[video, tmp_path / "none.avi"],
+        options=options,
         runtimes=["pytorch", "onnxruntime_cpu", "onnxruntime_cuda"],
-    )  # fmt: skip
+    )
     for row in found.rows:
         if row.reason:
             continue

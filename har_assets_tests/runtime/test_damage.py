@@ -26,8 +26,11 @@ def test_damaged_model_files_are_refused_or_harmless(
     assert sidecar_path(engine).is_file()
     done = subprocess.run(
         [sys.executable, "-m", "har_assets_tests.runtime.damage", str(tmp_path), str(count), "0"],
-        cwd=REPOSITORY, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     reports = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, f"died after {reports[-1:]}: {done.stderr[-2000:]}"
 

@@ -212,9 +212,12 @@ def test_what_gives_no_frame_is_refused_with_its_reason(tmp_path: Path, tiny_spe
     (tmp_path / "garbage.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
     (tmp_path / "text.mp4").write_text("#EXTM3U\n#EXTINF:10,\n/etc/passwd\n")
     for name, words in (
-        ("empty.mp4", "0 bytes"), ("garbage.mp4", "not a video"), ("text.mp4", "playlist|not a video"),
-        ("none.mp4", "there is no file"), (".", "folder"),
-    ):  # fmt: skip
+        ("empty.mp4", "0 bytes"),
+        ("garbage.mp4", "not a video"),
+        ("text.mp4", "playlist|not a video"),
+        ("none.mp4", "there is no file"),
+        (".", "folder"),
+    ):
         with pytest.raises(VideoError, match=words):
             predict_timeline(Brightness(tiny_spec), tmp_path / name)
 

@@ -23,13 +23,33 @@ class ModelServer:
         self.port = free_port()
         self.log = folder / f"serve-{self.port}.log"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local", "--host", "127.0.0.1",
-             "--port", str(self.port), "--model-uri", model],
-            cwd=folder, stdout=self.log.open("w"), stderr=subprocess.STDOUT, start_new_session=True,
+            [
+                sys.executable,
+                "-m",
+                "mlflow",
+                "models",
+                "serve",
+                "--env-manager",
+                "local",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(self.port),
+                "--model-uri",
+                model,
+            ],
+            cwd=folder,
+            stdout=self.log.open("w"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
             # MLflow starts `uvicorn` by its name.
-            env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-                 "MLFLOW_DISABLE_TELEMETRY": "true", **(environment or {})},
-        )  # fmt: skip
+            env={
+                **os.environ,
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "MLFLOW_DISABLE_TELEMETRY": "true",
+                **(environment or {}),
+            },
+        )
 
     def wait(self) -> "ModelServer":
         """Return when it answers."""

@@ -45,10 +45,20 @@ class Registry:
                 table.writerows([f"jump/{n}.avi", "jump", n in right] for n in range(videos))
             self.store.publish(
                 staging,
-                Record(asset="test_predictions", key=onnx.encode().hex(), data_version="t", headline="", metadata={},
-                       files=describe_files(staging), checks={}, seconds=0.0, inputs={"onnx_model": onnx},
-                       lineage={"data_version": data_version}, config={"windows": 4, **config, "force": False}),
-            )  # fmt: skip
+                Record(
+                    asset="test_predictions",
+                    key=onnx.encode().hex(),
+                    data_version="t",
+                    headline="",
+                    metadata={},
+                    files=describe_files(staging),
+                    checks={},
+                    seconds=0.0,
+                    inputs={"onnx_model": onnx},
+                    lineage={"data_version": data_version},
+                    config={"windows": 4, **config, "force": False},
+                ),
+            )
         made = self.client.create_model_version(self.name, str(self.folder), tags={"har.onnx_model": onnx})
         self.client.set_registered_model_alias(self.name, "challenger", made.version)
         return str(made.version)

@@ -72,8 +72,13 @@ def clips(registered: Project) -> list[Path]:
 def expected_of(project: Project, clip: Path, **arguments: Any) -> dict[str, Any]:
     model = open_model(project.latest("onnx_model").file("video_action_model.onnx"), RUNTIME)
     found = predict_video(model, clip, **arguments)
-    return {"labels": list(found.labels), "scores": list(found.scores), "windows": found.windows,
-            "frames": found.frames, "note": found.note}  # fmt: skip
+    return {
+        "labels": list(found.labels),
+        "scores": list(found.scores),
+        "windows": found.windows,
+        "frames": found.frames,
+        "note": found.note,
+    }
 
 
 def test_a_version_is_registered_in_the_run_of_the_training(registered: Project) -> None:
@@ -165,10 +170,15 @@ def test_a_bad_row_is_400_with_a_sentence(server: ModelServer, rows: list[Any], 
 def test_what_mlflow_itself_refuses_is_400_too(server: ModelServer, clips: list[Path]) -> None:
     good = json.dumps({"video": encoded(clips[0])})
     for body in (
-        "{", "", "[1]", "null", '{"dataframe_records": 5}', '{"inputs": 5}',
+        "{",
+        "",
+        "[1]",
+        "null",
+        '{"dataframe_records": 5}',
+        '{"inputs": 5}',
         f'{{"dataframe_records": [{good}], "params": {{"top_k": "many"}}}}',
         f'{{"dataframe_records": [{good}], "params": {{"windows": 0}}}}',
-    ):  # fmt: skip
+    ):
         status, text = server.post(body.encode())
         assert status == 400, body[:80]
         assert json.loads(text)["message"]

@@ -54,9 +54,12 @@ def test_the_answer_is_that_of_predict_video(service: VideoService, clips: list[
     for clip, answer in zip(clips, answers, strict=False):
         expected = predict_video(service.predictor, clip, windows=2, top=3)
         assert answer == {
-            "labels": list(expected.labels), "scores": list(expected.scores), "windows": 2,
-            "frames": expected.frames, "note": expected.note,
-        }  # fmt: skip
+            "labels": list(expected.labels),
+            "scores": list(expected.scores),
+            "windows": 2,
+            "frames": expected.frames,
+            "note": expected.note,
+        }
 
 
 def test_threads_get_their_own_answers(service: VideoService, clips: list[Path]) -> None:

@@ -59,8 +59,13 @@ def test_a_signal_stops_all_processes_between_two_batches_and_the_next_call_goes
     tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec
 ) -> None:
     database = f"sqlite:///{tmp_path}/mlflow.db"
-    fields = {"batch_size": 2, "devices": 2, "mlflow_tracking_uri": database, "mlflow_every_steps": 1,
-              "mlflow_artifact_root": (tmp_path / "files").as_uri()}  # fmt: skip
+    fields = {
+        "batch_size": 2,
+        "devices": 2,
+        "mlflow_tracking_uri": database,
+        "mlflow_every_steps": 1,
+        "mlflow_artifact_root": (tmp_path / "files").as_uri(),
+    }
     child = start(request_for(tmp_path, tiny_cache, tiny_spec, epochs=5000, **fields), tmp_path)
     wait_for_epochs(tmp_path, 2, child)
     child.send_signal(signal.SIGINT)

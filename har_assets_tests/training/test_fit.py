@@ -42,8 +42,11 @@ def start(request: TrainingRequest, work: Path) -> "subprocess.Popen[str]":
     path = request.write(work / "request.json")
     return subprocess.Popen(
         [sys.executable, "-m", "har_assets.training", str(path)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def run_to_end(request: TrainingRequest, work: Path) -> list[str]:
@@ -187,9 +190,15 @@ def test_the_average_is_that_of_all_steps(tmp_path: Path, tiny_cache: Path, tiny
     data = ClipDataModule(manifests, tiny_cache / "cache", tiny_spec, batch_size=4)
     model = VideoActionModel.from_spec(tiny_spec)
     trainer = pl.Trainer(
-        accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        use_distributed_sampler=False, callbacks=[Recorder(), AveragedWeights(0.8)], default_root_dir=tmp_path,
-    )  # fmt: skip
+        accelerator="cpu",
+        max_epochs=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        use_distributed_sampler=False,
+        callbacks=[Recorder(), AveragedWeights(0.8)],
+        default_root_dir=tmp_path,
+    )
     trainer.fit(model, data)
     assert trainer.global_step > 4
     for name, value in model.named_parameters():

@@ -84,8 +84,11 @@ def test_a_step_that_is_repeated_after_a_kill_is_entered_once_and_a_torn_line_is
         outbox.params({"epochs": 4, "seed": 0})
     entries = [json.loads(line) for line in (tmp_path / "box/journal.jsonl").read_text().splitlines()]
     assert [(entry["step"], entry["metrics"]["loss"]) for entry in entries if "metrics" in entry] == [
-        (10, 0.1), (20, 0.05), (30, 1 / 30), (40, 0.05),
-    ]  # fmt: skip
+        (10, 0.1),
+        (20, 0.05),
+        (30, 1 / 30),
+        (40, 0.05),
+    ]
     assert [entry["tags"] for entry in entries if "tags" in entry] == [{"resumed_with.epochs": "4"}]
 
 

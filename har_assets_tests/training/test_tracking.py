@@ -54,10 +54,18 @@ def test_a_run_holds_what_a_stranger_needs(
 ) -> None:
     work = tmp_path / "work"
     request = request_for(
-        work, tiny_cache, tiny_spec, epochs=3, mlflow_tracking_uri=database, mlflow_experiment="complete",
-        mlflow_artifact_root=(tmp_path / "files").as_uri(), mlflow_tags=TAGS, mlflow_every_steps=2,
-        recipe={"learning_rate": 0.01}, mlflow_outbox=str(tmp_path / "outbox"),
-    )  # fmt: skip
+        work,
+        tiny_cache,
+        tiny_spec,
+        epochs=3,
+        mlflow_tracking_uri=database,
+        mlflow_experiment="complete",
+        mlflow_artifact_root=(tmp_path / "files").as_uri(),
+        mlflow_tags=TAGS,
+        mlflow_every_steps=2,
+        recipe={"learning_rate": 0.01},
+        mlflow_outbox=str(tmp_path / "outbox"),
+    )
     summary = fit(request, lambda line: None)
     run = only_run(database, "complete")
     run_id = run.info.run_id
@@ -82,8 +90,12 @@ def test_a_run_holds_what_a_stranger_needs(
     assert 0 < min(rates) < max(rates) <= 0.01, "one cycle goes up and down"
 
     assert files_of(database, run_id) == {
-        "model.ckpt", "curves.png", CONFUSION_FILE, "environment/packages.txt", "environment/machine.json",
-    }  # fmt: skip
+        "model.ckpt",
+        "curves.png",
+        CONFUSION_FILE,
+        "environment/packages.txt",
+        "environment/machine.json",
+    }
     packages = Path(client_of(database).download_artifacts(run_id, "environment/packages.txt", str(tmp_path)))
     import torch
 
@@ -101,9 +113,11 @@ def test_the_confusion_matrix_agrees_with_the_accuracy_of_the_chosen_epoch(
 
     seen = []
     plot = module.plot_confusion
-    monkeypatch.setattr(module, "plot_confusion", lambda confusion_KK, *rest, **named: (
-        seen.append(confusion_KK), plot(confusion_KK, *rest, **named)
-    ))  # fmt: skip
+    monkeypatch.setattr(
+        module,
+        "plot_confusion",
+        lambda confusion_KK, *rest, **named: (seen.append(confusion_KK), plot(confusion_KK, *rest, **named)),
+    )
     summary = fit(request_for(tmp_path, tiny_cache, tiny_spec, epochs=4), lambda line: None)
     assert seen[0].sum() == summary["val_clips"]
     assert np.trace(seen[0]) / seen[0].sum() == pytest.approx(summary["val_top1"])
@@ -115,9 +129,13 @@ def test_a_training_that_fails_leaves_a_failed_run(
     empty = tmp_path / "empty.csv"
     empty.write_text((tiny_cache / "train.csv").read_text().splitlines()[0] + "\n")
     request = request_for(
-        tmp_path / "work", tiny_cache, tiny_spec, manifests={"train": str(empty), "val": str(empty)},
-        mlflow_tracking_uri=database, mlflow_experiment="failed",
-    )  # fmt: skip
+        tmp_path / "work",
+        tiny_cache,
+        tiny_spec,
+        manifests={"train": str(empty), "val": str(empty)},
+        mlflow_tracking_uri=database,
+        mlflow_experiment="failed",
+    )
     with pytest.raises(DatasetError):
         fit(request, lambda line: None)
     assert only_run(database, "failed").info.status == "FAILED"
@@ -128,9 +146,15 @@ def test_a_training_killed_by_kill_nine_keeps_its_run_and_one_history(
 ) -> None:
     work = tmp_path / "work"
     request = request_for(
-        work, tiny_cache, tiny_spec, epochs=40, mlflow_tracking_uri=database, mlflow_experiment="killed",
-        mlflow_every_steps=1, mlflow_outbox=str(tmp_path / "outbox"),
-    )  # fmt: skip
+        work,
+        tiny_cache,
+        tiny_spec,
+        epochs=40,
+        mlflow_tracking_uri=database,
+        mlflow_experiment="killed",
+        mlflow_every_steps=1,
+        mlflow_outbox=str(tmp_path / "outbox"),
+    )
     child = start(request, work)
     wait_for_epochs(work, 3, child)
     child.send_signal(signal.SIGKILL)
@@ -161,9 +185,13 @@ def test_a_run_whose_machine_is_lost_is_closed_by_the_repetition_elsewhere(
 ) -> None:
     def begin(name: str, step: str) -> Tracking:
         request = request_for(
-            tmp_path / name, tiny_cache, tiny_spec, mlflow_tracking_uri=database, mlflow_experiment="lost",
+            tmp_path / name,
+            tiny_cache,
+            tiny_spec,
+            mlflow_tracking_uri=database,
+            mlflow_experiment="lost",
             mlflow_tags={**TAGS, DAGSTER_STEP_TAG: step},
-        )  # fmt: skip
+        )
         (tmp_path / name).mkdir()
         return Tracking.open(request, tmp_path / name, print)
 
@@ -286,9 +314,13 @@ def test_a_file_store_without_access_is_found_before_the_training(
 ) -> None:
     (tmp_path / "in_the_way").write_text("")
     request = request_for(
-        tmp_path / "work", tiny_cache, tiny_spec, mlflow_tracking_uri=database, mlflow_experiment="no_files",
+        tmp_path / "work",
+        tiny_cache,
+        tiny_spec,
+        mlflow_tracking_uri=database,
+        mlflow_experiment="no_files",
         mlflow_artifact_root=(tmp_path / "in_the_way/files").as_uri(),
-    )  # fmt: skip
+    )
     with pytest.raises(HarError, match=r"does not answer as needed .*in_the_way"):
         fit(request, pytest.fail)
     assert only_run(database, "no_files").info.status == "FAILED"
@@ -306,9 +338,14 @@ def test_a_training_outlives_its_server_and_a_command_sends_the_rest(
 ) -> None:
     work = tmp_path / "work"
     request = request_for(
-        work, tiny_cache, tiny_spec, epochs=60, mlflow_tracking_uri=server.uri, mlflow_every_steps=1,
+        work,
+        tiny_cache,
+        tiny_spec,
+        epochs=60,
+        mlflow_tracking_uri=server.uri,
+        mlflow_every_steps=1,
         mlflow_outbox=str(tmp_path / "mlflow_outbox"),
-    )  # fmt: skip
+    )
     child = start(request, work)
     run_until_server_is_missed(server, child, work)
     output, errors = child.communicate(timeout=300)
@@ -341,9 +378,14 @@ def test_a_server_that_comes_back_during_the_training_gets_everything(
 ) -> None:
     work = tmp_path / "work"
     request = request_for(
-        work, tiny_cache, tiny_spec, epochs=20_000, mlflow_tracking_uri=server.uri, mlflow_every_steps=1,
+        work,
+        tiny_cache,
+        tiny_spec,
+        epochs=20_000,
+        mlflow_tracking_uri=server.uri,
+        mlflow_every_steps=1,
         mlflow_outbox=str(tmp_path / "mlflow_outbox"),
-    )  # fmt: skip
+    )
     child = start(request, work)
     run_until_server_is_missed(server, child, work)
     time.sleep(8)  # so that the absence is noticed
