@@ -27,7 +27,7 @@ import dagster as dg
 
 from benchmarks.bench_frame_cache import find_clips
 from benchmarks.bench_predict import fresh_model
-from har_assets.artifacts import hash_of
+from har_assets.system.files import hash_of
 from har_assets_tests.incoming.server import DagsterDev, current, dagster_dev, instance_of, publish_model, wait_for
 from har_assets_tests.project import Project
 

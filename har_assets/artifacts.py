@@ -15,7 +15,6 @@ here holds a shared lock on its folder for as long as it exists.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -29,8 +28,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from har_assets.errors import HarError, MissingArtifactError
-from har_assets.folder_lock import FolderLock
 from har_assets.quota import Quota
+from har_assets.system.files import modified, sha256_of
+from har_assets.system.locks import FolderLock
 
 RECORD_FILE = "artifact.json"
 LATEST = "latest"
@@ -266,14 +266,6 @@ class ArtifactFolder:
         return self.home(asset) / f".work-{key[:12]}"
 
 
-def modified(path: Path) -> float:
-    """Time of the last change, seconds since 1970; 0 for what has gone since it was listed."""
-    try:
-        return path.lstat().st_mtime
-    except OSError:
-        return 0.0
-
-
 def remove_stale_staging(home: Path) -> None:
     """Remove staging folders whose process has died."""
     for folder in home.glob(f"{STAGING_PREFIX}*"):
@@ -294,17 +286,6 @@ def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
             digest = None if path.suffix in UNHASHED_SUFFIXES else sha256_of(path)
             files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": digest}
     return files
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def hash_of(value: Any) -> str:
-    """SHA-256 of a JSON-ready value, 64 hexadecimal digits; the same for dictionaries in any order."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def merge_lineage(inputs: dict[str, Artifact]) -> dict[str, Any]:

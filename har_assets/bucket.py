@@ -33,9 +33,9 @@ from typing import Any
 
 from har_assets.artifacts import LATEST, RECORD_FILE, Artifact, ArtifactFolder, Record
 from har_assets.errors import HarError, StorageAwayError, StorageError, StorageGoneError
-from har_assets.hmdb51._files import locked
 from har_assets.quota import Quota
 from har_assets.remote_folder import PARTS_AT_ONCE, RemoteFolder
+from har_assets.system.locks import locked
 
 ROOT_VARIABLE = "HAR_ARTIFACTS"
 """Environment variable: folder or address of the artifact store."""

@@ -30,9 +30,10 @@ from pathlib import Path
 from har_assets.artifacts import LATEST, RECORD_FILE, Artifact, Record
 from har_assets.bucket import ABANDONED, CONDEMNED_PREFIX, ArtifactBucket, stamp_of
 from har_assets.errors import HarError
-from har_assets.hmdb51._files import format_bytes, locked, silent
 from har_assets.pruning import KEEP, Log, Registered, age, needed, words
 from har_assets.remote_folder import PARTS_AT_ONCE
+from har_assets.system.files import format_bytes, silent
+from har_assets.system.locks import locked
 
 GRACE_HOURS = 24.0
 """Hours between the two steps, unless another number is named: longer than anything reads that is no run."""

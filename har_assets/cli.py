@@ -600,7 +600,7 @@ def mlflow_sync(
     ),
 ) -> None:
     """Send what was logged while the MLflow server was away. Exit status 1 when some of it cannot be sent yet."""
-    from har_assets.training.outbox import report_settled, settle
+    from har_assets.tracking.outbox import report_settled, settle
 
     settled = settle(folder)
     report_settled(settled, print)

@@ -158,7 +158,7 @@ def check_asset_selection(project: Path) -> Finding:
 
 def check_gpu(project: Path) -> Finding:
     """GPU, its compute capability, and whether PyTorch can use it."""
-    from har_assets.gpu import gpu_compute_capability
+    from har_assets.system.gpu import gpu_compute_capability
 
     capability = gpu_compute_capability()
     if capability is None:
@@ -178,7 +178,7 @@ def check_gpu(project: Path) -> Finding:
 def check_tensorrt(project: Path) -> Finding:
     """Builders of engines, and whether one of them makes engines that this GPU runs."""
     from har_assets.export.tensorrt import BUILDERS, RTX_CAPABILITIES
-    from har_assets.gpu import gpu_compute_capability
+    from har_assets.system.gpu import gpu_compute_capability
 
     tried = {name: _python(f"import {module}; print({module}.__version__)") for name, module in BUILDERS.items()}
     versions = [f"{name} {result.said}" for name, result in tried.items() if result.returncode == 0]
@@ -199,7 +199,7 @@ def check_tensorrt(project: Path) -> Finding:
 
 def check_onnxruntime(project: Path) -> Finding:
     """Execution providers of ONNX Runtime."""
-    from har_assets.gpu import gpu_compute_capability
+    from har_assets.system.gpu import gpu_compute_capability
 
     both = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
     tried = _python("import onnxruntime as o; print(o.__version__, *o.get_available_providers())")
@@ -282,8 +282,8 @@ def check_disk(project: Path) -> Finding:
 def check_quota(project: Path) -> Finding:
     """Size of the store against its quota and against what the disk could hold."""
     from har_assets.bucket import ArtifactBucket, open_store
-    from har_assets.hmdb51._files import format_bytes
-    from har_assets.quota import QUOTA_VARIABLE, size_of
+    from har_assets.quota import QUOTA_VARIABLE
+    from har_assets.system.files import format_bytes, size_of
 
     store = open_store(project=project)
     quota = store.quota
@@ -305,9 +305,9 @@ def check_quota(project: Path) -> Finding:
 def check_pruning(project: Path) -> Finding:
     """Versions and abandoned work that `har prune` would remove."""
     from har_assets.bucket import ArtifactBucket, open_store
-    from har_assets.hmdb51._files import format_bytes
     from har_assets.pruning import plan_pruning, registered_versions
     from har_assets.resources.mlflow import MlflowTracking
+    from har_assets.system.files import format_bytes
 
     store = open_store(project=project)
     if isinstance(store, ArtifactBucket):  # whose every record would have to be read
@@ -497,7 +497,7 @@ def _no_answer(uri: str) -> str:
 def check_mlflow_outbox(project: Path) -> Finding:
     """What was logged while MLflow was away has been sent since."""
     from har_assets.resources.mlflow import MlflowTracking
-    from har_assets.training.outbox import unsettled
+    from har_assets.tracking.outbox import unsettled
 
     kept = [folder.name for folder in unsettled(MlflowTracking().outbox_folder(project))]
     if kept:

@@ -12,10 +12,10 @@ import typer
 from har_assets.bucket import ArtifactBucket, open_store
 from har_assets.bucket_pruning import GRACE_HOURS, BucketPlan, Doomed, plan_bucket, prune_bucket
 from har_assets.errors import HarError
-from har_assets.hmdb51._files import format_bytes
 from har_assets.pruning import KEEP, OLDER_THAN_DAYS, Plan, plan_pruning, plan_work_alone, registered_versions
 from har_assets.pruning import prune as pruned
-from har_assets.quota import Quota, size_of
+from har_assets.quota import Quota
+from har_assets.system.files import format_bytes, size_of
 
 
 def prune(

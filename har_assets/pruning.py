@@ -21,18 +21,16 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
-import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from har_assets.artifacts import LATEST, RECORD_FILE, Artifact, modified
+from har_assets.artifacts import LATEST, RECORD_FILE, Artifact
 from har_assets.errors import HarError
-from har_assets.folder_lock import FolderLock
-from har_assets.hmdb51._files import format_bytes, locked, silent
+from har_assets.system.files import format_bytes, freed, modified, remove_tree, silent
+from har_assets.system.locks import FolderLock, locked
 
 KEEP = 3
 """Versions of an asset that are kept because they are the newest, unless another number is named."""
@@ -363,7 +361,7 @@ def registered_versions(uri: str) -> list[Registered]:
     from mlflow.exceptions import MlflowException
     from requests import RequestException
 
-    from har_assets.training.outbox import client_of, one_line
+    from har_assets.tracking.client import client_of, one_line
 
     try:
         return list(_registered(client_of(uri)))
@@ -390,33 +388,6 @@ def _registered(client: Any) -> Iterator[Registered]:
                     if str(earlier.version) == tags.get(BEFORE_TAG):
                         known = earlier.tags.get(ONNX_VERSION_TAG, "")
                         yield Registered(model.name, str(earlier.version), known, f"before {alias}")
-
-
-def freed(folder: Path) -> int:
-    """Bytes that go with a folder: files that are linked from elsewhere too are not counted."""
-    total = 0
-    links: dict[tuple[int, int], int] = {}
-    for path in folder.rglob("*"):
-        try:
-            status = path.lstat()
-        except OSError:
-            continue
-        if stat.S_ISDIR(status.st_mode):
-            continue
-        file = status.st_dev, status.st_ino
-        links[file] = links.get(file, 0) + 1
-        if links[file] == status.st_nlink:
-            total += status.st_size
-    return total
-
-
-def remove_tree(folder: Path) -> None:
-    """Remove a folder, also where its folders are read-only; what cannot be removed stays, for the next time."""
-
-    for path, _, _ in os.walk(folder):
-        with contextlib.suppress(OSError):
-            os.chmod(path, 0o700)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def words(artifact: Artifact) -> str:

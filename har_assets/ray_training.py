@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from har_assets.bucket import open_store
 from har_assets.errors import HarError
-from har_assets.training.outbox import undisturbed
+from har_assets.system.processes import undisturbed
 from har_assets.training.request import ERROR_FILE, STOPPED, SUMMARY_FILE, TrainingRequest
 
 if TYPE_CHECKING:

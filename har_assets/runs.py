@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -31,7 +30,8 @@ from dagster._core.execution.step_dependency_config import StepDependencyConfig
 from dagster._core.storage.tags import HIDDEN_TAG_PREFIX
 from dagster_shared.error import SerializableErrorInfo
 
-from har_assets.training.outbox import settle
+from har_assets.system.processes import process_name, this_host
+from har_assets.tracking.outbox import settle
 
 HOST_TAG = f"{HIDDEN_TAG_PREFIX}har_host"
 PROCESS_TAG = f"{HIDDEN_TAG_PREFIX}har_process"
@@ -45,22 +45,6 @@ SECONDS_BETWEEN_QUESTIONS = 10
 """Pause between two looks into the database for whether a run on another machine has ended."""
 
 UNFINISHED = [DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.CANCELING]
-
-
-def this_host() -> str:
-    """Name of this machine and of its boot: process numbers mean nothing beyond either."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    return f"{socket.gethostname()}/{boot.read_text().strip() if boot.exists() else ''}"
-
-
-def process_name(pid: int) -> str | None:
-    """`<pid>@<start time>` of a running process, or None: a number that was given out again differs."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()  # after the command, which may hold spaces: state, ppid, ...
-    return None if fields[0] == "Z" else f"{pid}@{fields[19]}"
 
 
 def is_dead(run: DagsterRun) -> bool:
@@ -140,7 +124,7 @@ def end_with_run(instance: DagsterInstance, run_id: str) -> None:
     """End this step process, kill -9, soon after the process that executes its run has died.
 
     Dagster's steps outlive it otherwise: those forked from a fork server have another parent, and nobody
-    would read what they publish. A training ends with its step (har_assets.training.lifeline). That a run which is
+    would read what they publish. A training ends with its step (har_assets.system.processes). That a run which is
     executed on another machine has ended is read from Dagster's database.
     """
     run = instance.get_run_by_id(run_id)

@@ -8,7 +8,7 @@ from har_assets.incoming_sensor import INCOMING_SENSORS
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
 from har_assets.runs import release_dead_runs
-from har_assets.training.outbox import settle
+from har_assets.tracking.outbox import settle
 
 
 @dg.sensor(

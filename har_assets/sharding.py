@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from har_assets.artifacts import Artifact, Record, describe_files, hash_of
+from har_assets.artifacts import Artifact, Record, describe_files
 from har_assets.errors import HarError
-from har_assets.hmdb51._files import locked
 from har_assets.ray_cluster import tasks_that_need
 from har_assets.resources.store import ArtifactStore
+from har_assets.system.files import hash_of
+from har_assets.system.locks import locked
 
 NODE_DEATHS = 3
 """Times that a shard is tried again on another node."""

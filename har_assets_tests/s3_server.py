@@ -15,7 +15,7 @@ from typing import Any
 BUCKET = "har-test"
 
 SERVER = (
-    "import sys; from har_assets.training.lifeline import die_with_parent; die_with_parent(int(sys.argv.pop(1)));"
+    "import sys; from har_assets.system.processes import die_with_parent; die_with_parent(int(sys.argv.pop(1)));"
     "from moto.server import main; main(['-H', '127.0.0.1', '-p', sys.argv[1]])"
 )
 

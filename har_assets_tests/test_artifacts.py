@@ -4,16 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from har_assets.artifacts import (
-    STAGING_PREFIX,
-    Artifact,
-    ArtifactFolder,
-    Record,
-    describe_files,
-    hash_of,
-    merge_lineage,
-)
+from har_assets.artifacts import STAGING_PREFIX, Artifact, ArtifactFolder, Record, describe_files, merge_lineage
 from har_assets.errors import HarError, MissingArtifactError
+from har_assets.system.files import hash_of
 
 
 def make_record(asset: str = "onnx_model", key: str = "a" * 64, **fields: object) -> Record:

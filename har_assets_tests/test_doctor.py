@@ -27,8 +27,10 @@ from har_assets.artifacts import ArtifactFolder
 from har_assets.cli import app
 from har_assets.doctor import Finding
 from har_assets.errors import HarError
-from har_assets.quota import QUOTA_VARIABLE, size_of
-from har_assets.runs import HOST_TAG, PROCESS_TAG, process_name, this_host
+from har_assets.quota import QUOTA_VARIABLE
+from har_assets.runs import HOST_TAG, PROCESS_TAG
+from har_assets.system.files import size_of
+from har_assets.system.processes import process_name, this_host
 from har_assets_tests.conftest import write_video
 from har_assets_tests.project import REPOSITORY
 from har_assets_tests.test_artifacts import make_record, publish
@@ -147,9 +149,9 @@ def shadow(folder: Path, monkeypatch: pytest.MonkeyPatch, **modules: str) -> Non
 
 
 def test_gpu(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("har_assets.gpu.gpu_compute_capability", lambda: None)
+    monkeypatch.setattr("har_assets.system.gpu.gpu_compute_capability", lambda: None)
     assert state(doctor.check_gpu(project)) == "ok"
-    monkeypatch.setattr("har_assets.gpu.gpu_compute_capability", lambda: (8, 9))
+    monkeypatch.setattr("har_assets.system.gpu.gpu_compute_capability", lambda: (8, 9))
     torch = (
         "class cuda:\n    is_available = staticmethod(lambda: {})\n    get_device_name = staticmethod(lambda: 'L4')\n"
     )
@@ -160,12 +162,12 @@ def test_gpu(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_tensorrt(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("har_assets.gpu.gpu_compute_capability", lambda: None)
+    monkeypatch.setattr("har_assets.system.gpu.gpu_compute_capability", lambda: None)
     assert state(doctor.check_tensorrt(project)) == "ok"
     broken = "raise ImportError('libnvinfer.so is missing')"
     shadow(tmp_path / "site", monkeypatch, tensorrt=broken, tensorrt_rtx="__version__ = '1'")
     assert state(doctor.check_tensorrt(project)) == "ok"
-    monkeypatch.setattr("har_assets.gpu.gpu_compute_capability", lambda: (9, 0))  # Hopper
+    monkeypatch.setattr("har_assets.system.gpu.gpu_compute_capability", lambda: (9, 0))  # Hopper
     assert state(doctor.check_tensorrt(project)) == "warning"
     shadow(tmp_path / "site", monkeypatch, tensorrt="__version__ = '11'")
     assert state(doctor.check_tensorrt(project)) == "ok"
@@ -179,7 +181,7 @@ def test_onnxruntime(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert state(doctor.check_onnxruntime(project)) == "ok"
     fake = "__version__ = '1'\ndef get_available_providers(): return ['CPUExecutionProvider']\n"
     shadow(tmp_path / "site", monkeypatch, onnxruntime=fake)
-    monkeypatch.setattr("har_assets.gpu.gpu_compute_capability", lambda: (8, 9))
+    monkeypatch.setattr("har_assets.system.gpu.gpu_compute_capability", lambda: (8, 9))
     assert state(doctor.check_onnxruntime(project)) == "warning"
     fake_distribution(tmp_path / "both", "onnxruntime", "1.0")
     monkeypatch.syspath_prepend(tmp_path / "both")
@@ -303,7 +305,7 @@ def test_a_broken_dagster_database(project: Path) -> None:
 
 
 def test_what_mlflow_lacks_is_named_with_the_command_that_sends_it(project: Path) -> None:
-    from har_assets.training.outbox import Address, opened
+    from har_assets.tracking.outbox import Address, opened
 
     assert state(doctor.check_mlflow_outbox(project)) == "ok"
     with opened(project / "mlflow_outbox/onnx_model-1", Address("http://127.0.0.1:9", "run", "onnx_model")) as outbox:

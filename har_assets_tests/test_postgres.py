@@ -258,7 +258,7 @@ def set_environment(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def runs_in_bucket(site: Site, monkeypatch: pytest.MonkeyPatch) -> tuple[MlflowTracking, Any, str]:
     """MLflow on PostgreSQL with its files in the bucket, a client, and the id of a new run."""
-    from har_assets.training.outbox import client_of
+    from har_assets.tracking.client import client_of
 
     set_environment(site, monkeypatch)
     mlflow = MlflowTracking(tracking_uri="postgresql:///mlflow", artifact_root=f"s3://{BUCKET}/mlflow")
@@ -292,7 +292,7 @@ def test_mlflow_upgrades_a_database_of_an_older_version(site: Site, monkeypatch:
     from mlflow.store.db.utils import _get_alembic_config
     from mlflow.store.tracking.dbmodels.initial_models import Base
 
-    from har_assets.training.outbox import client_of
+    from har_assets.tracking.client import client_of
 
     set_environment(site, monkeypatch)
     uri = MlflowTracking(tracking_uri="postgresql:///mlflow").uri(site.folder)

@@ -16,8 +16,8 @@ import pytest
 
 from har_assets.artifacts import Artifact, ArtifactFolder, describe_files
 from har_assets.errors import HarError
-from har_assets.folder_lock import FolderLock
 from har_assets.pruning import Plan, Registered, plan_pruning, prune, registered_versions
+from har_assets.system.locks import FolderLock
 from har_assets_tests.project import REPOSITORY, Project
 from har_assets_tests.test_artifacts import make_record
 

@@ -7,8 +7,9 @@ import pytest
 
 from har_assets.artifacts import ArtifactFolder
 from har_assets.errors import HarError
-from har_assets.quota import QUOTA_VARIABLE, Quota, parse_size, size_of
+from har_assets.quota import QUOTA_VARIABLE, Quota
 from har_assets.resources.store import ArtifactStore
+from har_assets.system.files import parse_size, size_of
 from har_assets_tests.test_artifacts import make_record, publish
 
 

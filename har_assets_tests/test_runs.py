@@ -16,9 +16,11 @@ from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from har_assets import runs
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
-from har_assets.runs import HOST_TAG, OUTBOX_TAG, PROCESS_TAG, dead_runs, process_name, release_dead_runs, this_host
+from har_assets.runs import HOST_TAG, OUTBOX_TAG, PROCESS_TAG, dead_runs, release_dead_runs
 from har_assets.sensors import dead_run_sensor
-from har_assets.training.outbox import Address, client_of, opened
+from har_assets.system.processes import process_name, this_host
+from har_assets.tracking.client import client_of
+from har_assets.tracking.outbox import Address, opened
 
 
 @dg.job

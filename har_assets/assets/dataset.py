@@ -15,7 +15,7 @@ from urllib.request import url2pathname
 
 import dagster as dg
 
-from har_assets.artifacts import Artifact, hash_of, sha256_of
+from har_assets.artifacts import Artifact
 from har_assets.assets.data_dvc import DATA_DVC, observed_by
 from har_assets.assets.publishing import (
     AssetConfig,
@@ -25,13 +25,14 @@ from har_assets.assets.publishing import (
     failures_in_words,
     publish,
 )
-from har_assets.confinement import confined
 from har_assets.errors import DatasetError, HarError
-from har_assets.hmdb51._files import locked
 from har_assets.hmdb51.dataset import DATASET_FILE, SPLITS, VIDEOS, Dataset, class_list, is_complete
 from har_assets.ray_cluster import cluster_address, needs
 from har_assets.resources.dvc import Dvc, FileHash, differences, files_of, version_of
 from har_assets.resources.store import ArtifactStore
+from har_assets.system.confinement import confined
+from har_assets.system.files import hash_of, sha256_of
+from har_assets.system.locks import locked
 
 if TYPE_CHECKING:
     import pandas as pd

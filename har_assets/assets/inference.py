@@ -8,10 +8,10 @@ import dagster as dg
 from har_assets.assets.deployment import published_onnx
 from har_assets.assets.publishing import failures_in_words
 from har_assets.assets.training import CHECKPOINT
-from har_assets.confinement import confined
 from har_assets.errors import HarError
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
+from har_assets.system.confinement import confined
 
 
 class InferenceConfig(dg.Config):

@@ -8,7 +8,6 @@ import dagster as dg
 from har_assets.assets.publishing import failures_in_words
 from har_assets.bucket import ArtifactBucket
 from har_assets.bucket_pruning import GRACE_HOURS, BucketPlan, plan_bucket, prune_bucket
-from har_assets.hmdb51._files import format_bytes
 from har_assets.pruning import (
     KEEP,
     OLDER_THAN_DAYS,
@@ -21,6 +20,7 @@ from har_assets.pruning import (
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
 from har_assets.runs import at_work_since
+from har_assets.system.files import format_bytes
 
 
 class PruningConfig(dg.Config):

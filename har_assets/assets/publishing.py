@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 
 import dagster as dg
 
-from har_assets.artifacts import Artifact, Record, describe_files, hash_of, merge_lineage
+from har_assets.artifacts import Artifact, Record, describe_files, merge_lineage
 from har_assets.errors import HarError, PassingError
 from har_assets.resources.mlflow import MlflowTracking, RunLog
 from har_assets.resources.store import ArtifactStore
 from har_assets.runs import OUTBOX_TAG, SentenceFailure, end_with_run
-from har_assets.usage import measured
+from har_assets.system.files import hash_of
+from har_assets.system.usage import measured
 
 RETRY_PAUSES_S = (15.0, 60.0, 240.0)
 """Pauses before a step is tried again after a PassingError, seconds: a server that restarts is back by then."""

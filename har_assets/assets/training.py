@@ -29,8 +29,9 @@ from har_assets.ray_cluster import cluster_address, needs
 from har_assets.ray_training import PLACE_VARIABLE
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
-from har_assets.training.outbox import report_settled, settle
-from har_assets.training.request import CONFUSION_FILE, DAGSTER_STEP_TAG, ERROR_FILE, SUMMARY_FILE, TrainingRequest
+from har_assets.tracking.client import DAGSTER_STEP_TAG
+from har_assets.tracking.outbox import report_settled, settle
+from har_assets.training.request import CONFUSION_FILE, ERROR_FILE, SUMMARY_FILE, TrainingRequest
 
 CHECKPOINT = "video_action_model.ckpt"
 CURVES = "curves.png"

@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from har_assets.artifacts import sha256_of
 from har_assets.errors import HarError, ModelFileError
 from har_assets.export.onnx import INPUT_NAME, read_onnx
 from har_assets.export.precision import precision_of
-from har_assets.gpu import gpu_compute_capability
 from har_assets.model.integrity import seal_sidecar
 from har_assets.model.spec import ModelSpec
+from har_assets.system.files import sha256_of
+from har_assets.system.gpu import gpu_compute_capability
 from har_assets.tensorrt_log import TensorRTLog
 
 if TYPE_CHECKING:

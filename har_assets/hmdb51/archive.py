@@ -36,16 +36,8 @@ from typing import IO, Any, Protocol
 import rarfile
 
 from har_assets.errors import ArchiveError
-from har_assets.hmdb51._files import (
-    DISK_FULL_ERRNOS,
-    Log,
-    Progress,
-    format_bytes,
-    format_seconds,
-    locked,
-    require_space,
-    silent,
-)
+from har_assets.system.files import DISK_FULL_ERRNOS, Log, Progress, format_bytes, format_seconds, require_space, silent
+from har_assets.system.locks import locked
 
 VIDEO_EXTENSIONS = frozenset(
     {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv"}

@@ -24,18 +24,10 @@ from urllib.request import url2pathname
 import requests
 import urllib3
 
-from har_assets.confinement import HOSTS_VARIABLE, allowed_hosts, hosts_of, is_among
 from har_assets.errors import DownloadError
-from har_assets.hmdb51._files import (
-    DISK_FULL_ERRNOS,
-    Log,
-    Progress,
-    format_bytes,
-    format_seconds,
-    locked,
-    require_space,
-    silent,
-)
+from har_assets.system.confinement import HOSTS_VARIABLE, allowed_hosts, hosts_of, is_among
+from har_assets.system.files import DISK_FULL_ERRNOS, Log, Progress, format_bytes, format_seconds, require_space, silent
+from har_assets.system.locks import locked
 
 HMDB51_ARCHIVE_URLS: tuple[str, ...] = (
     "https://serre-lab.clps.brown.edu/wp-content/uploads/2013/10/hmdb51_org.rar",

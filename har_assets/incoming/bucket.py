@@ -20,12 +20,11 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
-from har_assets.artifacts import sha256_of
 from har_assets.errors import HarError, VideoError
-from har_assets.folder_lock import FolderLock
-from har_assets.hmdb51._files import DISK_FULL_ERRNOS, format_bytes, require_space
 from har_assets.incoming.folder import GoneError, LocalVideo, Signature, Wanted, name_tests
 from har_assets.remote_folder import PARTS_AT_ONCE, RemoteFolder
+from har_assets.system.files import DISK_FULL_ERRNOS, format_bytes, require_space, sha256_of
+from har_assets.system.locks import FolderLock
 
 FOLDER_VARIABLE = "HAR_INCOMING"
 """Environment variable: the folder or address of new videos."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from har_assets.artifacts import sha256_of
 from har_assets.errors import HarError, VideoError
+from har_assets.system.files import sha256_of
 
 UNFINISHED = rb"(?:~|\.(?:tmp|temp|part|partial|download|crdownload|filepart))"
 """Ends of names, before the suffix, that programs give to files which they have not finished."""

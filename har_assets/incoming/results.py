@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from har_assets.artifacts import hash_of
-from har_assets.hmdb51._files import locked
+from har_assets.system.files import hash_of
+from har_assets.system.locks import locked
 
 TOP = 5
 """Classes that are kept of a video."""

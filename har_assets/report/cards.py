@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from har_assets.artifacts import sha256_of
 from har_assets.errors import VideoError
 from har_assets.report.frames import (
     Frames,
@@ -24,6 +23,7 @@ from har_assets.report.frames import (
     strip_numbers,
     with_heat,
 )
+from har_assets.system.files import sha256_of
 from har_assets.video.frame_cache import FrameCache
 from har_assets.video.sampling import clip_windows, window_starts
 

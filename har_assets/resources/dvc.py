@@ -29,7 +29,7 @@ DVC_FILE = "data.dvc"
 Log = Callable[[str], None]
 
 DVC_COMMAND = (
-    "import sys; from har_assets.training.lifeline import die_with_parent; die_with_parent(int(sys.argv.pop(1)));"
+    "import sys; from har_assets.system.processes import die_with_parent; die_with_parent(int(sys.argv.pop(1)));"
     "from dvc.cli import main; sys.exit(main(sys.argv[1:]))"
 )
 """`dvc` in a process that ends with its parent: after kill -9 of a run nothing goes on writing."""

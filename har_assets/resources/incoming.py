@@ -5,11 +5,11 @@ from pathlib import Path
 
 import dagster as dg
 
-from har_assets.confinement import confined, refuse_other_address
 from har_assets.errors import HarError
 from har_assets.incoming.bucket import FOLDER_VARIABLE, VideoBucket
 from har_assets.incoming.folder import Signature, VideoFolder, Videos
-from har_assets.quota import parse_size
+from har_assets.system.confinement import confined, refuse_other_address
+from har_assets.system.files import parse_size
 
 SUFFIXES_VARIABLE = "HAR_INCOMING_SUFFIXES"
 """Environment variable: suffixes that count, with commas between them."""

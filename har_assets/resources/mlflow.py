@@ -14,25 +14,11 @@ from pathlib import Path
 import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
 
-from har_assets.confinement import MLFLOW_VARIABLE, confined, refuse_other_address
 from har_assets.errors import HarError
-from har_assets.training.outbox import (
-    DATABASES,
-    FAILED,
-    FINISHED,
-    KILLED,
-    RUNNING,
-    Address,
-    Outbox,
-    UndeliveredError,
-    client_of,
-    experiment_of,
-    one_line,
-    opened,
-    report_settled,
-    settle,
-    undisturbed,
-)
+from har_assets.system.confinement import MLFLOW_VARIABLE, confined, refuse_other_address
+from har_assets.system.processes import undisturbed
+from har_assets.tracking.client import DATABASES, FAILED, FINISHED, KILLED, RUNNING, client_of, experiment_of, one_line
+from har_assets.tracking.outbox import Address, Outbox, UndeliveredError, opened, report_settled, settle
 
 OWN_DATABASE = "sqlite:///mlflow.db"
 """Tracking address without a server, relative to the project folder."""

@@ -6,7 +6,7 @@ import dagster as dg
 
 from har_assets.artifacts import Artifact, ArtifactFolder
 from har_assets.bucket import DEFAULT_ROOT, ROOT_VARIABLE, open_store
-from har_assets.confinement import confined, refuse_other_address
+from har_assets.system.confinement import confined, refuse_other_address
 
 
 class ArtifactStore(dg.ConfigurableResource):

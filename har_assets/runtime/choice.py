@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from har_assets.errors import HarError, ModelFileError
-from har_assets.gpu import gpu_compute_capability
 from har_assets.model.integrity import verify, verify_engine
 from har_assets.model.spec import ModelSpec, from_metadata
 from har_assets.runtime.predictor import Clips, Predictor, Scores
+from har_assets.system.gpu import gpu_compute_capability
 
 AUTO_MAX_DIFFERENCE = 0.02
 """Largest difference of a score from float32's for which `auto` takes a runtime that computes in less; the gate of

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from har_assets.errors import ModelFileError
-from har_assets.gpu import gpu_compute_capability
 from har_assets.model.integrity import refuse_false_spec, verify
 from har_assets.model.spec import from_metadata
 from har_assets.runtime.predictor import Clips, Predictor, Scores
+from har_assets.system.gpu import gpu_compute_capability
 from har_assets.video.workers import available_cores
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from har_assets.errors import HarError
-from har_assets.training.outbox import client_of, one_line
+from har_assets.tracking.client import client_of, one_line
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,9 +16,9 @@ from typing import Any
 
 from har_assets.artifacts import ArtifactFolder
 from har_assets.errors import HarError
-from har_assets.hmdb51._files import locked
 from har_assets.serving.package import CHALLENGER, CHAMPION, ONNX_VERSION_TAG, registry_in_words
-from har_assets.training.outbox import client_of
+from har_assets.system.locks import locked
+from har_assets.tracking.client import client_of
 
 BEFORE_TAG = "har.champion_before"
 """Of a version: the one that was champion before it, to which `rollback` returns."""

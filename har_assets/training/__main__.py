@@ -18,7 +18,7 @@ from types import FrameType
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, open_dagster_pipes
 
 from har_assets.errors import HarError
-from har_assets.training.lifeline import die_with_parent
+from har_assets.system.processes import die_with_parent
 from har_assets.training.request import ERROR_FILE, STOPPED, TrainingRequest
 
 

@@ -31,9 +31,9 @@ from har_assets.model.networks import check_clip_size, find_network, order_weigh
 from har_assets.model.pretrained import apply_state
 from har_assets.model.spec import ModelSpec, Provenance, to_metadata
 from har_assets.report.plots import plot_confusion, plot_curves
+from har_assets.system.locks import exclusive
 from har_assets.training.averaging import AveragedWeights
 from har_assets.training.confusion import validation_confusion
-from har_assets.training.lifeline import exclusive
 from har_assets.training.request import CONFUSION_FILE, SUMMARY_FILE, TrainingRequest
 from har_assets.training.tracking import Tracking
 

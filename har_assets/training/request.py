@@ -19,9 +19,6 @@ CONFUSION_FILE = "validation_confusion.png"
 ERROR_FILE = "error.txt"
 """Why a training failed, in one sentence."""
 
-DAGSTER_STEP_TAG = "har.dagster_step"
-"""Tag of an MLflow run: the Dagster run, or the one that it repeats, and the asset. In it no two trainings are under
-way at a time."""
 
 STOPPED = "The training was stopped; the same command goes on after its last whole epoch."
 """What ERROR_FILE says after SIGINT and SIGTERM."""

@@ -21,25 +21,21 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers.logger import Logger
 
 from har_assets.errors import HarError
-from har_assets.training.outbox import (
+from har_assets.system.processes import undisturbed
+from har_assets.tracking.client import (
+    DAGSTER_STEP_TAG,
     FAILED,
     FINISHED,
     KILLED,
     RUNNING,
     STEP_TAG,
-    Address,
-    Outbox,
-    UndeliveredError,
     client_of,
     experiment_of,
     one_line,
-    opened,
-    report_settled,
-    settle,
     settle_status,
-    undisturbed,
 )
-from har_assets.training.request import DAGSTER_STEP_TAG, TrainingRequest
+from har_assets.tracking.outbox import Address, Outbox, UndeliveredError, opened, report_settled, settle
+from har_assets.training.request import TrainingRequest
 
 LINEAGE_FILE = "mlflow_lineage"
 """In the work folder: the tag by which the run of this training is found again."""

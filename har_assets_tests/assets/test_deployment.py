@@ -12,11 +12,12 @@ import onnx
 import pytest
 
 from har_assets import defs
-from har_assets.artifacts import ArtifactFolder, Record, describe_files, sha256_of
+from har_assets.artifacts import ArtifactFolder, Record, describe_files
 from har_assets.assets.deployment import published_onnx
 from har_assets.export.precision import precision_of
-from har_assets.gpu import gpu_compute_capability
 from har_assets.runtime import open_model
+from har_assets.system.files import sha256_of
+from har_assets.system.gpu import gpu_compute_capability
 from har_assets_tests.project import Project
 
 LOOSE = {"top1_agreement": {"fp16": 0.8, "int8": 0.8}}

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from dagster import DagsterInstance
 
-from har_assets.artifacts import sha256_of
 from har_assets.assets.incoming import NAME, in_background, incoming_video_predictions, predict_film
 from har_assets.incoming.folder import partition_key
 from har_assets.incoming.results import Results
@@ -27,6 +26,7 @@ from har_assets.resources.incoming import IncomingVideos
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
 from har_assets.runtime import open_model
+from har_assets.system.files import sha256_of
 from har_assets_tests.conftest import write_video
 from har_assets_tests.incoming.server import current, instance_of, publish_model, results_of, table_of
 from har_assets_tests.project import Project

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from har_assets.artifacts import sha256_of
 from har_assets.model.lightning import load_checkpoint
 from har_assets.model.networks import build_network
 from har_assets.model.pretrained import State, apply_state
+from har_assets.system.files import sha256_of
 from har_assets_tests.project import Project, execute_here, make_own_videos, materialize_here
 
 SMALL = {

@@ -13,7 +13,7 @@ from har_assets.export import tensorrt
 from har_assets.export.onnx import read_onnx, write_onnx
 from har_assets.export.precision import to_fp16, to_int8
 from har_assets.export.tensorrt import EngineOptions, build_engine, choose_builder, sidecar_path
-from har_assets.gpu import gpu_compute_capability
+from har_assets.system.gpu import gpu_compute_capability
 
 
 @pytest.mark.parametrize("target", ["8.0", "8.6", "8.9", "12.0"])

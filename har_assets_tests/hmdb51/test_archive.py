@@ -22,8 +22,9 @@ import pytest
 import rarfile
 
 from har_assets.errors import ArchiveError
-from har_assets.hmdb51 import _files, archive
+from har_assets.hmdb51 import archive
 from har_assets.hmdb51.archive import extract_split_lists, extract_videos
+from har_assets.system import files as _files
 
 CLIPS = {
     f"{label}/film{film}_{label}_f_nm_np1_fr_med_{number}.avi": random.Random(f"{label}{film}{number}").randbytes(

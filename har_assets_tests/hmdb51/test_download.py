@@ -18,13 +18,13 @@ import pytest
 import requests
 
 from har_assets.errors import DownloadError, HarError
-from har_assets.hmdb51 import _files
 from har_assets.hmdb51.download import (
     HMDB51_ARCHIVE_URLS,
     HMDB51_SPLITS_URLS,
     DownloadResult,
     download,
 )
+from har_assets.system import files as _files
 
 CONTENT = random.Random(3).randbytes(3_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

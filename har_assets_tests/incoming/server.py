@@ -17,7 +17,8 @@ from typing import Any
 from dagster import AssetMaterialization, DagsterInstance
 from dagster._core.instance.ref import InstanceRef
 
-from har_assets.artifacts import Artifact, Record, describe_files, hash_of
+from har_assets.artifacts import Artifact, Record, describe_files
+from har_assets.system.files import hash_of
 from har_assets_tests.project import Project
 
 NAME = "incoming_video_predictions"

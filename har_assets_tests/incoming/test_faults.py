@@ -15,8 +15,8 @@ import psutil
 import pytest
 from dagster import DagsterRunStatus
 
-from har_assets.artifacts import sha256_of
 from har_assets.runs import PROCESS_TAG
+from har_assets.system.files import sha256_of
 from har_assets_tests.conftest import write_video
 from har_assets_tests.incoming.server import (
     DagsterDev,

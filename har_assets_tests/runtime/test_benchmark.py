@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from har_assets.errors import HarError
-from har_assets.gpu import gpu_compute_capability
 from har_assets.report.plots import plot_runtimes
 from har_assets.runtime import available_runtimes
 from har_assets.runtime.benchmark import BenchmarkOptions, Row, describe_machine, run_benchmark
+from har_assets.system.gpu import gpu_compute_capability
 from har_assets_tests.conftest import write_video
 
 

@@ -12,12 +12,12 @@ import pytest
 
 from har_assets.errors import ModelFileError
 from har_assets.export.tensorrt import EngineOptions, build_engine
-from har_assets.gpu import gpu_compute_capability
 from har_assets.model.integrity import seal_sidecar, verify_engine
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.runtime import available_runtimes, open_model, read_spec, tensorrt
 from har_assets.runtime.predictor import Clips, Predictor, Scores
 from har_assets.runtime.tensorrt import EnginePredictor, sidecar_path, why_not_engine
+from har_assets.system.gpu import gpu_compute_capability
 
 without_gpu = pytest.mark.skipif(gpu_compute_capability() is not None, reason="this machine has a GPU")
 

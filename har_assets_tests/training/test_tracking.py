@@ -16,9 +16,10 @@ import pytest
 
 from har_assets.errors import DatasetError, HarError
 from har_assets.model.spec import ModelSpec
+from har_assets.tracking.client import DAGSTER_STEP_TAG, KILLED, client_of
+from har_assets.tracking.outbox import settle
 from har_assets.training.fit import fit
-from har_assets.training.outbox import KILLED, client_of, settle
-from har_assets.training.request import CONFUSION_FILE, DAGSTER_STEP_TAG, SUMMARY_FILE
+from har_assets.training.request import CONFUSION_FILE, SUMMARY_FILE
 from har_assets.training.tracking import Tracking
 from har_assets_tests.mlflow_server import MlflowServer, files_of, only_run, steps_of
 from har_assets_tests.training.test_fit import request_for, start, wait_for_epochs

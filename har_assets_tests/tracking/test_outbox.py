@@ -15,20 +15,8 @@ import pytest
 
 from har_assets.errors import HarError
 from har_assets.resources.mlflow import MlflowTracking
-from har_assets.training.outbox import (
-    FAILED,
-    FINISHED,
-    KILLED,
-    RUNNING,
-    Address,
-    Outbox,
-    UndeliveredError,
-    client_of,
-    opened,
-    settle,
-    status_of,
-    unsettled,
-)
+from har_assets.tracking.client import FAILED, FINISHED, KILLED, RUNNING, client_of, status_of
+from har_assets.tracking.outbox import Address, Outbox, UndeliveredError, opened, settle, unsettled
 from har_assets_tests.mlflow_server import files_of, steps_of
 
 
@@ -176,7 +164,7 @@ def test_a_deleted_run_is_told_apart_from_an_absent_server(tmp_path: Path, datab
 WRITER = """
 import sys, time
 from pathlib import Path
-from har_assets.training.outbox import Address, RUNNING, opened
+from har_assets.tracking.outbox import Address, RUNNING, opened
 with opened(Path(sys.argv[1]), Address(sys.argv[2], sys.argv[3], "trained_checkpoint")) as outbox:
     outbox.enter_state(RUNNING)
     outbox.metrics({"loss": 1.0}, 1)
@@ -327,7 +315,7 @@ def test_the_web_ui_of_dagster_is_named_by_config_or_environment(monkeypatch: py
 def test_an_outbox_of_another_process_is_not_taken(tmp_path: Path) -> None:
     with opened(tmp_path / "box", Address("sqlite://", "run", "onnx_model")):
         code = (
-            "import sys; from pathlib import Path; from har_assets.training.outbox import opened\n"
+            "import sys; from pathlib import Path; from har_assets.tracking.outbox import opened\n"
             "with opened(Path(sys.argv[1]), wait_s=0): pass"
         )
         done = subprocess.run(

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from har_assets.artifacts import Artifact, ArtifactFolder
-from har_assets.confinement import FOLDERS_VARIABLE, confined, hosts_of, is_among
 from har_assets.errors import HarError
+from har_assets.system.confinement import FOLDERS_VARIABLE, confined, hosts_of, is_among
 from har_assets_tests.project import Project
 from har_assets_tests.test_artifacts import make_record, publish
 

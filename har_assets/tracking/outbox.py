@@ -22,10 +22,8 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import logging
 import os
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -34,20 +32,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from har_assets.errors import HarError
-
-RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
+from har_assets.system.files import replace_text
+from har_assets.tracking.client import FAILED, FINISHED, KILLED, RUNNING, STEP_TAG, client_of, one_line, settle_status
 
 LOCK = ".lock"
 
-STEP_TAG = "step."
-"""`step.onnx_model` of a run says how that step ended and which Dagster run it was."""
 
 METRICS_A_REQUEST = 1000
 PARAMS_A_REQUEST = 100
 """Limits of MLflow's log_batch."""
 
-DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-"""Beginnings of the tracking addresses that MLflow opens by SQLAlchemy."""
 
 REFUSED = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"})
 """Error codes of an entry that no repetition makes acceptable."""
@@ -345,23 +339,6 @@ def _sign(lock: IO[str]) -> None:
     lock.flush()
 
 
-@contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Ignore SIGINT and SIGTERM for the seconds that saying how a step ended takes.
-
-    Ctrl-C in a terminal reaches a training twice, and a third signal comes when its parent dies.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def write_address(folder: Path, address: Address) -> None:
     """Write `address.json`, at once or not at all."""
     replace_text(folder / "address.json", json.dumps(dataclasses.asdict(address), indent=2) + "\n")
@@ -373,13 +350,6 @@ def read_address(folder: Path) -> Address:
         return Address(**json.loads((folder / "address.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise HarError(f"{folder} is no outbox ({error}): remove it.") from error
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a small file, at once or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 @dataclass(frozen=True)
@@ -425,80 +395,6 @@ def unsettled(root: Path) -> list[Path]:
             if outbox.pending or outbox.state in ("", RUNNING):
                 found.append(folder)
     return found
-
-
-def settle_status(client: Any, run_id: str) -> None:
-    """Set the status of a run to what the states of its steps say, whoever else does so at the same moment.
-
-    The loop ends when a reading after the last writing shows both in agreement, so a writer that was overtaken
-    corrects itself.
-    """
-    while True:
-        run = client.get_run(run_id)
-        wanted = status_of({key: value for key, value in run.data.tags.items() if key.startswith(STEP_TAG)})
-        if run.info.status == wanted:
-            return
-        if wanted == RUNNING:
-            client.update_run(run_id, status=RUNNING)
-        else:
-            client.set_terminated(run_id, wanted)
-
-
-def status_of(steps: Mapping[str, str]) -> str:
-    """The status of a run from its tags `step.*`, whose first words are states; FINISHED without any."""
-    states = {value.split()[0] for value in steps.values() if value}
-    return next((state for state in (RUNNING, FAILED, KILLED) if state in states), FINISHED)
-
-
-def client_of(tracking_uri: str) -> Any:
-    """A client of MLflow that gives an absent server up within seconds: what is not sent is kept and sent again.
-
-    Raises what SQLAlchemy raises for a database that cannot be opened.
-    """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # twice at each end of a step
-    # It warns of each repetition; an absent server is told once, in words.
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    from mlflow import MlflowClient
-
-    if tracking_uri.startswith(DATABASES):
-        import sqlalchemy
-
-        # MLflow would try a database that cannot be opened for 100 s.
-        engine = sqlalchemy.create_engine(tracking_uri)
-        engine.connect().close()
-        engine.dispose()
-    return MlflowClient(tracking_uri)
-
-
-def experiment_of(client: Any, name: str, artifact_location: str) -> str:
-    """Id of the experiment of that name, made where it is missing. Raises what MLflow raises."""
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        try:
-            return str(client.create_experiment(name, artifact_location or None))
-        except MlflowException:
-            found = client.get_experiment_by_name(name)  # made by another process just now
-            if found is None:
-                raise
-    return str(found.experiment_id)
-
-
-def one_line(error: BaseException, limit: int = 200) -> str:
-    """The reason in an exception, short enough for a sentence.
-
-    A connection error of urllib3 is a nest of four messages: the innermost says what happened.
-    """
-    innermost = error
-    while (cause := innermost.__cause__ or innermost.__context__) is not None:
-        innermost = cause
-    text = str(innermost) if isinstance(innermost, OSError) and innermost.strerror else str(error)
-    words = " ".join(text.split("(Background on this error")[0].split()) or type(error).__name__
-    return words if len(words) <= limit else words[: limit - 1] + "…"
 
 
 def report_settled(results: list[Settled], report: Callable[[str], None]) -> None:

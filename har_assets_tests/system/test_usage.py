@@ -10,8 +10,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from har_assets import usage
-from har_assets.usage import Gpus, anonymous_bytes, measured, visible_devices
+from har_assets.system import usage
+from har_assets.system.usage import Gpus, anonymous_bytes, measured, visible_devices
 from har_assets_tests.project import Project, execute_here, make_own_videos
 
 MEGABYTE = 10**6
@@ -150,7 +150,7 @@ def test_the_driver_is_asked_by_its_interface(tmp_path: Path) -> None:
     (tmp_path / "driver.c").write_text(DRIVER)
     library = tmp_path / "libnvidia-ml.so.1"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "driver.c"], check=True)
-    code = "from har_assets.usage import Gpus; gpus = Gpus.open(); print(gpus.look() if gpus else None)"
+    code = "from har_assets.system.usage import Gpus; gpus = Gpus.open(); print(gpus.look() if gpus else None)"
 
     def seen(chosen: str) -> str:
         environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": chosen}

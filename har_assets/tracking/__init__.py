@@ -1,0 +1,1 @@
+"""MLflow: one run a model lineage, written through an outbox on disk."""

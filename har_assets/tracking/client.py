@@ -1,0 +1,94 @@
+"""MLflow as a client sees it: addresses, experiments, and the status of a run that several steps write into."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
+
+STEP_TAG = "step."
+"""`step.onnx_model` of a run says how that step ended and which Dagster run it was."""
+
+DAGSTER_STEP_TAG = "har.dagster_step"
+"""Tag of an MLflow run: the Dagster run, or the one that it repeats, and the asset. In it no two trainings are under
+way at a time."""
+
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+"""Beginnings of the tracking addresses that MLflow opens by SQLAlchemy."""
+
+
+def settle_status(client: Any, run_id: str) -> None:
+    """Set the status of a run to what the states of its steps say, whoever else does so at the same moment.
+
+    The loop ends when a reading after the last writing shows both in agreement, so a writer that was overtaken
+    corrects itself.
+    """
+    while True:
+        run = client.get_run(run_id)
+        wanted = status_of({key: value for key, value in run.data.tags.items() if key.startswith(STEP_TAG)})
+        if run.info.status == wanted:
+            return
+        if wanted == RUNNING:
+            client.update_run(run_id, status=RUNNING)
+        else:
+            client.set_terminated(run_id, wanted)
+
+
+def status_of(steps: Mapping[str, str]) -> str:
+    """The status of a run from its tags `step.*`, whose first words are states; FINISHED without any."""
+    states = {value.split()[0] for value in steps.values() if value}
+    return next((state for state in (RUNNING, FAILED, KILLED) if state in states), FINISHED)
+
+
+def client_of(tracking_uri: str) -> Any:
+    """A client of MLflow that gives an absent server up within seconds: what is not sent is kept and sent again.
+
+    Raises what SQLAlchemy raises for a database that cannot be opened.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # twice at each end of a step
+    # It warns of each repetition; an absent server is told once, in words.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    from mlflow import MlflowClient
+
+    if tracking_uri.startswith(DATABASES):
+        import sqlalchemy
+
+        # MLflow would try a database that cannot be opened for 100 s.
+        engine = sqlalchemy.create_engine(tracking_uri)
+        engine.connect().close()
+        engine.dispose()
+    return MlflowClient(tracking_uri)
+
+
+def experiment_of(client: Any, name: str, artifact_location: str) -> str:
+    """Id of the experiment of that name, made where it is missing. Raises what MLflow raises."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, artifact_location or None))
+        except MlflowException:
+            found = client.get_experiment_by_name(name)  # made by another process just now
+            if found is None:
+                raise
+    return str(found.experiment_id)
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """The reason in an exception, short enough for a sentence.
+
+    A connection error of urllib3 is a nest of four messages: the innermost says what happened.
+    """
+    innermost = error
+    while (cause := innermost.__cause__ or innermost.__context__) is not None:
+        innermost = cause
+    text = str(innermost) if isinstance(innermost, OSError) and innermost.strerror else str(error)
+    words = " ".join(text.split("(Background on this error")[0].split()) or type(error).__name__
+    return words if len(words) <= limit else words[: limit - 1] + "…"
