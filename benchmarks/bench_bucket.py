@@ -21,8 +21,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from har_assets.artifacts import ArtifactFolder, Record, describe_files
-from har_assets.bucket import PART_BYTES, PARTS_AT_ONCE, open_store
+from har_assets.store.bucket import PART_BYTES, PARTS_AT_ONCE, open_store
+from har_assets.store.folder import ArtifactFolder
+from har_assets.store.record import Record, describe_files
 
 
 def main() -> None:

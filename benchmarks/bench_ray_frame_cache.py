@@ -30,7 +30,7 @@ from typing import Any
 
 STEP = """
 import json, sys, time
-from har_assets.artifacts import Record, describe_files
+from har_assets.store.folder import Record, describe_files
 from har_assets.frame_shards import PART, build_on_cluster, frame_shards
 from har_assets.resources.store import ArtifactStore
 from har_assets.sharding import remove_parts

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from har_assets.artifacts import ArtifactFolder
 from har_assets.assets.training import CHECKPOINT
 from har_assets.export.onnx import export_onnx, read_onnx, write_onnx
 from har_assets.export.precision import Calibration, imitate_fp16, to_fp16, to_int8
@@ -27,6 +26,7 @@ from har_assets.runtime.checkpoint import CheckpointPredictor
 from har_assets.runtime.onnx import OnnxPredictor
 from har_assets.runtime.predictor import Clips, Predictor
 from har_assets.runtime.video import video_clips
+from har_assets.store.folder import ArtifactFolder
 from har_assets.video.decode import decode_video
 from har_assets.video.frame_cache import FrameCache
 

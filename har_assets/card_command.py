@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from har_assets.artifacts import Artifact
 from har_assets.errors import HarError
+from har_assets.store.record import Artifact
 
 if TYPE_CHECKING:
     from har_assets.model.spec import ModelSpec, Provenance

@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from har_assets.artifacts import Artifact
-from har_assets.bucket import open_store
 from har_assets.card_command import card
 from har_assets.errors import HarError, VideoError
 from har_assets.promotion_command import promote, rollback
 from har_assets.prune_command import prune
 from har_assets.status_rows import partitioned
+from har_assets.store.bucket import open_store
+from har_assets.store.record import Artifact
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -254,7 +254,7 @@ print([len(first), len(second), int(np.abs(first[:count].astype(int) - second[:c
 
 def check_disk(project: Path) -> Finding:
     """Free space against what the data set of the project needs."""
-    from har_assets.bucket import open_store
+    from har_assets.store.bucket import open_store
 
     published = open_store(project=project).find_latest("raw_archive")
     source = published.record.lineage.get("dataset", "") if published else os.environ.get("HAR_SOURCE", "")
@@ -281,8 +281,8 @@ def check_disk(project: Path) -> Finding:
 
 def check_quota(project: Path) -> Finding:
     """Size of the store against its quota and against what the disk could hold."""
-    from har_assets.bucket import ArtifactBucket, open_store
-    from har_assets.quota import QUOTA_VARIABLE
+    from har_assets.store.bucket import ArtifactBucket, open_store
+    from har_assets.store.quota import QUOTA_VARIABLE
     from har_assets.system.files import format_bytes, size_of
 
     store = open_store(project=project)
@@ -304,9 +304,9 @@ def check_quota(project: Path) -> Finding:
 
 def check_pruning(project: Path) -> Finding:
     """Versions and abandoned work that `har prune` would remove."""
-    from har_assets.bucket import ArtifactBucket, open_store
-    from har_assets.pruning import plan_pruning, registered_versions
     from har_assets.resources.mlflow import MlflowTracking
+    from har_assets.store.bucket import ArtifactBucket, open_store
+    from har_assets.store.pruning import plan_pruning, registered_versions
     from har_assets.system.files import format_bytes
 
     store = open_store(project=project)
@@ -342,7 +342,7 @@ def check_folders(project: Path) -> Finding:
 
 def check_bucket(project: Path) -> Finding:
     """Whether products can be put into the bucket, where there is one, and read back."""
-    from har_assets.bucket import ArtifactBucket, open_store
+    from har_assets.store.bucket import ArtifactBucket, open_store
 
     store = open_store(project=project)
     if not isinstance(store, ArtifactBucket):
@@ -510,8 +510,8 @@ def check_mlflow_outbox(project: Path) -> Finding:
 def check_data(project: Path) -> list[Finding]:
     """data.dvc, data/ and what video_clips published agree; the bytes are on the disk once."""
     from har_assets.assets.dataset import CLIP_HASHES, changed_files
-    from har_assets.bucket import open_store
     from har_assets.resources.dvc import Dvc
+    from har_assets.store.bucket import open_store
 
     dvc, data = Dvc(), project / "data"
     tracked = dvc.tracked_version(project)
@@ -648,7 +648,7 @@ def _on_postgres(folder: Path) -> bool:
 
 
 def _leftovers(project: Path) -> list[Path]:
-    from har_assets.artifacts import STAGING_PREFIX
+    from har_assets.store.folder import STAGING_PREFIX
 
     return [
         folder

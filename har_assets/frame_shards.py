@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from har_assets.artifacts import Artifact
 from har_assets.hmdb51.dataset import VIDEOS
 from har_assets.ray_cluster import needs
 from har_assets.resources.store import ArtifactStore
 from har_assets.sharding import Log, Shards, make_parts, parts, publish_part, shards_of
+from har_assets.store.record import Artifact
 from har_assets.video.frame_cache import TABLES, CacheParams, CacheReport, build_frame_cache, merge_frame_caches
 
 PART = "frame_cache_part"

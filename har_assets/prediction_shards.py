@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from har_assets.artifacts import Artifact
 from har_assets.errors import HarError
 from har_assets.ray_cluster import needs
 from har_assets.resources.store import ArtifactStore
 from har_assets.runtime import Predictor
 from har_assets.runtime.evaluation import score_clips
 from har_assets.sharding import Log, Shards, make_parts, parts, publish_part, shards_of
+from har_assets.store.record import Artifact
 from har_assets.video.frame_cache import TABLES, FrameCache
 
 PART = "test_predictions_part"

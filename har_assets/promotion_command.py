@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from har_assets.bucket import open_store
+from har_assets.store.bucket import open_store
 
 if TYPE_CHECKING:
     from har_assets.serving.promotion import Decision

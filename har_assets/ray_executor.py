@@ -25,11 +25,11 @@ from dagster._core.executor.step_delegating import (
 )
 from dagster_shared.error import SerializableErrorInfo
 
-from har_assets.bucket import DEFAULT_ROOT, ROOT_VARIABLE
 from har_assets.errors import HarError
 from har_assets.ray_cluster import NEEDS_TAG, RAY_VARIABLE, cluster_address, connect, nodes_of
 from har_assets.ray_training import PLACE_VARIABLE, node_needs, options_of
 from har_assets.runs import SentenceFailure, SurvivingExecutor
+from har_assets.store.bucket import DEFAULT_ROOT, ROOT_VARIABLE
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

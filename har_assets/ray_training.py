@@ -28,8 +28,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from har_assets.bucket import open_store
 from har_assets.errors import HarError
+from har_assets.store.bucket import open_store
 from har_assets.system.processes import undisturbed
 from har_assets.training.request import ERROR_FILE, STOPPED, SUMMARY_FILE, TrainingRequest
 

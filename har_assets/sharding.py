@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from har_assets.artifacts import Artifact, Record, describe_files
 from har_assets.errors import HarError
 from har_assets.ray_cluster import tasks_that_need
 from har_assets.resources.store import ArtifactStore
+from har_assets.store.record import Artifact, Record, describe_files
 from har_assets.system.files import hash_of
 from har_assets.system.locks import locked
 

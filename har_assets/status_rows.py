@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from har_assets.artifacts import ArtifactFolder
+from har_assets.store.folder import ArtifactFolder
 
 SPLITS = ("1", "2", "3")
 INCOMING = "incoming_video_predictions"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from har_assets.artifacts import Artifact, ArtifactFolder
+from har_assets.store.folder import ArtifactFolder
+from har_assets.store.record import Artifact
 from har_assets_tests.conftest import write_video
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from har_assets.artifacts import ArtifactFolder
-from har_assets.bucket import open_store
 from har_assets.ray_cluster import PROJECT, RAY_VARIABLE
+from har_assets.store.bucket import open_store
+from har_assets.store.folder import ArtifactFolder
 from har_assets.video.frame_cache import FrameCache
 from har_assets_tests.postgres import Postgres, postgres_server
 from har_assets_tests.project import REPOSITORY, Project

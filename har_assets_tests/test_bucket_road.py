@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from har_assets.artifacts import ArtifactFolder, describe_files
-from har_assets.bucket import StoredArtifact, open_store
 from har_assets.cli import ROAD
+from har_assets.store.bucket import StoredArtifact, open_store
+from har_assets.store.folder import ArtifactFolder
+from har_assets.store.record import describe_files
 from har_assets_tests.postgres import Postgres, postgres_server
 from har_assets_tests.project import REPOSITORY, Project, log_of, make_own_videos
 from har_assets_tests.s3_server import BUCKET, S3Server, s3_server

@@ -23,17 +23,17 @@ from dagster._daemon.types import DaemonHeartbeat
 from typer.testing import CliRunner
 
 from har_assets import doctor
-from har_assets.artifacts import ArtifactFolder
 from har_assets.cli import app
 from har_assets.doctor import Finding
 from har_assets.errors import HarError
-from har_assets.quota import QUOTA_VARIABLE
 from har_assets.runs import HOST_TAG, PROCESS_TAG
+from har_assets.store.folder import ArtifactFolder
+from har_assets.store.quota import QUOTA_VARIABLE
 from har_assets.system.files import size_of
 from har_assets.system.processes import process_name, this_host
 from har_assets_tests.conftest import write_video
 from har_assets_tests.project import REPOSITORY
-from har_assets_tests.test_artifacts import make_record, publish
+from har_assets_tests.store.test_folder import make_record, publish
 
 
 @pytest.fixture

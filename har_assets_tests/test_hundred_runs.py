@@ -23,8 +23,8 @@ from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunSta
 from dagster._core.instance.ref import InstanceRef
 from dagster_graphql import DagsterGraphQLClient, DagsterGraphQLClientError
 
-from har_assets.artifacts import RECORD_FILE, Artifact, describe_files
 from har_assets.runs import PROCESS_TAG
+from har_assets.store.record import RECORD_FILE, Artifact, describe_files
 from har_assets_tests.incoming.server import wait_for
 from har_assets_tests.postgres import Postgres, postgres_server
 from har_assets_tests.project import REPOSITORY, Project, log_of, make_own_videos

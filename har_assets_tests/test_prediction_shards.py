@@ -9,14 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from har_assets.artifacts import Artifact, ArtifactFolder, describe_files
 from har_assets.errors import HarError
 from har_assets.prediction_shards import PART, prediction_shards, score_on_cluster, score_shard
 from har_assets.resources.store import ArtifactStore
 from har_assets.runtime import Predictor, open_model
 from har_assets.runtime.evaluation import predict_manifest, prediction_table
+from har_assets.store.folder import ArtifactFolder
+from har_assets.store.record import Artifact, describe_files
 from har_assets.video.frame_cache import FrameCache
-from har_assets_tests.test_artifacts import make_record
+from har_assets_tests.store.test_folder import make_record
 
 MODEL = "video_action_model.onnx"
 

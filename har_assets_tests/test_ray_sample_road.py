@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from har_assets.artifacts import Artifact
 from har_assets.cli import ROAD
+from har_assets.store.record import Artifact
 from har_assets_tests.project import Project, log_of
 from har_assets_tests.ray_site import Site, keys_of, same_products, services, two_nodes
 

@@ -14,11 +14,11 @@ import psutil
 import pytest
 import torch
 
-from har_assets.artifacts import Artifact
 from har_assets.errors import HarError
 from har_assets.model.lightning import load_checkpoint
 from har_assets.model.spec import ModelSpec
 from har_assets.ray_training import cause_of, copied, for_this_node, node_needs, options_of, shortage
+from har_assets.store.record import Artifact
 from har_assets.training.request import STOPPED, TrainingRequest
 from har_assets_tests.postgres import Postgres, postgres_server
 from har_assets_tests.project import log_of, make_own_videos, make_split_lists, trainings_in

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from har_assets.artifacts import ArtifactFolder, Record
 from har_assets.errors import HarError
 from har_assets.frame_shards import frame_shards
 from har_assets.ray_cluster import needs, tasks_that_need
 from har_assets.resources.store import ArtifactStore
 from har_assets.sharding import make_parts, parts, publish_part, remove_parts
+from har_assets.store.folder import ArtifactFolder
+from har_assets.store.record import Record
 from har_assets.video.frame_cache import CacheParams, FrameCache, build_frame_cache, merge_frame_caches
 from har_assets_tests.conftest import write_video
 

@@ -15,7 +15,6 @@ from urllib.request import url2pathname
 
 import dagster as dg
 
-from har_assets.artifacts import Artifact
 from har_assets.assets.data_dvc import DATA_DVC, observed_by
 from har_assets.assets.publishing import (
     AssetConfig,
@@ -30,6 +29,7 @@ from har_assets.hmdb51.dataset import DATASET_FILE, SPLITS, VIDEOS, Dataset, cla
 from har_assets.ray_cluster import cluster_address, needs
 from har_assets.resources.dvc import Dvc, FileHash, differences, files_of, version_of
 from har_assets.resources.store import ArtifactStore
+from har_assets.store.record import Artifact
 from har_assets.system.confinement import confined
 from har_assets.system.files import hash_of, sha256_of
 from har_assets.system.locks import locked

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import dagster as dg
 
-from har_assets.artifacts import Artifact
 from har_assets.assets.dataset import read_manifest_of
 from har_assets.assets.publishing import AssetConfig, Making, Product, failures_in_words, made, publish, result_of
 from har_assets.assets.training import CARD, CHECKPOINT
@@ -16,6 +15,7 @@ from har_assets.model.spec import ModelSpec
 from har_assets.ray_cluster import needs
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
+from har_assets.store.record import Artifact
 
 if TYPE_CHECKING:
     from har_assets.export.precision import Calibration

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 import dagster as dg
 
-from har_assets.artifacts import Artifact
 from har_assets.assets.dataset import read_manifest_of
 from har_assets.assets.deployment import ONNX, refuse_failed_parity
 from har_assets.assets.publishing import AssetConfig, Making, Product, failures_in_words, made, result_of
@@ -14,6 +13,7 @@ from har_assets.errors import HarError
 from har_assets.ray_cluster import cluster_address, needs
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
+from har_assets.store.record import Artifact
 
 CONFUSION = "test_confusion.png"
 

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import dagster as dg
 
-from har_assets.artifacts import Artifact
 from har_assets.assets.deployment import ONNX, deployed_precision, refuse_failed_parity
 from har_assets.assets.publishing import AssetConfig, failures_in_words
 from har_assets.errors import HarError, VideoError
@@ -31,6 +30,7 @@ from har_assets.resources.incoming import IncomingVideos
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
 from har_assets.runs import end_with_run
+from har_assets.store.record import Artifact
 from har_assets.system.files import hash_of
 
 if TYPE_CHECKING:

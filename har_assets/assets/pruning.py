@@ -6,9 +6,12 @@ from pathlib import Path
 import dagster as dg
 
 from har_assets.assets.publishing import failures_in_words
-from har_assets.bucket import ArtifactBucket
-from har_assets.bucket_pruning import GRACE_HOURS, BucketPlan, plan_bucket, prune_bucket
-from har_assets.pruning import (
+from har_assets.resources.mlflow import MlflowTracking
+from har_assets.resources.store import ArtifactStore
+from har_assets.runs import at_work_since
+from har_assets.store.bucket import ArtifactBucket
+from har_assets.store.bucket_pruning import GRACE_HOURS, BucketPlan, plan_bucket, prune_bucket
+from har_assets.store.pruning import (
     KEEP,
     OLDER_THAN_DAYS,
     Plan,
@@ -17,9 +20,6 @@ from har_assets.pruning import (
     prune,
     registered_versions,
 )
-from har_assets.resources.mlflow import MlflowTracking
-from har_assets.resources.store import ArtifactStore
-from har_assets.runs import at_work_since
 from har_assets.system.files import format_bytes
 
 

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 import dagster as dg
 
-from har_assets.artifacts import Artifact, Record, describe_files, merge_lineage
 from har_assets.errors import HarError, PassingError
 from har_assets.resources.mlflow import MlflowTracking, RunLog
 from har_assets.resources.store import ArtifactStore
 from har_assets.runs import OUTBOX_TAG, SentenceFailure, end_with_run
+from har_assets.store.record import Artifact, Record, describe_files, merge_lineage
 from har_assets.system.files import hash_of
 from har_assets.system.usage import measured
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from har_assets.artifacts import Artifact
 from har_assets.assets.dataset import data_here, read_manifest_of
 from har_assets.assets.deployment import ONNX
 from har_assets.assets.publishing import AssetConfig, Making, Product, publish
@@ -18,6 +17,7 @@ from har_assets.hmdb51.dataset import VIDEOS
 from har_assets.ray_cluster import needs
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
+from har_assets.store.record import Artifact
 
 if TYPE_CHECKING:
     from har_assets.model.spec import ModelSpec, Provenance

@@ -6,13 +6,13 @@ from typing import Any
 
 import dagster as dg
 
-from har_assets.artifacts import Artifact
 from har_assets.assets.deployment import deployed_precision, published_onnx, refuse_failed_parity
 from har_assets.assets.publishing import AssetConfig, Making, Product, publish
 from har_assets.ray_cluster import needs
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
 from har_assets.serving.limits import ServingLimits
+from har_assets.store.record import Artifact
 from har_assets.system.files import hash_of
 
 MODEL_NAME = "har_video_action"

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import dagster as dg
 from pydantic import ValidationError
 
-from har_assets.artifacts import Artifact, ArtifactFolder
 from har_assets.assets.dataset import (
     ROLES,
     FrameCacheConfig,
@@ -37,6 +36,8 @@ from har_assets.hmdb51.dataset import DATASET_FILE
 from har_assets.ray_cluster import needs
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
+from har_assets.store.folder import ArtifactFolder
+from har_assets.store.record import Artifact
 from har_assets.system.files import hash_of
 
 SPLIT_NUMBERS = ("1", "2", "3")

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import dagster as dg
 
-from har_assets.artifacts import Artifact
 from har_assets.assets.dataset import read_class_index
 from har_assets.assets.publishing import (
     AssetConfig,
@@ -29,6 +28,7 @@ from har_assets.ray_cluster import cluster_address, needs
 from har_assets.ray_training import PLACE_VARIABLE
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
+from har_assets.store.record import Artifact
 from har_assets.tracking.client import DAGSTER_STEP_TAG
 from har_assets.tracking.outbox import report_settled, settle
 from har_assets.training.request import CONFUSION_FILE, ERROR_FILE, SUMMARY_FILE, TrainingRequest

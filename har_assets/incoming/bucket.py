@@ -22,7 +22,7 @@ from typing import Any, Self
 
 from har_assets.errors import HarError, VideoError
 from har_assets.incoming.folder import GoneError, LocalVideo, Signature, Wanted, name_tests
-from har_assets.remote_folder import PARTS_AT_ONCE, RemoteFolder
+from har_assets.store.remote_folder import PARTS_AT_ONCE, RemoteFolder
 from har_assets.system.files import DISK_FULL_ERRNOS, format_bytes, require_space, sha256_of
 from har_assets.system.locks import FolderLock
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import dagster as dg
 
-from har_assets.artifacts import Artifact, ArtifactFolder
-from har_assets.bucket import DEFAULT_ROOT, ROOT_VARIABLE, open_store
+from har_assets.store.bucket import DEFAULT_ROOT, ROOT_VARIABLE, open_store
+from har_assets.store.folder import ArtifactFolder
+from har_assets.store.record import Artifact
 from har_assets.system.confinement import confined, refuse_other_address
 
 

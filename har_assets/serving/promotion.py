@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from har_assets.artifacts import ArtifactFolder
 from har_assets.errors import HarError
 from har_assets.serving.package import CHALLENGER, CHAMPION, ONNX_VERSION_TAG, registry_in_words
+from har_assets.store.folder import ArtifactFolder
 from har_assets.system.locks import locked
 from har_assets.tracking.client import client_of
 

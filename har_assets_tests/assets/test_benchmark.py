@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from har_assets.artifacts import Artifact, ArtifactFolder, Record, describe_files
 from har_assets.assets.deployment import ENGINE, ONNX
 from har_assets.assets.training import CHECKPOINT
 from har_assets.export.tensorrt import EngineOptions, build_engine
+from har_assets.store.folder import ArtifactFolder
+from har_assets.store.record import Artifact, Record, describe_files
 from har_assets_tests.project import Project, materialize_here
 
 SMALL = {"batch_sizes": [1, 3], "rounds": 3, "clips": 3, "videos": 3, "windows": 2}

@@ -12,10 +12,11 @@ import onnx
 import pytest
 
 from har_assets import defs
-from har_assets.artifacts import ArtifactFolder, Record, describe_files
 from har_assets.assets.deployment import published_onnx
 from har_assets.export.precision import precision_of
 from har_assets.runtime import open_model
+from har_assets.store.folder import ArtifactFolder
+from har_assets.store.record import Record, describe_files
 from har_assets.system.files import sha256_of
 from har_assets.system.gpu import gpu_compute_capability
 from har_assets_tests.project import Project

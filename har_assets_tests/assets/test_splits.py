@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from har_assets.artifacts import ArtifactFolder, Record, describe_files
 from har_assets.assets.deployment import OnnxConfig
 from har_assets.assets.evaluation import PredictionConfig
 from har_assets.assets.splits import (
@@ -22,6 +21,8 @@ from har_assets.assets.splits import (
 from har_assets.assets.training import TrainingConfig
 from har_assets.errors import HarError, MissingArtifactError
 from har_assets.resources.store import ArtifactStore
+from har_assets.store.folder import ArtifactFolder
+from har_assets.store.record import Record, describe_files
 from har_assets_tests.project import Project, log_of, materialize_here
 
 CONFIGS: dict[str, dict[str, Any]] = {

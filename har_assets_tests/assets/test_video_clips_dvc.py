@@ -19,11 +19,12 @@ from dagster._core.definitions.observe import observe
 from dagster._core.loader import LoadingContextForTest
 
 from har_assets import defs
-from har_assets.artifacts import Artifact, ArtifactFolder
 from har_assets.assets.data_dvc import data_dvc
 from har_assets.assets.dataset import data_unspoiled, raw_archive, video_clips
 from har_assets.resources.dvc import Dvc
 from har_assets.resources.store import ArtifactStore
+from har_assets.store.folder import ArtifactFolder
+from har_assets.store.record import Artifact
 from har_assets_tests.project import REPOSITORY, Project, log_of
 
 ASSETS = [raw_archive, video_clips, data_unspoiled]

@@ -17,7 +17,7 @@ from typing import Any
 from dagster import AssetMaterialization, DagsterInstance
 from dagster._core.instance.ref import InstanceRef
 
-from har_assets.artifacts import Artifact, Record, describe_files
+from har_assets.store.record import Artifact, Record, describe_files
 from har_assets.system.files import hash_of
 from har_assets_tests.project import Project
 

@@ -10,10 +10,11 @@ import pytest
 from scipy.stats import binomtest
 
 from har_assets import defs
-from har_assets.artifacts import ArtifactFolder, Record, describe_files
 from har_assets.errors import HarError
 from har_assets.serving.package import RegistryError
 from har_assets.serving.promotion import OnTestVideos, compare, promote, rollback
+from har_assets.store.folder import ArtifactFolder
+from har_assets.store.record import Record, describe_files
 from har_assets_tests.mlflow_server import free_port
 from har_assets_tests.project import Project
 

@@ -1,8 +1,8 @@
 """Removal of old versions from a bucket, beside readers on other machines that nobody here can see.
 
-What is kept is what `har_assets.pruning` keeps, and whatever was made while a run was at work that has not ended: parts
-of a product that is not there yet. Locks end at the machine, so a version that nothing needs goes in two
-steps, by two prunes:
+What is kept is what `har_assets.store.pruning` keeps, and whatever was made while a run was at work that has not ended:
+parts of a product that is not there yet. Locks end at the machine, so a version that nothing needs goes in two steps,
+by two prunes:
 
 1. It is condemned: the object `<asset>/.condemned-<version>` says since when. `ArtifactBucket.find` passes it over from
    now on, so nothing new comes to rest on it; whoever has it reads on.
@@ -27,11 +27,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from har_assets.artifacts import LATEST, RECORD_FILE, Artifact, Record
-from har_assets.bucket import ABANDONED, CONDEMNED_PREFIX, ArtifactBucket, stamp_of
 from har_assets.errors import HarError
-from har_assets.pruning import KEEP, Log, Registered, age, needed, words
-from har_assets.remote_folder import PARTS_AT_ONCE
+from har_assets.store.bucket import ABANDONED, CONDEMNED_PREFIX, ArtifactBucket, stamp_of
+from har_assets.store.pruning import KEEP, Log, Registered, age, needed, words
+from har_assets.store.record import LATEST, RECORD_FILE, Artifact, Record
+from har_assets.store.remote_folder import PARTS_AT_ONCE
 from har_assets.system.files import format_bytes, silent
 from har_assets.system.locks import locked
 

@@ -31,10 +31,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from har_assets.artifacts import LATEST, RECORD_FILE, Artifact, ArtifactFolder, Record
 from har_assets.errors import HarError, StorageAwayError, StorageError, StorageGoneError
-from har_assets.quota import Quota
-from har_assets.remote_folder import PARTS_AT_ONCE, RemoteFolder
+from har_assets.store.folder import ArtifactFolder
+from har_assets.store.quota import Quota
+from har_assets.store.record import LATEST, RECORD_FILE, Artifact, Record
+from har_assets.store.remote_folder import PARTS_AT_ONCE, RemoteFolder
 from har_assets.system.locks import locked
 
 ROOT_VARIABLE = "HAR_ARTIFACTS"
@@ -44,7 +45,7 @@ DEFAULT_ROOT = "artifacts"
 
 FETCHING_PREFIX = ".fetching-"
 CONDEMNED_PREFIX = ".condemned-"
-"""Of the object beside a version that says since when it is going: see har_assets.bucket_pruning."""
+"""Of the object beside a version that says since when it is going: see har_assets.store.bucket_pruning."""
 PART_BYTES = 16 * 2**20
 """Of a large file moved at once; PARTS_AT_ONCE of them bound the memory, 128 MiB. S3 takes 10,000 parts a file: larger
 files get larger parts."""

@@ -7,13 +7,13 @@ Kept of each asset are
 - what an alias of the model registry stands for: the ONNX model, its test predictions, its serving model, and of the
   version that was champion before, to which `har rollback` returns;
 - the versions that kept ones were made from, and those that these were made from, and so on;
-- what a process is reading at this moment (it holds a lock on it, see har_assets.artifacts).
+- what a process is reading at this moment (it holds a lock on it, see har_assets.store.folder).
 
 Nothing is half there at any moment: a version is renamed to a hidden name first, and deleted under that. What a killed
 run leaves under such a name is deleted by the next one.
 
 Work folders and caches that nothing has written to for some days go as well, unless their asset is being made.
-A store in a bucket is pruned by har_assets.bucket_pruning, with the same rules of what is needed.
+A store in a bucket is pruned by har_assets.store.bucket_pruning, with the same rules of what is needed.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from har_assets.artifacts import LATEST, RECORD_FILE, Artifact
 from har_assets.errors import HarError
+from har_assets.store.record import LATEST, RECORD_FILE, Artifact
 from har_assets.system.files import format_bytes, freed, modified, remove_tree, silent
 from har_assets.system.locks import FolderLock, locked
 

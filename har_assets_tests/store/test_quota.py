@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from har_assets.artifacts import ArtifactFolder
 from har_assets.errors import HarError
-from har_assets.quota import QUOTA_VARIABLE, Quota
 from har_assets.resources.store import ArtifactStore
+from har_assets.store.folder import ArtifactFolder
+from har_assets.store.quota import QUOTA_VARIABLE, Quota
 from har_assets.system.files import parse_size, size_of
-from har_assets_tests.test_artifacts import make_record, publish
+from har_assets_tests.store.test_folder import make_record, publish
 
 
 def test_sizes() -> None:

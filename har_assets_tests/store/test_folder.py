@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from har_assets.artifacts import STAGING_PREFIX, Artifact, ArtifactFolder, Record, describe_files, merge_lineage
 from har_assets.errors import HarError, MissingArtifactError
+from har_assets.store.folder import STAGING_PREFIX, ArtifactFolder
+from har_assets.store.record import Artifact, Record, describe_files, merge_lineage
 from har_assets.system.files import hash_of
 
 

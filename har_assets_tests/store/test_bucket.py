@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 
-from har_assets import bucket as bucket_module
 from har_assets import doctor
-from har_assets.artifacts import STAGING_PREFIX, Artifact, ArtifactFolder, Record, describe_files
-from har_assets.bucket import PART_BYTES, ROOT_VARIABLE, ArtifactBucket, StoredArtifact, open_store
 from har_assets.errors import HarError, MissingArtifactError, StorageAwayError, StorageError
-from har_assets.remote_folder import S3_OPTIONS
 from har_assets.resources.store import ArtifactStore
+from har_assets.store import bucket as bucket_module
+from har_assets.store.bucket import PART_BYTES, ROOT_VARIABLE, ArtifactBucket, StoredArtifact, open_store
+from har_assets.store.folder import STAGING_PREFIX, ArtifactFolder
+from har_assets.store.record import Artifact, Record, describe_files
+from har_assets.store.remote_folder import S3_OPTIONS
 from har_assets_tests.s3_server import BUCKET, S3Server, s3_server
-from har_assets_tests.test_artifacts import make_record, publish
+from har_assets_tests.store.test_folder import make_record, publish
 
 pytest.importorskip("s3fs", reason="no s3fs: `pip install 'har_assets[cluster]'`")
 pytest.importorskip("moto", reason="no moto, whose server speaks S3: `pip install 'har_assets[dev]'`")
@@ -63,8 +64,8 @@ class Machines:
 
     def start(self, name: str, code: str, *arguments: str) -> subprocess.Popen[str]:
         """Python code in a process, with `store` at hand."""
-        start = "import sys; from har_assets.bucket import *; from har_assets.artifacts import *\n"
-        start += "from har_assets_tests.test_artifacts import make_record, publish\n"
+        start = "import sys; from har_assets.store.bucket import *; from har_assets.store.folder import *\n"
+        start += "from har_assets_tests.store.test_folder import make_record, publish\n"
         start += "store = open_store(sys.argv[1], sys.argv[2])\n"
         return subprocess.Popen(
             [sys.executable, "-c", start + code, self.address, str(self.folder / name), *arguments],
@@ -238,7 +239,7 @@ def test_missing_bucket_is_not_a_missing_asset(machines: Machines) -> None:
 def test_two_machines_publish_one_asset_at_the_same_moment(machines: Machines) -> None:
     """Both end, one is latest, none is mixed."""
     code = (
-        "from har_assets_tests.test_bucket import publish_large; import time\n"
+        "from har_assets_tests.store.test_bucket import publish_large; import time\n"
         "time.sleep(max(0, float(sys.argv[4]) - time.time()))\n"
         "print(publish_large(store, 40_000_000, fill=sys.argv[3].encode()).folder.name)"
     )
@@ -259,8 +260,8 @@ def test_two_machines_publish_one_asset_at_the_same_moment(machines: Machines) -
 def test_killed_while_uploading_leaves_the_version_before(machines: Machines) -> None:
     before = publish_large(machines["one"], 1000)
     code = (
-        "from har_assets_tests.test_bucket import publish_large\n"
-        "from har_assets.bucket import ArtifactBucket as B; put = B._put\n"
+        "from har_assets_tests.store.test_bucket import publish_large\n"
+        "from har_assets.store.bucket import ArtifactBucket as B; put = B._put\n"
         "def tell(*arguments):\n    put(*arguments); print('put', flush=True)\n"
         "B._put = tell; publish_large(store, 60_000_000, 'b' * 64)"
     )
@@ -296,7 +297,7 @@ def test_uploads_that_were_killed_long_ago_are_removed(machines: Machines) -> No
 def test_a_copy_goes_on_where_it_was_killed(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
     published = publish_large(machines["one"], 3 * PART_BYTES)
     code = (
-        "from har_assets.bucket import ArtifactBucket as B; import time; part = B._part\n"
+        "from har_assets.store.bucket import ArtifactBucket as B; import time; part = B._part\n"
         "def slow(self, place, start, end):\n"
         "    if start >= 2 * 16 * 2**20: print('two parts', flush=True); time.sleep(60)\n"
         "    return part(self, place, start, end)\n"
@@ -343,7 +344,7 @@ def test_unfinished_copies_that_nobody_came_back_for_are_removed(machines: Machi
 def test_processes_of_one_machine_share_a_copy(machines: Machines) -> None:
     publish_large(machines["one"], 40_000_000)
     code = (
-        "from har_assets.bucket import ArtifactBucket as B; part = B._part; count = []\n"
+        "from har_assets.store.bucket import ArtifactBucket as B; part = B._part; count = []\n"
         "def counted(*arguments):\n    count.append(1); return part(*arguments)\n"
         "B._part = counted; found = store.latest('trained_checkpoint')\n"
         "print(len(count) or found.file('large.bin').stat().st_size, len(count))"

@@ -14,12 +14,13 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from har_assets.artifacts import Artifact, ArtifactFolder, describe_files
 from har_assets.errors import HarError
-from har_assets.pruning import Plan, Registered, plan_pruning, prune, registered_versions
+from har_assets.store.folder import ArtifactFolder
+from har_assets.store.pruning import Plan, Registered, plan_pruning, prune, registered_versions
+from har_assets.store.record import Artifact, describe_files
 from har_assets.system.locks import FolderLock
 from har_assets_tests.project import REPOSITORY, Project
-from har_assets_tests.test_artifacts import make_record
+from har_assets_tests.store.test_folder import make_record
 
 
 def publish(store: ArtifactFolder, asset: str, name: str, **fields: object) -> Artifact:
@@ -142,7 +143,7 @@ def test_what_another_process_reads_stays_until_it_has_ended(store: ArtifactFold
         [
             sys.executable,
             "-c",
-            "import sys; from pathlib import Path; from har_assets.artifacts import ArtifactFolder\n"
+            "import sys; from pathlib import Path; from har_assets.store.folder import ArtifactFolder\n"
             "held = ArtifactFolder(Path(sys.argv[1])).latest('onnx_model')\n"
             "print('held', flush=True); sys.stdin.read()",
             str(store.root),
@@ -198,7 +199,7 @@ def test_a_reader_that_comes_while_its_version_is_taken_away_gets_the_latest(sto
     assert FolderLock.exclusive(old.folder) is None
     publish(store, "onnx_model", "new")
     script = (
-        "import sys; from pathlib import Path; from har_assets.artifacts import Artifact\n"
+        "import sys; from pathlib import Path; from har_assets.store.folder import Artifact\n"
         "print('waits', flush=True); print(Artifact.hold(Path(sys.argv[1])))"
     )
     reader = subprocess.Popen(
@@ -217,7 +218,7 @@ def test_a_reader_that_comes_while_its_version_is_taken_away_gets_the_latest(sto
 KILLED = """
 import sys
 from pathlib import Path
-from har_assets.pruning import plan_pruning, prune
+from har_assets.store.pruning import plan_pruning, prune
 root = Path(sys.argv[1])
 plan = lambda going=None: plan_pruning(root, keep=1, going=going)
 print("begins", flush=True)
@@ -258,8 +259,8 @@ BUSY = """
 import random, sys
 from dataclasses import replace
 from pathlib import Path
-from har_assets.artifacts import ArtifactFolder, describe_files
-from har_assets_tests.test_artifacts import make_record
+from har_assets.store.folder import ArtifactFolder, describe_files
+from har_assets_tests.store.test_folder import make_record
 store, number = ArtifactFolder(Path(sys.argv[1])), sys.argv[2]
 for turn in range(int(sys.argv[3])):
     source = store.latest("source")

@@ -15,18 +15,20 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from har_assets import bucket_pruning, doctor
-from har_assets.artifacts import Artifact, ArtifactFolder, describe_files
-from har_assets.bucket import CONDEMNED_PREFIX, ROOT_VARIABLE, ArtifactBucket, StoredArtifact, open_store
-from har_assets.bucket_pruning import GRACE_HOURS, Condemned, Doomed, plan_bucket, prune_bucket
+from har_assets import doctor
 from har_assets.errors import HarError, PassingError, StorageGoneError
-from har_assets.pruning import Registered
-from har_assets.quota import QUOTA_VARIABLE
 from har_assets.runs import at_work_since
+from har_assets.store import bucket_pruning
+from har_assets.store.bucket import CONDEMNED_PREFIX, ROOT_VARIABLE, ArtifactBucket, StoredArtifact, open_store
+from har_assets.store.bucket_pruning import GRACE_HOURS, Condemned, Doomed, plan_bucket, prune_bucket
+from har_assets.store.folder import ArtifactFolder
+from har_assets.store.pruning import Registered
+from har_assets.store.quota import QUOTA_VARIABLE
+from har_assets.store.record import Artifact, describe_files
 from har_assets_tests.project import Project
 from har_assets_tests.s3_server import S3Server, s3_server
-from har_assets_tests.test_artifacts import make_record
-from har_assets_tests.test_bucket import Machines
+from har_assets_tests.store.test_bucket import Machines
+from har_assets_tests.store.test_folder import make_record
 
 pytest.importorskip("s3fs", reason="no s3fs: `pip install 'har_assets[cluster]'`")
 pytest.importorskip("moto", reason="no moto, whose server speaks S3: `pip install 'har_assets[dev]'`")
@@ -250,7 +252,7 @@ def test_rests_go_and_uploads_under_way_stay(machines: Machines) -> None:
 
 KILLED = """
 from datetime import timedelta
-from har_assets.bucket_pruning import plan_bucket, prune_bucket
+from har_assets.store.bucket_pruning import plan_bucket, prune_bucket
 store.listing(); print("begins", flush=True)
 for _ in range(2):
     prune_bucket(store, lambda: plan_bucket(store, keep=1, grace=timedelta(0)))
@@ -282,7 +284,7 @@ def test_killed_at_random_moments_nothing_half_there_is_listed(times: int, machi
 BUSY = """
 import random, time
 from dataclasses import replace
-from har_assets.artifacts import describe_files
+from har_assets.store.folder import describe_files
 from har_assets.errors import StorageGoneError
 number, late = sys.argv[3], 0
 for turn in range(int(sys.argv[4])):
