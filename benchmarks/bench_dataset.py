@@ -17,10 +17,10 @@ from pathlib import Path
 
 import rarfile
 
+from har_assets.dataset.archive import extract_split_lists, extract_videos
+from har_assets.dataset.classes import HMDB51_CLASSES
+from har_assets.dataset.splits import build_manifests, read_split_lists
 from har_assets.errors import ArchiveError
-from har_assets.hmdb51.archive import extract_split_lists, extract_videos
-from har_assets.hmdb51.classes import HMDB51_CLASSES
-from har_assets.hmdb51.splits import build_manifests, read_split_lists
 
 
 def median_seconds(action: Callable[[int], object], runs: int) -> float:

@@ -135,8 +135,8 @@ def fresh_model(folder: Path) -> tuple[Path, Path]:
     """An untrained net for the 51 classes at 16 x 112 x 112, as ONNX and as checkpoint: as fast as a trained one."""
     import pytorch_lightning as pl
 
+    from har_assets.dataset.classes import HMDB51_CLASSES
     from har_assets.export.onnx import export_onnx
-    from har_assets.hmdb51.classes import HMDB51_CLASSES
     from har_assets.model.lightning import VideoActionModel
     from har_assets.model.spec import ModelSpec, Provenance
 

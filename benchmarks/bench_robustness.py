@@ -17,11 +17,11 @@ import time
 from functools import partial
 from pathlib import Path
 
+from har_assets.dataset.archive import extract_videos
 from har_assets.errors import VideoError
-from har_assets.hmdb51.archive import extract_videos
 from har_assets.system.files import sha256_of
 from har_assets.video.workers import decode_many
-from har_assets_tests.hmdb51 import test_archive, test_download
+from har_assets_tests.dataset import test_archive, test_download
 from har_assets_tests.project import Project, log_of
 from har_assets_tests.video import test_frame_cache, test_fuzz
 from har_assets_tests.video.conftest import make_video, unpack_real_clips

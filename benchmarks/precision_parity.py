@@ -15,11 +15,11 @@ import numpy as np
 import onnx
 
 from har_assets.assets.training import CHECKPOINT
+from har_assets.dataset.splits import read_manifest
 from har_assets.export.onnx import export_onnx, read_onnx, write_onnx
 from har_assets.export.precision import Calibration, imitate_fp16, to_fp16, to_int8
 from har_assets.export.tensorrt import EngineOptions, build_engine, choose_builder
 from har_assets.export.windows import spread_windows
-from har_assets.hmdb51.splits import read_manifest
 from har_assets.model.parity import compare
 from har_assets.model.spec import ModelSpec
 from har_assets.runtime.checkpoint import CheckpointPredictor

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from har_assets.hmdb51.archive import extract_split_lists, extract_videos
-from har_assets.hmdb51.sample import write_sample
-from har_assets.hmdb51.splits import build_manifests, read_manifest, write_manifest
+from har_assets.dataset.archive import extract_split_lists, extract_videos
+from har_assets.dataset.sample import write_sample
+from har_assets.dataset.splits import build_manifests, read_manifest, write_manifest
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.runtime import open_model
 from har_assets.runtime.evaluation import evaluate, predict_manifest

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from har_assets.hmdb51.dataset import VIDEOS
+from har_assets.dataset.folder import VIDEOS
 from har_assets.ray_cluster import needs
 from har_assets.resources.store import ArtifactStore
 from har_assets.sharding import Log, Shards, make_parts, parts, publish_part, shards_of

@@ -24,8 +24,8 @@ from har_assets.assets.publishing import (
     failures_in_words,
     publish,
 )
+from har_assets.dataset.folder import DATASET_FILE, SPLITS, VIDEOS, Dataset, class_list, is_complete
 from har_assets.errors import DatasetError, HarError
-from har_assets.hmdb51.dataset import DATASET_FILE, SPLITS, VIDEOS, Dataset, class_list, is_complete
 from har_assets.ray_cluster import cluster_address, needs
 from har_assets.resources.dvc import Dvc, FileHash, differences, files_of, version_of
 from har_assets.resources.store import ArtifactStore
@@ -37,7 +37,7 @@ from har_assets.system.locks import locked
 if TYPE_CHECKING:
     import pandas as pd
 
-    from har_assets.hmdb51.splits import Manifests
+    from har_assets.dataset.splits import Manifests
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def raw_archive(
     def build(making: Making) -> Product:
         downloads: list[dict[str, Any]] = []
         if source == SAMPLE:
-            from har_assets.hmdb51.sample import write_sample
+            from har_assets.dataset.sample import write_sample
 
             files = write_sample(making.folder, workers=config.workers or None, log=context.log.info)
             archive, lists = files.archive.name, files.split_lists.name
@@ -187,7 +187,7 @@ def _tracked_real(store: ArtifactStore, dvc: Dvc) -> str | None:
 def _source_identity(source: str, config: RawArchiveConfig, store: ArtifactStore, dvc: Dvc) -> dict[str, Any]:
     """What decides the content of a source, cheap to ask: version, addresses, or the files' hashes."""
     if source == SAMPLE:
-        from har_assets.hmdb51.sample import SAMPLE_VERSION
+        from har_assets.dataset.sample import SAMPLE_VERSION
 
         return {"sample": SAMPLE_VERSION}
     if source == HMDB51:
@@ -236,7 +236,7 @@ def _download_hmdb51(
 
     Returns their names, and of each its name, address, bytes and hashes.
     """
-    from har_assets.hmdb51 import download as dl
+    from har_assets.dataset import download as dl
 
     for url in (*config.archive_urls, *config.split_lists_urls):
         if not url.startswith(("http://", "https://")):
@@ -531,7 +531,7 @@ def _track(
 
 def _unpack(archive: Artifact, staging: Path, workers: int, log: Callable[[str], None]) -> tuple[str, ...]:
     """Fill an empty folder from the archive; return what was odd."""
-    from har_assets.hmdb51.archive import extract_split_lists, extract_videos
+    from har_assets.dataset.archive import extract_split_lists, extract_videos
 
     figures = archive.record.metadata
     report = extract_videos(
@@ -692,7 +692,7 @@ def manifests(
 
 def sorted_clips(config: ManifestsConfig, store: ArtifactStore) -> "tuple[Manifests, dict[str, list[str]], Dataset]":
     """The manifests of a split, what is wrong with them by name of the check, and the data set. Raises HarError."""
-    from har_assets.hmdb51.splits import build_manifests, check_manifests
+    from har_assets.dataset.splits import build_manifests, check_manifests
 
     store.latest("video_clips")
     data = data_here(store)
@@ -718,7 +718,7 @@ def manifest_product(
     checks: dict[str, dict[str, Any]],
 ) -> Product:
     """Write the manifest of a role, `train.csv` for instance, into the folder of its asset."""
-    from har_assets.hmdb51.splits import write_manifest
+    from har_assets.dataset.splits import write_manifest
 
     write_manifest(table, making.folder / f"{role}.csv")
     lineage = {"split": config.split, "split_seed": config.seed, "val_fraction": config.val_fraction}
@@ -778,7 +778,7 @@ def read_class_index(artifact: Artifact) -> tuple[str, ...]:
 
 def read_manifest_of(artifact: Artifact, role: str) -> "pd.DataFrame":
     """The table of a published manifest; `role` is train, val or test."""
-    from har_assets.hmdb51.splits import read_manifest
+    from har_assets.dataset.splits import read_manifest
 
     return read_manifest(artifact.file(f"{role}.csv"))
 

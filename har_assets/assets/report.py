@@ -12,8 +12,8 @@ from har_assets.assets.dataset import data_here, read_manifest_of
 from har_assets.assets.deployment import ONNX
 from har_assets.assets.publishing import AssetConfig, Making, Product, publish
 from har_assets.assets.training import CARD, CHECKPOINT, CURVES
+from har_assets.dataset.folder import VIDEOS
 from har_assets.errors import HarError
-from har_assets.hmdb51.dataset import VIDEOS
 from har_assets.ray_cluster import needs
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore

@@ -31,8 +31,8 @@ from har_assets.assets.publishing import (
     publish,
 )
 from har_assets.assets.training import TrainingConfig, make_checkpoint
+from har_assets.dataset.folder import DATASET_FILE
 from har_assets.errors import HarError, MissingArtifactError
-from har_assets.hmdb51.dataset import DATASET_FILE
 from har_assets.ray_cluster import needs
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets.resources.store import ArtifactStore
@@ -357,5 +357,5 @@ def is_full_hmdb51(store: ArtifactStore, tested: dict[str, Artifact]) -> bool:
 
 def published_figures() -> list[dict[str, str]]:
     """Rows of method, pretrained_on, input, top1_percent (mean of three splits) and source."""
-    text = resources.files("har_assets.hmdb51").joinpath(PUBLISHED_FIGURES).read_text()
+    text = resources.files("har_assets.dataset").joinpath(PUBLISHED_FIGURES).read_text()
     return list(csv.DictReader(text.splitlines()))

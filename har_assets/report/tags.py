@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from har_assets.hmdb51.classes import ClipName, parse_clip_name
+from har_assets.dataset.classes import ClipName, parse_clip_name
 from har_assets.report.statistics import Estimate, clustered_estimate
 
 NOT_TAGGED = "not tagged"

@@ -10,8 +10,8 @@ import pytest
 from dagster import AssetCheckEvaluation, AssetCheckSeverity
 
 from har_assets.assets.dataset import MANIFEST_CHECKS
-from har_assets.hmdb51 import download, splits
-from har_assets_tests.hmdb51.test_download import Server, running_server
+from har_assets.dataset import download, splits
+from har_assets_tests.dataset.test_download import Server, running_server
 from har_assets_tests.project import (
     REPOSITORY,
     Project,

@@ -51,7 +51,7 @@ def tiny_sample(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             file.writestr("jump_test_split1.txt", "a.avi 1\n")
         return SimpleNamespace(archive=archive(folder, "clips", ("a.avi",)), split_lists=lists)
 
-    monkeypatch.setattr("har_assets.hmdb51.sample.write_sample", write)
+    monkeypatch.setattr("har_assets.dataset.sample.write_sample", write)
     monkeypatch.delenv("HAR_SOURCE", raising=False)
 
 

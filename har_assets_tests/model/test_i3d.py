@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from har_assets.hmdb51.archive import extract_videos
+from har_assets.dataset.archive import extract_videos
 from har_assets.model.i3d import AvgPoolAtMost, I3d, SamePadConv3d, SamePadMaxPool3d, same_padding, state_from_flax
 from har_assets.model.networks import NETWORKS, Normalise, build_network
 from har_assets.model.pretrained import I3D_INSTALL, kinetics_labels, load_pretrained

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from har_assets.hmdb51.classes import HMDB51_CLASSES
+from har_assets.dataset.classes import HMDB51_CLASSES
 from har_assets.report.content import Report
 from har_assets.report.html import render_page
 from har_assets_tests.report import made

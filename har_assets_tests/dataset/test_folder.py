@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from har_assets.dataset.classes import HMDB51_CLASSES
+from har_assets.dataset.folder import Dataset, class_list, is_complete
 from har_assets.errors import DatasetError
-from har_assets.hmdb51.classes import HMDB51_CLASSES
-from har_assets.hmdb51.dataset import Dataset, class_list, is_complete
 from har_assets.resources.dvc import files_of, version_of
 
 # Characters of real HMDB51 names, names outside ASCII in both Unicode forms, hidden files, and names whose order

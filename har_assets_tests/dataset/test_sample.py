@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from har_assets.hmdb51 import figure, sample
+from har_assets.dataset import figure, sample
 
 PLAN = sample._plan()
 BY_NAME = {take.name: take for take in PLAN}

@@ -33,8 +33,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from har_assets.hmdb51 import figure
-from har_assets.hmdb51.figure import (
+from har_assets.dataset import figure
+from har_assets.dataset.figure import (
     FRAME_HEIGHT,
     FRAME_WIDTH,
     Body,

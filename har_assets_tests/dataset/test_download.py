@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 import requests
 
-from har_assets.errors import DownloadError, HarError
-from har_assets.hmdb51.download import (
+from har_assets.dataset.download import (
     HMDB51_ARCHIVE_URLS,
     HMDB51_SPLITS_URLS,
     DownloadResult,
     download,
 )
+from har_assets.errors import DownloadError, HarError
 from har_assets.system import files as _files
 
 CONTENT = random.Random(3).randbytes(3_000_000)
@@ -565,7 +565,7 @@ def kill_repeatedly(server: Server, target: Path, times: int) -> list[float]:
     Returns the percentage that had arrived at each.
     """
     code = (
-        "import sys; from pathlib import Path; from har_assets.hmdb51.download import download\n"
+        "import sys; from pathlib import Path; from har_assets.dataset.download import download\n"
         "print('started', flush=True); download(sys.argv[1], Path(sys.argv[2]))"
     )
     chance = random.Random(5)
