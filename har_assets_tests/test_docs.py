@@ -74,7 +74,7 @@ def test_commands_of_make_and_har_that_are_named_exist() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     import typer
 
-    from har_assets.cli import app
+    from har_assets.cli.app import app
 
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):

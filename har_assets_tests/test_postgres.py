@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from har_assets import doctor
+from har_assets.cli.doctor import finding, services
 from har_assets.resources.mlflow import MlflowTracking
 from har_assets_tests.postgres import Postgres, postgres_server
 from har_assets_tests.project import REPOSITORY
@@ -219,8 +219,8 @@ def test_a_server_that_is_not_there_is_told(site: Site, monkeypatch: pytest.Monk
     assert "PGPASSWORD" in told.stderr
 
 
-def examined(site: Site) -> list[doctor.Finding]:
-    found = doctor.check_dagster_database(site.folder)
+def examined(site: Site) -> list[finding.Finding]:
+    found = services.check_dagster_database(site.folder)
     assert isinstance(found, list)
     return found
 

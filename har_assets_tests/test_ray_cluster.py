@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from har_assets import prediction_shards
-from har_assets.doctor import OK, Finding, check_ray_cluster
+from har_assets.cli.doctor.finding import OK, Finding
+from har_assets.cli.doctor.services import check_ray_cluster
 from har_assets.errors import HarError
 from har_assets.frame_shards import PART
 from har_assets.ray_cluster import RAY_VARIABLE, cluster_address, connect

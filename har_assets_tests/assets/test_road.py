@@ -108,9 +108,9 @@ def test_har_predict_names_the_action_of_a_clip(sample: Project) -> None:
 
 
 def test_har_bench_finds_every_model_by_itself(sample: Project) -> None:
-    from har_assets.cli import _latest_models
+    from har_assets.cli.bench import latest_models
 
-    found = [path.name for path in _latest_models(sample.folder / "artifacts")]
+    found = [path.name for path in latest_models(sample.folder / "artifacts")]
     assert found == ["video_action_model.onnx", "video_action_model.ckpt", "video_action_model.engine"]
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from har_assets import doctor
+from har_assets.cli.doctor import examine, finding
+from har_assets.cli.doctor import project as project_checks
 from har_assets.errors import HarError, MissingArtifactError, StorageAwayError, StorageError
 from har_assets.resources.store import ArtifactStore
 from har_assets.store import bucket as bucket_module
@@ -477,16 +478,16 @@ def test_the_address_is_chosen_by_option_then_by_variable_then_a_folder(
 
 def test_doctor_tries_the_bucket(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ROOT_VARIABLE, raising=False)
-    found = doctor.check_bucket(machines.folder)
-    assert isinstance(found, doctor.Finding)
+    found = project_checks.check_bucket(machines.folder)
+    assert isinstance(found, finding.Finding)
     assert (found.state, found.found) == ("ok", f"none: products are in {machines.folder / 'artifacts'}")
     monkeypatch.setenv(ROOT_VARIABLE, machines.address)
-    found = doctor.check_bucket(machines.folder)
-    assert isinstance(found, doctor.Finding)
+    found = project_checks.check_bucket(machines.folder)
+    assert isinstance(found, finding.Finding)
     assert found.found.startswith(f"{machines.address} takes, gives and removes an object in ")
     assert machines.objects() == []
     monkeypatch.setenv(ROOT_VARIABLE, "s3://no-such-bucket/har")
-    [found] = doctor._attempt("bucket", lambda: doctor.check_bucket(machines.folder))
+    [found] = examine._attempt("bucket", lambda: project_checks.check_bucket(machines.folder))
     assert (found.state, "There is no bucket no-such-bucket" in found.found) == ("problem", True)
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from har_assets import doctor
+from har_assets.cli.doctor import finding
+from har_assets.cli.doctor import project as project_checks
 from har_assets.errors import HarError, PassingError, StorageGoneError
 from har_assets.runs import at_work_since
 from har_assets.store import bucket_pruning
@@ -412,8 +413,8 @@ def test_the_quota_of_a_bucket_refuses_before_anything_is_uploaded(
     monkeypatch.setenv(ROOT_VARIABLE, machines.address)
     for size, expected in ((used * 20, "ok"), (used + 10, "warning"), (used - 1, "problem")):
         monkeypatch.setenv(QUOTA_VARIABLE, str(size))
-        found = doctor.check_quota(machines.folder)
-        assert isinstance(found, doctor.Finding)
+        found = project_checks.check_quota(machines.folder)
+        assert isinstance(found, finding.Finding)
         assert found.state == expected
     monkeypatch.setenv(QUOTA_VARIABLE, "1 GB")
     assert isinstance(

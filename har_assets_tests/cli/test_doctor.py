@@ -22,9 +22,10 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepo
 from dagster._daemon.types import DaemonHeartbeat
 from typer.testing import CliRunner
 
-from har_assets import doctor
-from har_assets.cli import app
-from har_assets.doctor import Finding
+from har_assets.cli.app import app
+from har_assets.cli.doctor import environment, examine, finding, services
+from har_assets.cli.doctor import project as project_checks
+from har_assets.cli.doctor.finding import Finding
 from har_assets.errors import HarError
 from har_assets.runs import HOST_TAG, PROCESS_TAG
 from har_assets.store.folder import ArtifactFolder
@@ -63,26 +64,26 @@ def states(findings: Finding | list[Finding]) -> dict[str, str]:
 
 def test_quota(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(QUOTA_VARIABLE, raising=False)
-    assert state(doctor.check_quota(project)) == "ok"
+    assert state(project_checks.check_quota(project)) == "ok"
     publish(ArtifactFolder(project / "artifacts"), make_record(), "x" * 10_000)
     used = size_of(project / "artifacts")
     for quota, expected in ((used * 20, "ok"), (used + 100, "warning"), (used - 1, "problem"), (10**18, "warning")):
         monkeypatch.setenv(QUOTA_VARIABLE, str(quota))
-        assert state(doctor.check_quota(project)) == expected, quota
+        assert state(project_checks.check_quota(project)) == expected, quota
     monkeypatch.setenv(QUOTA_VARIABLE, "much")
     with pytest.raises(HarError, match="is no size"):
-        doctor.check_quota(project)
+        project_checks.check_quota(project)
 
 
 def test_pruning_candidates(project: Path) -> None:
     store = ArtifactFolder(project / "artifacts")
     publish(store, make_record(key="0" * 64))
-    found = doctor.check_pruning(project)
+    found = project_checks.check_pruning(project)
     assert isinstance(found, Finding)
     assert found.found == "nothing may go, 1 versions are kept"
     for key in "abc":
         publish(store, make_record(key=key * 64))
-    found = doctor.check_pruning(project)
+    found = project_checks.check_pruning(project)
     assert isinstance(found, Finding)
     assert state(found) == "ok"
     assert "`har prune` would remove 1 old versions" in found.found
@@ -92,11 +93,11 @@ def test_pruning_candidates(project: Path) -> None:
 
 
 def test_python(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert state(doctor.check_python(project)) == "ok"
+    assert state(environment.check_python(project)) == "ok"
     monkeypatch.setattr("platform.machine", lambda: "arm64")
-    assert state(doctor.check_python(project)) == "problem"
+    assert state(environment.check_python(project)) == "problem"
     monkeypatch.setattr(sys, "version_info", namedtuple("V", "major minor")(3, 10))
-    assert "3.11" in doctor.check_python(project).remedy  # type: ignore[union-attr]
+    assert "3.11" in environment.check_python(project).remedy  # type: ignore[union-attr]
 
 
 def fake_distribution(folder: Path, name: str, version: str) -> None:
@@ -109,32 +110,32 @@ def fake_distribution(folder: Path, name: str, version: str) -> None:
 def test_packages(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = project / "requirements.lock"
     lock.write_text("# comment\npytest==1.0  # old\nabsent-package==2.0\n")
-    found = doctor.check_packages(project)
+    found = environment.check_packages(project)
     assert isinstance(found, Finding)
     assert state(found) == "warning"
     assert "locked 1.0" in found.found
     assert "absent-package is missing" in found.found
     lock.write_text(f"pytest=={pytest.__version__}\n")
-    assert state(doctor.check_packages(project)) == "ok"
+    assert state(environment.check_packages(project)) == "ok"
     fake_distribution(tmp_path / "site", "decord", "0.5.0")
     monkeypatch.syspath_prepend(tmp_path / "site")
-    found = doctor.check_packages(project)
+    found = environment.check_packages(project)
     assert isinstance(found, Finding)
     assert (state(found), found.found) == ("problem", "decord is 0.5.0, not ==0.6.0")
 
 
 def test_the_antlr_trap(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert state(doctor.check_asset_selection(project)) == "ok"
+    assert state(environment.check_asset_selection(project)) == "ok"
     (tmp_path / "broken" / "antlr4").mkdir(parents=True)
     (tmp_path / "broken" / "antlr4" / "__init__.py").write_text("raise TypeError('ord() expected a character')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
-    found = doctor.check_asset_selection(project)
+    found = environment.check_asset_selection(project)
     assert isinstance(found, Finding)
     assert "ord() expected" in found.found
     monkeypatch.delenv("PYTHONPATH")
     fake_distribution(tmp_path / "site", "antlr4-python3-runtime", "4.9.3")
     monkeypatch.syspath_prepend(tmp_path / "site")
-    found = doctor.check_asset_selection(project)
+    found = environment.check_asset_selection(project)
     assert isinstance(found, Finding)
     assert state(found) == "problem"
     assert "hydra-core==1.4.0rc3" in found.remedy
@@ -150,59 +151,59 @@ def shadow(folder: Path, monkeypatch: pytest.MonkeyPatch, **modules: str) -> Non
 
 def test_gpu(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("har_assets.system.gpu.gpu_compute_capability", lambda: None)
-    assert state(doctor.check_gpu(project)) == "ok"
+    assert state(environment.check_gpu(project)) == "ok"
     monkeypatch.setattr("har_assets.system.gpu.gpu_compute_capability", lambda: (8, 9))
     torch = (
         "class cuda:\n    is_available = staticmethod(lambda: {})\n    get_device_name = staticmethod(lambda: 'L4')\n"
     )
     shadow(tmp_path / "site", monkeypatch, torch=torch.format(True))
-    assert doctor.check_gpu(project) == Finding("gpu", "ok", "L4, compute capability 8.9")
+    assert environment.check_gpu(project) == Finding("gpu", "ok", "L4, compute capability 8.9")
     shadow(tmp_path / "site", monkeypatch, torch=torch.format(False))
-    assert state(doctor.check_gpu(project)) == "problem"
+    assert state(environment.check_gpu(project)) == "problem"
 
 
 def test_tensorrt(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("har_assets.system.gpu.gpu_compute_capability", lambda: None)
-    assert state(doctor.check_tensorrt(project)) == "ok"
+    assert state(environment.check_tensorrt(project)) == "ok"
     broken = "raise ImportError('libnvinfer.so is missing')"
     shadow(tmp_path / "site", monkeypatch, tensorrt=broken, tensorrt_rtx="__version__ = '1'")
-    assert state(doctor.check_tensorrt(project)) == "ok"
+    assert state(environment.check_tensorrt(project)) == "ok"
     monkeypatch.setattr("har_assets.system.gpu.gpu_compute_capability", lambda: (9, 0))  # Hopper
-    assert state(doctor.check_tensorrt(project)) == "warning"
+    assert state(environment.check_tensorrt(project)) == "warning"
     shadow(tmp_path / "site", monkeypatch, tensorrt="__version__ = '11'")
-    assert state(doctor.check_tensorrt(project)) == "ok"
+    assert state(environment.check_tensorrt(project)) == "ok"
     shadow(tmp_path / "site", monkeypatch, tensorrt=broken, tensorrt_rtx="import os; os.abort()")
-    found = doctor.check_tensorrt(project)
+    found = environment.check_tensorrt(project)
     assert isinstance(found, Finding)
     assert (state(found), found.found) == ("problem", "no builder of engines: the process died (status -6)")
 
 
 def test_onnxruntime(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert state(doctor.check_onnxruntime(project)) == "ok"
+    assert state(environment.check_onnxruntime(project)) == "ok"
     fake = "__version__ = '1'\ndef get_available_providers(): return ['CPUExecutionProvider']\n"
     shadow(tmp_path / "site", monkeypatch, onnxruntime=fake)
     monkeypatch.setattr("har_assets.system.gpu.gpu_compute_capability", lambda: (8, 9))
-    assert state(doctor.check_onnxruntime(project)) == "warning"
+    assert state(environment.check_onnxruntime(project)) == "warning"
     fake_distribution(tmp_path / "both", "onnxruntime", "1.0")
     monkeypatch.syspath_prepend(tmp_path / "both")
-    found = doctor.check_onnxruntime(project)
+    found = environment.check_onnxruntime(project)
     assert isinstance(found, Finding)
     assert "overwrite each other" in found.found
     shadow(tmp_path / "site", monkeypatch, onnxruntime="raise ImportError('no')")
-    assert state(doctor.check_onnxruntime(project)) == "problem"
+    assert state(environment.check_onnxruntime(project)) == "problem"
 
 
 def test_decoders(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert state(doctor.check_decoders(project)) == "ok"
+    assert state(environment.check_decoders(project)) == "ok"
     shadow(tmp_path / "site", monkeypatch, decord="import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
-    assert state(doctor.check_decoders(project)) == "problem"
+    assert state(environment.check_decoders(project)) == "problem"
     other = (
         "import numpy\nclass Frame:\n    asnumpy = lambda self: numpy.zeros((48, 64, 3), 'uint8')\n"
         "class VideoReader:\n    def __init__(self, *a, **k): pass\n    __len__ = lambda self: 21\n"
         "    next = lambda self: Frame()\n"
     )
     shadow(tmp_path / "site", monkeypatch, decord=other)
-    found = doctor.check_decoders(project)
+    found = environment.check_decoders(project)
     assert isinstance(found, Finding)
     assert "disagree on a clip of 20 frames (21, 20)" in found.found
 
@@ -215,7 +216,7 @@ def test_disk(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def free(count: float) -> str:
         monkeypatch.setattr("shutil.disk_usage", lambda folder: usage(0, 0, int(count)))
-        return state(doctor.check_disk(project))
+        return state(project_checks.check_disk(project))
 
     assert free(100e9) == "ok"
     assert free(10e9) == "warning"
@@ -226,23 +227,23 @@ def test_disk(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_folders(project: Path) -> None:
-    assert state(doctor.check_folders(project)) == "ok"
+    assert state(project_checks.check_folders(project)) == "ok"
     (project / "artifacts").symlink_to("/proc/self/fdinfo")  # nothing can be written there, root or not
-    found = doctor.check_folders(project)
+    found = project_checks.check_folders(project)
     assert isinstance(found, Finding)
     assert state(found) == "problem"
     assert str(project / "artifacts") in found.found
 
 
 def test_working_folder(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert state(doctor.check_working_folder(project)) == "ok"
-    assert state(doctor.check_working_folder(tmp_path)) == "problem"
+    assert state(services.check_working_folder(project)) == "ok"
+    assert state(services.check_working_folder(tmp_path)) == "problem"
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    assert state(doctor.check_working_folder(project)) == "warning"
+    assert state(services.check_working_folder(project)) == "warning"
     monkeypatch.setenv("DAGSTER_HOME", str(project))
-    assert state(doctor.check_working_folder(project)) == "ok"
+    assert state(services.check_working_folder(project)) == "ok"
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "absent"))
-    assert state(doctor.check_working_folder(project)) == "problem"
+    assert state(services.check_working_folder(project)) == "problem"
 
 
 @dg.job
@@ -251,25 +252,25 @@ def nothing() -> None:
 
 
 def test_dagster_database_and_dead_runs(project: Path, tmp_path: Path) -> None:
-    assert states(doctor.check_dagster_database(tmp_path)) == {"dagster database": "ok"}
-    assert states(doctor.check_dagster_database(project)) == {"dagster database": "warning"}
+    assert states(services.check_dagster_database(tmp_path)) == {"dagster database": "ok"}
+    assert states(services.check_dagster_database(project)) == {"dagster database": "warning"}
     with DagsterInstance.from_config(str(project)) as instance:
         instance.event_log_storage.set_concurrency_slots("gpu", 1)
-        assert states(doctor.check_dagster_database(project)) == {"dagster database": "ok", "dead runs": "ok"}
+        assert states(services.check_dagster_database(project)) == {"dagster database": "ok", "dead runs": "ok"}
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         tags = {HOST_TAG: this_host(), PROCESS_TAG: str(process_name(child.pid))}
         child.send_signal(signal.SIGKILL)
         child.wait()
         run_id = instance.create_run_for_job(nothing, status=DagsterRunStatus.STARTED, tags=tags).run_id
         assert instance.event_log_storage.claim_concurrency_slot("gpu", run_id, "train").is_claimed
-        assert states(doctor.check_dagster_database(project)) == {"dagster database": "ok", "dead runs": "problem"}
+        assert states(services.check_dagster_database(project)) == {"dagster database": "ok", "dead runs": "problem"}
         staging = project / "artifacts" / "onnx_model" / f".staging-{child.pid}-x"
         staging.mkdir(parents=True)
-        assert state(doctor.check_leftovers(project)) == "warning"
+        assert state(project_checks.check_leftovers(project)) == "warning"
 
-        assert "1 dead runs marked failed, 1 staging folders removed" in doctor.repair(project).found
-        assert states(doctor.check_dagster_database(project)) == {"dagster database": "ok", "dead runs": "ok"}
-        assert state(doctor.check_leftovers(project)) == "ok"
+        assert "1 dead runs marked failed, 1 staging folders removed" in examine.repair(project).found
+        assert states(services.check_dagster_database(project)) == {"dagster database": "ok", "dead runs": "ok"}
+        assert state(project_checks.check_leftovers(project)) == "ok"
         run = instance.get_run_by_id(run_id)
         assert run is not None
         assert run.status == DagsterRunStatus.FAILURE
@@ -286,12 +287,12 @@ def test_runs_that_wait_for_a_daemon_that_is_not_there(project: Path) -> None:
             remote_job_origin=origin.get_job_origin("nothing"),
             job_code_origin=JobPythonOrigin("nothing", code),
         )
-        (found,) = (found for found in doctor.check_dagster_database(project) if found.check == "run queue")
+        (found,) = (found for found in services.check_dagster_database(project) if found.check == "run queue")
         assert (found.state, found.found) == ("problem", "1 runs wait and no daemon starts them")
-        for seconds_ago, check in ((doctor.DAEMON_SILENT_S + 1, "problem"), (0, None)):
+        for seconds_ago, check in ((services.DAEMON_SILENT_S + 1, "problem"), (0, None)):
             beat = DaemonHeartbeat(time.time() - seconds_ago, "QUEUED_RUN_COORDINATOR", "a daemon", [])
             instance.add_daemon_heartbeat(beat)
-            assert states(doctor.check_dagster_database(project)).get("run queue") == check
+            assert states(services.check_dagster_database(project)).get("run queue") == check
 
 
 def test_a_broken_dagster_database(project: Path) -> None:
@@ -299,7 +300,7 @@ def test_a_broken_dagster_database(project: Path) -> None:
         pass
     for database in (project / ".dagster").rglob("*.db"):
         database.write_bytes(b"not a database" * 1000)
-    (found,) = doctor.check_dagster_database(project)
+    (found,) = services.check_dagster_database(project)
     assert state(found) == "problem"
     assert "move .dagster aside" in found.remedy
 
@@ -307,32 +308,32 @@ def test_a_broken_dagster_database(project: Path) -> None:
 def test_what_mlflow_lacks_is_named_with_the_command_that_sends_it(project: Path) -> None:
     from har_assets.tracking.outbox import Address, opened
 
-    assert state(doctor.check_mlflow_outbox(project)) == "ok"
+    assert state(services.check_mlflow_outbox(project)) == "ok"
     with opened(project / "mlflow_outbox/onnx_model-1", Address("http://127.0.0.1:9", "run", "onnx_model")) as outbox:
         outbox.metrics({"loss": 1.0}, 1)
         outbox.enter_state("FINISHED")
-        assert state(doctor.check_mlflow_outbox(project)) == "ok", "a step at work is not to be warned of"
-    found = doctor.check_mlflow_outbox(project)
-    assert isinstance(found, doctor.Finding)
+        assert state(services.check_mlflow_outbox(project)) == "ok", "a step at work is not to be warned of"
+    found = services.check_mlflow_outbox(project)
+    assert isinstance(found, finding.Finding)
     assert (found.state, found.remedy) == ("warning", "har mlflow-sync")
 
 
 @pytest.mark.slow
 def test_mlflow_database(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert state(doctor.check_mlflow_database(project)) == "ok"
+    assert state(services.check_mlflow_database(project)) == "ok"
     database = project / "mlflow.db"
     database.write_bytes(b"not a database" * 1000)
-    assert state(doctor.check_mlflow_database(project)) == "problem"
+    assert state(services.check_mlflow_database(project)) == "problem"
     database.unlink()
     sqlite3.connect(database).executescript("create table mine (x)").close()
-    assert state(doctor.check_mlflow_database(project)) == "problem"
+    assert state(services.check_mlflow_database(project)) == "problem"
     database.unlink()
     connection = sqlite3.connect(database)
     connection.executescript(
         "create table alembic_version (version_num text); insert into alembic_version values ('0123456789ab')"
     ).close()
     connection.close()
-    found = doctor.check_mlflow_database(project)
+    found = services.check_mlflow_database(project)
     assert isinstance(found, Finding)
     assert state(found) == "problem"
     assert found.remedy.startswith("mlflow db upgrade")
@@ -343,7 +344,7 @@ def test_an_mlflow_server_that_is_away_is_named(project: Path, monkeypatch: pyte
     from har_assets.resources.mlflow import MlflowTracking
 
     monkeypatch.setattr(MlflowTracking, "uri", lambda self, project: "http://127.0.0.1:9")
-    found = doctor.check_mlflow_database(project)
+    found = services.check_mlflow_database(project)
     assert isinstance(found, Finding)
     assert state(found) == "warning"
     assert found.found == "http://127.0.0.1:9 does not answer (ConnectionError): steps keep what they log"
@@ -353,7 +354,7 @@ def test_a_sound_mlflow_database(project: Path) -> None:
     from har_assets.resources.mlflow import MlflowTracking
 
     MlflowTracking().create_database(project)
-    found = doctor.check_mlflow_database(project)
+    found = services.check_mlflow_database(project)
     assert isinstance(found, Finding)
     assert state(found) == "ok"
     assert found.found.endswith("opens, 2 experiments")  # and MLflow's `Default`
@@ -364,7 +365,7 @@ def test_data(project: Path, tmp_path: Path) -> None:
     from har_assets.resources.dvc import Dvc
     from har_assets.resources.store import ArtifactStore
 
-    assert states(doctor.check_data(project)) == {"dvc": "ok"}
+    assert states(project_checks.check_data(project)) == {"dvc": "ok"}
     archive = tmp_path / "mine.zip"
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("jump/a.avi", "a" * 2_000_000)
@@ -374,42 +375,42 @@ def test_data(project: Path, tmp_path: Path) -> None:
         run_config={"ops": {"raw_archive": {"config": {"source": str(archive)}}}},
         resources={"store": ArtifactStore(project=str(project)), "dvc": Dvc()},
     )
-    assert states(doctor.check_data(project)) == {"dvc": "ok", "data": "ok"}
+    assert states(project_checks.check_data(project)) == {"dvc": "ok", "data": "ok"}
 
     clip = project / "data" / "videos" / "jump" / "a.avi"
     shutil.copy(clip, tmp_path / "copy")
     (tmp_path / "copy").replace(clip)  # no link of the cache any more
-    assert states(doctor.check_data(project)) == {"dvc": "ok", "data": "ok", "disk": "warning"}
+    assert states(project_checks.check_data(project)) == {"dvc": "ok", "data": "ok", "disk": "warning"}
 
     clip.chmod(0o644)
     clip.write_text("x" * 2_000_000)
-    found = doctor.check_data(project)
+    found = project_checks.check_data(project)
     assert isinstance(found, list)
     assert states(found) == {"dvc": "ok", "data": "problem"}
     assert "videos/jump/a.avi (changed)" in found[1].found
 
     text = (project / "data.dvc").read_text()
     (project / "data.dvc").write_text(text.replace(str(Dvc().tracked_version(project)), f"{'0' * 32}.dir"))
-    assert states(doctor.check_data(project))["dvc"] == "warning"
+    assert states(project_checks.check_data(project))["dvc"] == "warning"
     (project / ".dvc").rename(project / ".dvc.away")
-    assert states(doctor.check_data(project)) == {"dvc": "problem"}
+    assert states(project_checks.check_data(project)) == {"dvc": "problem"}
     (project / ".dvc.away").rename(project / ".dvc")
     shutil.rmtree(project / "artifacts")
-    assert states(doctor.check_data(project)) == {"data": "warning"}
+    assert states(project_checks.check_data(project)) == {"data": "warning"}
     shutil.rmtree(project / "data")
-    assert states(doctor.check_data(project)) == {"dvc": "warning"}
+    assert states(project_checks.check_data(project)) == {"dvc": "warning"}
     (project / "data.dvc").write_text("outs: [")
     with pytest.raises(HarError, match="not readable YAML"):
-        doctor.check_data(project)
+        project_checks.check_data(project)
 
 
 def test_leftovers(project: Path) -> None:
-    assert state(doctor.check_leftovers(project)) == "ok"
+    assert state(project_checks.check_leftovers(project)) == "ok"
     (project / "artifacts" / "onnx_model" / f".staging-{os.getpid()}-x").mkdir(parents=True)  # alive
     (project / "artifacts" / "onnx_model" / ".work-0123").mkdir()
-    assert state(doctor.check_leftovers(project)) == "ok"
+    assert state(project_checks.check_leftovers(project)) == "ok"
     (project / ".data.replaced").mkdir()
-    found = doctor.check_leftovers(project)
+    found = project_checks.check_leftovers(project)
     assert isinstance(found, Finding)
     assert (state(found), found.remedy) == ("warning", "materialize video_clips")
 
@@ -417,8 +418,8 @@ def test_leftovers(project: Path) -> None:
 # --- Commands ------------------------------------------------------------------------------------------------------
 
 
-def run_doctor(monkeypatch: pytest.MonkeyPatch, *checks: doctor.Check) -> tuple[int, str]:
-    monkeypatch.setattr(doctor, "CHECKS", checks)
+def run_doctor(monkeypatch: pytest.MonkeyPatch, *checks: finding.Check) -> tuple[int, str]:
+    monkeypatch.setattr(examine, "CHECKS", checks)
     table, listed = CliRunner().invoke(app, ["doctor"]), CliRunner().invoke(app, ["doctor", "--json"])
     assert table.exit_code == listed.exit_code
     assert {finding["state"] for finding in json.loads(listed.stdout)} <= {"ok", "warning", "problem"}
@@ -454,7 +455,7 @@ def test_the_whole_examination(project: Path) -> None:
     done = subprocess.run([*har, "doctor", "--json"], cwd=project, capture_output=True, text=True, check=False)
     findings = {finding["check"]: finding for finding in json.loads(done.stdout)}
     assert done.returncode == any(finding["state"] == "problem" for finding in findings.values())
-    assert len(findings) >= len(doctor.CHECKS)
+    assert len(findings) >= len(examine.CHECKS)
     assert findings["dagster database"]["state"] == findings["mlflow database"]["state"] == "ok"
     assert done.stderr == ""
 

@@ -1,10 +1,16 @@
 """`har promote` and `har rollback`: which registered version serves, decided without starting Dagster."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from har_assets.store.bucket import open_store
+
+if TYPE_CHECKING:
+    pass
+
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from har_assets.serving.promotion import Decision
@@ -49,4 +55,20 @@ def rollback(
 def _say(decision: "Decision") -> None:
     print(decision.words)
     if not decision.moved:
+        raise typer.Exit(1)
+
+
+def mlflow_sync(
+    folder: Annotated[Path, typer.Argument(help="Folder in which steps keep what MLflow has not got.")] = Path(
+        "mlflow_outbox"
+    ),
+) -> None:
+    """Send what was logged while the MLflow server was away. Exit status 1 when some of it cannot be sent yet."""
+    from har_assets.tracking.outbox import report_settled, settle
+
+    settled = settle(folder)
+    report_settled(settled, print)
+    if not settled:
+        print(f"Nothing is kept in {folder}: MLflow has everything.")
+    if any(result.left for result in settled):
         raise typer.Exit(1)

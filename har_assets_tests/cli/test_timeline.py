@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from har_assets.cli import app
+from har_assets.cli.app import app
+from har_assets.cli.timeline import remove_left_overs
 from har_assets.errors import HarError
 from har_assets.report.timeline import _Sound, clock_time, label_colours
-from har_assets.timeline_command import remove_left_overs
 from har_assets_tests.conftest import TINY_LABELS
 from har_assets_tests.project import REPOSITORY
 

@@ -1,0 +1,31 @@
+"""Say what happens in videos with the models made here, and look after this folder, without starting Dagster."""
+
+import sys
+
+import typer
+
+from har_assets.cli.bench import bench
+from har_assets.cli.card import card
+from har_assets.cli.check import check
+from har_assets.cli.doctor.command import doctor
+from har_assets.cli.explain import explain
+from har_assets.cli.init import init
+from har_assets.cli.predict import predict
+from har_assets.cli.prune import prune
+from har_assets.cli.registry import mlflow_sync, promote, rollback
+from har_assets.cli.status import status
+from har_assets.errors import HarError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+
+for command in (predict, explain, bench, status, check, doctor, prune, card, init, promote, rollback, mlflow_sync):
+    app.command()(command)
+
+
+def run() -> None:
+    """Run the command line: a HarError becomes one line on stderr and exit status 1."""
+    try:
+        app()
+    except HarError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,26 @@
+"""`har init`: the databases of Dagster and MLflow."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
+def init() -> None:
+    """Create the databases of Dagster and MLflow in this folder, so that first runs do not race to do so."""
+    from dagster import DagsterInstance
+
+    from har_assets.resources.mlflow import MlflowTracking
+    from har_assets.runs import release_dead_runs
+
+    # The dagster commands read ./dagster.yaml by themselves; its Python interface wants to be told.
+    os.environ.setdefault("DAGSTER_HOME", str(Path.cwd()))
+    with DagsterInstance.get() as instance:
+        released = release_dead_runs(instance)
+        # On PostgreSQL, one of two runs that both make the pool at once fails.
+        instance.event_log_storage.initialize_concurrency_limit_to_default("gpu")
+    if released:
+        print(f"Runs whose process had died, now marked failed: {', '.join(released)}")
+    MlflowTracking().create_database(Path.cwd())
