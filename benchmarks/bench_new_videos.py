@@ -76,9 +76,9 @@ def new_project(folder: Path, onnx: Path) -> Project:
 
 def tick(folder: Path, options: argparse.Namespace) -> None:
     """Cost of one tick with many known files and some new ones."""
-    from har_assets.incoming_sensor import new_video_sensor
-    from har_assets.resources.incoming import IncomingVideos
-    from har_assets.resources.store import ArtifactStore
+    from har_assets.graph.resources.incoming import IncomingVideos
+    from har_assets.graph.resources.store import ArtifactStore
+    from har_assets.graph.sensors.incoming import new_video_sensor
 
     (folder / "model.bin").write_bytes(b"a tick does not look into it")
     project = new_project(folder / "tick", folder / "model.bin")

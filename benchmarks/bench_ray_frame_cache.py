@@ -31,9 +31,9 @@ from typing import Any
 STEP = """
 import json, sys, time
 from har_assets.store.folder import Record, describe_files
-from har_assets.frame_shards import PART, build_on_cluster, frame_shards
-from har_assets.resources.store import ArtifactStore
-from har_assets.sharding import remove_parts
+from har_assets.cluster.frames import PART, build_on_cluster, frame_shards
+from har_assets.graph.resources.store import ArtifactStore
+from har_assets.cluster.sharding import remove_parts
 from har_assets.video.frame_cache import CacheParams
 
 clips, shard_clips, key = json.loads(sys.argv[1])
@@ -136,9 +136,9 @@ class Account:
 
 def main() -> None:
     """Print the seconds of one and of two nodes, run by run, the ratio of their medians, and the account of both."""
-    from har_assets.assets.dataset import CLIP_HASHES
+    from har_assets.graph.assets.dataset import CLIP_HASHES
+    from har_assets_tests.cluster.ray_nodes import ray_cluster
     from har_assets_tests.project import Project, log_of
-    from har_assets_tests.ray_nodes import ray_cluster
     from har_assets_tests.s3_server import BUCKET, s3_server
 
     parser = argparse.ArgumentParser()

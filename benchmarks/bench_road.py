@@ -55,8 +55,8 @@ def measured(command: list[str], folder: Path) -> tuple[float, float]:
 
 def on_cluster(folder: Path) -> None:
     """Print a line for the first road and one for the second, on a Ray cluster of two nodes."""
+    from har_assets_tests.cluster.ray_site import Site, services, two_nodes
     from har_assets_tests.project import log_of
-    from har_assets_tests.ray_site import Site, services, two_nodes
 
     with services() as (s3, postgres), two_nodes(folder, s3, postgres) as cluster:
         site = Site.prepare(folder / "site", cluster, s3, postgres, "road")

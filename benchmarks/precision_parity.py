@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from har_assets.assets.training import CHECKPOINT
 from har_assets.dataset.splits import read_manifest
 from har_assets.export.onnx import export_onnx, read_onnx, write_onnx
 from har_assets.export.precision import Calibration, imitate_fp16, to_fp16, to_int8
 from har_assets.export.tensorrt import EngineOptions, build_engine, choose_builder
 from har_assets.export.windows import spread_windows
-from har_assets.model.parity import compare
+from har_assets.graph.assets.training import CHECKPOINT
 from har_assets.model.spec import ModelSpec
 from har_assets.runtime.checkpoint import CheckpointPredictor
 from har_assets.runtime.onnx import OnnxPredictor
+from har_assets.runtime.parity import compare
 from har_assets.runtime.predictor import Clips, Predictor
 from har_assets.runtime.video import video_clips
 from har_assets.store.folder import ArtifactFolder

@@ -2,25 +2,32 @@
 
 import dagster as dg
 
-from har_assets.assets.benchmark import runtime_benchmark
-from har_assets.assets.data_dvc import data_dvc
-from har_assets.assets.dataset import class_index, data_unspoiled, frame_cache, manifests, raw_archive, video_clips
-from har_assets.assets.deployment import onnx_model, trt_engine
-from har_assets.assets.evaluation import test_predictions
-from har_assets.assets.incoming import incoming_video_predictions
-from har_assets.assets.report import evaluation_report
-from har_assets.assets.serving import serving_model
-from har_assets.assets.splits import hmdb51_benchmark, split_evaluation
-from har_assets.assets.training import pretrained_weights, trained_checkpoint
-from har_assets.automation import automated
-from har_assets.jobs import JOBS
-from har_assets.ray_cluster import chosen_executor
-from har_assets.resources.dvc import Dvc
-from har_assets.resources.incoming import IncomingVideos
-from har_assets.resources.mlflow import MlflowTracking
-from har_assets.resources.store import ArtifactStore
-from har_assets.schedules import SCHEDULES
-from har_assets.sensors import SENSORS
+from har_assets.graph.assets.benchmark import runtime_benchmark
+from har_assets.graph.assets.data_dvc import data_dvc
+from har_assets.graph.assets.dataset import (
+    class_index,
+    data_unspoiled,
+    frame_cache,
+    manifests,
+    raw_archive,
+    video_clips,
+)
+from har_assets.graph.assets.deployment import onnx_model, trt_engine
+from har_assets.graph.assets.evaluation import test_predictions
+from har_assets.graph.assets.incoming import incoming_video_predictions
+from har_assets.graph.assets.report import evaluation_report
+from har_assets.graph.assets.serving import serving_model
+from har_assets.graph.assets.splits import hmdb51_benchmark, split_evaluation
+from har_assets.graph.assets.training import pretrained_weights, trained_checkpoint
+from har_assets.graph.automation import automated
+from har_assets.graph.jobs import JOBS
+from har_assets.graph.resources.dvc import Dvc
+from har_assets.graph.resources.incoming import IncomingVideos
+from har_assets.graph.resources.mlflow import MlflowTracking
+from har_assets.graph.resources.store import ArtifactStore
+from har_assets.graph.running.executor import chosen_executor
+from har_assets.graph.schedules import SCHEDULES
+from har_assets.graph.sensors import SENSORS
 
 ASSETS: list[dg.AssetsDefinition | dg.SourceAsset] = [
     raw_archive,

@@ -91,8 +91,8 @@ def execute_here(
     import dagster as dg
 
     from har_assets.definitions import ASSETS, RESOURCES
-    from har_assets.resources.mlflow import MlflowTracking
-    from har_assets.resources.store import ArtifactStore
+    from har_assets.graph.resources.mlflow import MlflowTracking
+    from har_assets.graph.resources.store import ArtifactStore
 
     return dg.materialize(
         ASSETS,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from har_assets.cli import ROAD
+from har_assets.cli.status import ROAD
 from har_assets.store.bucket import StoredArtifact, open_store
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.record import describe_files

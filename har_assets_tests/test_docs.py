@@ -59,8 +59,8 @@ def test_names_of_code_that_contributing_uses_exist() -> None:
 def test_configurations_in_contributing_are_configurations() -> None:
     found = re.findall(r"`(ops: \{.*?\})` in", text_of("CONTRIBUTING.md"), re.DOTALL)
     assert len(found) == 2
-    from har_assets.assets.dataset import RawArchiveConfig, VideoClipsConfig
-    from har_assets.assets.training import TrainingConfig
+    from har_assets.graph.assets.dataset import RawArchiveConfig, VideoClipsConfig
+    from har_assets.graph.assets.training import TrainingConfig
 
     kinds = {"raw_archive": RawArchiveConfig, "video_clips": VideoClipsConfig, "trained_checkpoint": TrainingConfig}
     for text in found:

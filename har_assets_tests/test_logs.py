@@ -8,8 +8,8 @@ import dagster as dg
 import pytest
 import yaml
 
-from har_assets.assets.publishing import failures_in_words
 from har_assets.errors import HarError
+from har_assets.graph.failures import failures_in_words
 from har_assets_tests.project import REPOSITORY
 
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from har_assets.cli.doctor import finding, services
-from har_assets.resources.mlflow import MlflowTracking
+from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets_tests.postgres import Postgres, postgres_server
 from har_assets_tests.project import REPOSITORY
 from har_assets_tests.s3_server import BUCKET, S3Server, s3_server
@@ -23,7 +23,7 @@ JOB = """
 import time
 from pathlib import Path
 import dagster as dg
-from har_assets.runs import surviving_executor
+from har_assets.graph.running.dead_runs import surviving_executor
 
 @dg.op(pool="gpu")
 def hold(context: dg.OpExecutionContext) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from har_assets_tests.assets.test_definitions import DEPENDENCIES
+from har_assets_tests.graph.test_definitions import DEPENDENCIES
 from har_assets_tests.project import Project
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")

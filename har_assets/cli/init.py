@@ -12,8 +12,8 @@ def init() -> None:
     """Create the databases of Dagster and MLflow in this folder, so that first runs do not race to do so."""
     from dagster import DagsterInstance
 
-    from har_assets.resources.mlflow import MlflowTracking
-    from har_assets.runs import release_dead_runs
+    from har_assets.graph.resources.mlflow import MlflowTracking
+    from har_assets.graph.running.dead_runs import release_dead_runs
 
     # The dagster commands read ./dagster.yaml by themselves; its Python interface wants to be told.
     os.environ.setdefault("DAGSTER_HOME", str(Path.cwd()))

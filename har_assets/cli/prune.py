@@ -91,7 +91,7 @@ def _prune_bucket(
 ) -> None:
     from dagster import DagsterInstance
 
-    from har_assets.runs import at_work_since
+    from har_assets.graph.running.dead_runs import at_work_since
 
     home = Path(os.environ.setdefault("DAGSTER_HOME", str(Path.cwd())))
     if not (home / "dagster.yaml").is_file():

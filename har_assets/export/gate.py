@@ -9,8 +9,8 @@ from pathlib import Path
 from har_assets.export.onnx import read_onnx, write_onnx
 from har_assets.export.precision import imitate_fp16
 from har_assets.export.windows import Windows, score_windows
-from har_assets.model.parity import Limits, Parity, compare
 from har_assets.runtime.onnx import OnnxPredictor
+from har_assets.runtime.parity import Limits, Parity, compare
 from har_assets.runtime.predictor import Predictor
 
 ROUNDED = "fp16 rounded"

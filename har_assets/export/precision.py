@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from har_assets.errors import HarError
-from har_assets.model.parity import PRECISIONS
+from har_assets.runtime.parity import PRECISIONS
 
 if TYPE_CHECKING:
     import onnx

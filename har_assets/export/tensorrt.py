@@ -26,9 +26,9 @@ from har_assets.export.onnx import INPUT_NAME, read_onnx
 from har_assets.export.precision import precision_of
 from har_assets.model.integrity import seal_sidecar
 from har_assets.model.spec import ModelSpec
+from har_assets.runtime.tensorrt_log import TensorRTLog
 from har_assets.system.files import sha256_of
 from har_assets.system.gpu import gpu_compute_capability
-from har_assets.tensorrt_log import TensorRTLog
 
 if TYPE_CHECKING:
     import numpy as np

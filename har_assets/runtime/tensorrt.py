@@ -20,11 +20,11 @@ import numpy as np
 
 from har_assets.errors import ModelFileError
 from har_assets.model.integrity import verify_engine
-from har_assets.model.parity import compare
 from har_assets.model.spec import ModelSpec, Provenance
+from har_assets.runtime.parity import compare
 from har_assets.runtime.predictor import Clips, Predictor, Scores
+from har_assets.runtime.tensorrt_log import TensorRTLog
 from har_assets.system.gpu import gpu_compute_capability
-from har_assets.tensorrt_log import TensorRTLog
 
 BUILDERS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 """Name of the runtime, which is that of its Python module -> name for people."""

@@ -2,8 +2,8 @@
 
 Started by the asset trained_checkpoint through Dagster Pipes, or by hand. Where the request asks for several
 devices or machines it becomes torchrun, which starts this module once a device; where the machines are to be found on
-a Ray cluster it first becomes har_assets.ray_training, which starts this module once a node. It ends with the process
-that started it, stops in order on SIGINT and SIGTERM (the last whole epoch is kept), and says its
+a Ray cluster it first becomes har_assets.cluster.training, which starts this module once a node. It ends with the
+process that started it, stops in order on SIGINT and SIGTERM (the last whole epoch is kept), and says its
 failure in one sentence in `error.txt` of the work folder.
 """
 
@@ -41,7 +41,7 @@ def main(request_file: Path) -> int:
         error_file.unlink(missing_ok=True)
     try:
         if request.nodes > 1 and not request.rendezvous:
-            from har_assets.ray_training import train_on_nodes
+            from har_assets.cluster.training import train_on_nodes
 
             with _reporting() as report:
                 return train_on_nodes(request, report)

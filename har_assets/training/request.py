@@ -85,7 +85,7 @@ class TrainingRequest:
     """Number of this machine where it is settled beforehand: number 0 is the host of the rendezvous and keeps the
     work folder. -1 lets the machines settle it there."""
     ray_job: str = ""
-    """Ray's name for the step that trains on several nodes of a cluster; har_assets.ray_training finds the others."""
+    """Ray's name for the step that trains on several nodes of a cluster, found by har_assets.cluster.training."""
     node_needs: dict[str, float] = field(default_factory=dict)
     """What the training takes of each node of the cluster: `CPU`, `GPU`."""
     node_wait_s: float = 900.0

@@ -27,7 +27,7 @@ from har_assets.cli.doctor import environment, examine, finding, services
 from har_assets.cli.doctor import project as project_checks
 from har_assets.cli.doctor.finding import Finding
 from har_assets.errors import HarError
-from har_assets.runs import HOST_TAG, PROCESS_TAG
+from har_assets.graph.running.dead_runs import HOST_TAG, PROCESS_TAG
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.quota import QUOTA_VARIABLE
 from har_assets.system.files import size_of
@@ -341,7 +341,7 @@ def test_mlflow_database(project: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.slow
 def test_an_mlflow_server_that_is_away_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from har_assets.resources.mlflow import MlflowTracking
+    from har_assets.graph.resources.mlflow import MlflowTracking
 
     monkeypatch.setattr(MlflowTracking, "uri", lambda self, project: "http://127.0.0.1:9")
     found = services.check_mlflow_database(project)
@@ -351,7 +351,7 @@ def test_an_mlflow_server_that_is_away_is_named(project: Path, monkeypatch: pyte
 
 
 def test_a_sound_mlflow_database(project: Path) -> None:
-    from har_assets.resources.mlflow import MlflowTracking
+    from har_assets.graph.resources.mlflow import MlflowTracking
 
     MlflowTracking().create_database(project)
     found = services.check_mlflow_database(project)
@@ -361,9 +361,9 @@ def test_a_sound_mlflow_database(project: Path) -> None:
 
 
 def test_data(project: Path, tmp_path: Path) -> None:
-    from har_assets.assets.dataset import raw_archive, video_clips
-    from har_assets.resources.dvc import Dvc
-    from har_assets.resources.store import ArtifactStore
+    from har_assets.graph.assets.dataset import raw_archive, video_clips
+    from har_assets.graph.resources.dvc import Dvc
+    from har_assets.graph.resources.store import ArtifactStore
 
     assert states(project_checks.check_data(project)) == {"dvc": "ok"}
     archive = tmp_path / "mine.zip"

@@ -10,7 +10,7 @@ import yaml
 from har_assets.dataset.classes import HMDB51_CLASSES
 from har_assets.dataset.folder import Dataset, class_list, is_complete
 from har_assets.errors import DatasetError
-from har_assets.resources.dvc import files_of, version_of
+from har_assets.graph.resources.dvc import files_of, version_of
 
 # Characters of real HMDB51 names, names outside ASCII in both Unicode forms, hidden files, and names whose order
 # differs between sorting whole paths and sorting folder by folder (`a!/x`, `a/x`, `a0`).

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from har_assets.assets.incoming import NAME
 from har_assets.errors import HarError, StorageAwayError
+from har_assets.graph.assets.incoming import NAME
+from har_assets.graph.resources.incoming import IncomingVideos
+from har_assets.graph.sensors.incoming import PARTITIONS
 from har_assets.incoming.bucket import COPIES_PREFIX, VideoBucket
 from har_assets.incoming.folder import GoneError, LocalVideo, partition_key
-from har_assets.incoming_sensor import PARTITIONS
-from har_assets.resources.incoming import IncomingVideos
 from har_assets.store.remote_folder import S3_OPTIONS
-from har_assets_tests.assets.test_incoming import Here, make_video
+from har_assets_tests.graph.assets.test_incoming import Here, make_video
 from har_assets_tests.incoming.server import current, instance_of, publish_model, results_of, table_of
 from har_assets_tests.project import Project
 from har_assets_tests.s3_server import BUCKET, S3Server, s3_server

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from dagster import DagsterRunStatus
 
-from har_assets.runs import PROCESS_TAG
+from har_assets.graph.running.dead_runs import PROCESS_TAG
 from har_assets.system.files import sha256_of
 from har_assets_tests.conftest import write_video
 from har_assets_tests.incoming.server import (

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from har_assets.incoming.folder import partition_key
-from har_assets_tests.assets.test_incoming import make_video
+from har_assets_tests.graph.assets.test_incoming import make_video
 from har_assets_tests.incoming.server import DagsterDev, current, dagster_dev, publish_model, wait_for
 from har_assets_tests.project import Project, log_of
 from har_assets_tests.test_web_ui import CHROMIUM, FLAGS

@@ -16,7 +16,7 @@ import pytest
 from har_assets.cli.doctor import examine, finding
 from har_assets.cli.doctor import project as project_checks
 from har_assets.errors import HarError, MissingArtifactError, StorageAwayError, StorageError
-from har_assets.resources.store import ArtifactStore
+from har_assets.graph.resources.store import ArtifactStore
 from har_assets.store import bucket as bucket_module
 from har_assets.store.bucket import PART_BYTES, ROOT_VARIABLE, ArtifactBucket, StoredArtifact, open_store
 from har_assets.store.folder import STAGING_PREFIX, ArtifactFolder

@@ -18,7 +18,7 @@ import pytest
 from har_assets.cli.doctor import finding
 from har_assets.cli.doctor import project as project_checks
 from har_assets.errors import HarError, PassingError, StorageGoneError
-from har_assets.runs import at_work_since
+from har_assets.graph.running.dead_runs import at_work_since
 from har_assets.store import bucket_pruning
 from har_assets.store.bucket import CONDEMNED_PREFIX, ROOT_VARIABLE, ArtifactBucket, StoredArtifact, open_store
 from har_assets.store.bucket_pruning import GRACE_HOURS, Condemned, Doomed, plan_bucket, prune_bucket
@@ -372,9 +372,9 @@ def test_the_command_shows_condemns_and_removes(machines: Machines, tmp_path: Pa
 def test_the_job_condemns_and_removes_and_looks_at_its_own_instance(
     machines: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from har_assets.assets.pruning import prune_artifacts
-    from har_assets.resources.mlflow import MlflowTracking
-    from har_assets.resources.store import ArtifactStore
+    from har_assets.graph.ops.prune import prune_artifacts
+    from har_assets.graph.resources.mlflow import MlflowTracking
+    from har_assets.graph.resources.store import ArtifactStore
 
     monkeypatch.setenv(ROOT_VARIABLE, machines.address)
     for number in range(5):

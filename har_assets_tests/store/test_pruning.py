@@ -373,10 +373,10 @@ def test_the_command_shows_and_removes_only_with_yes(store: ArtifactFolder, tmp_
 
 
 def test_the_job_is_dry_unless_it_is_told_to_remove(store: ArtifactFolder, tmp_path: Path) -> None:
-    from har_assets.assets.pruning import prune_artifacts
     from har_assets.definitions import defs
-    from har_assets.resources.mlflow import MlflowTracking
-    from har_assets.resources.store import ArtifactStore
+    from har_assets.graph.ops.prune import prune_artifacts
+    from har_assets.graph.resources.mlflow import MlflowTracking
+    from har_assets.graph.resources.store import ArtifactStore
 
     resources = {"store": ArtifactStore(project=str(tmp_path)), "mlflow": MlflowTracking(tracking_uri="")}
     for number in range(5):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from har_assets.errors import HarError
-from har_assets.resources.store import ArtifactStore
+from har_assets.graph.resources.store import ArtifactStore
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.quota import QUOTA_VARIABLE, Quota
 from har_assets.system.files import parse_size, size_of

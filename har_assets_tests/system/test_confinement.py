@@ -72,7 +72,7 @@ def test_jobs_that_name_a_video_or_a_model_are_confined(
     import dagster as dg
 
     from har_assets.definitions import defs
-    from har_assets.resources.store import ArtifactStore
+    from har_assets.graph.resources.store import ArtifactStore
 
     result = defs.resolve_job_def(job).execute_in_process(
         run_config={"ops": {op: {"config": config}}},
@@ -106,7 +106,7 @@ def test_sources_are_confined(fields: dict[str, object], project: Path) -> None:
 
 @pytest.mark.parametrize("change", [{"project": "/etc"}, {"root": "../secret"}, {"root": "/etc/x"}])
 def test_a_run_moves_no_store(change: dict[str, str], project: Path) -> None:
-    from har_assets.resources.store import ArtifactStore
+    from har_assets.graph.resources.store import ArtifactStore
 
     assert ArtifactStore().folder.root == project / "artifacts"
     with pytest.raises(HarError, match="outside the folders"):
@@ -114,7 +114,7 @@ def test_a_run_moves_no_store(change: dict[str, str], project: Path) -> None:
 
 
 def test_a_run_names_no_other_folder_of_new_videos(project: Path) -> None:
-    from har_assets.resources.incoming import IncomingVideos
+    from har_assets.graph.resources.incoming import IncomingVideos
 
     allowed = project.parent / "incoming"
     assert IncomingVideos(folder=str(allowed)).videos(project, project).address == str(allowed)
@@ -123,7 +123,7 @@ def test_a_run_names_no_other_folder_of_new_videos(project: Path) -> None:
 
 
 def test_nor_another_bucket(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from har_assets.resources.incoming import IncomingVideos
+    from har_assets.graph.resources.incoming import IncomingVideos
 
     monkeypatch.setenv("HAR_INCOMING", "s3://camera/new")
     assert IncomingVideos(folder="s3://camera/new").videos(project, project).address == "s3://camera/new"
@@ -132,7 +132,7 @@ def test_nor_another_bucket(project: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_run_names_no_other_mlflow(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from har_assets.resources.mlflow import MlflowTracking
+    from har_assets.graph.resources.mlflow import MlflowTracking
 
     monkeypatch.setenv("HAR_MLFLOW_URI", "http://mlflow:5000")
     for uri in ("http://mlflow:5000", "sqlite:///mlflow.db", ""):

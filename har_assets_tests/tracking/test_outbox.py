@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from har_assets.errors import HarError
-from har_assets.resources.mlflow import MlflowTracking
+from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.tracking.client import FAILED, FINISHED, KILLED, RUNNING, client_of, status_of
 from har_assets.tracking.outbox import Address, Outbox, UndeliveredError, opened, settle, unsettled
 from har_assets_tests.mlflow_server import files_of, steps_of

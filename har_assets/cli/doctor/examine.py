@@ -56,7 +56,7 @@ CHECKS: tuple[Check, ...] = (*environment.CHECKS, *project_folder.CHECKS, *servi
 
 def repair(project: Path) -> Finding:
     """End the runs of dead processes, free their slots, remove their staging folders."""
-    from har_assets.runs import release_dead_runs
+    from har_assets.graph.running.dead_runs import release_dead_runs
 
     released: list[str] = []
     if any((project / ".dagster").rglob("*.db")) or services.on_postgres(services.dagster_home(project)):

@@ -82,7 +82,7 @@ def check_quota(project: Path) -> Finding:
 
 def check_pruning(project: Path) -> Finding:
     """Versions and abandoned work that `har prune` would remove."""
-    from har_assets.resources.mlflow import MlflowTracking
+    from har_assets.graph.resources.mlflow import MlflowTracking
     from har_assets.store.bucket import ArtifactBucket, open_store
     from har_assets.store.pruning import plan_pruning, registered_versions
     from har_assets.system.files import format_bytes
@@ -130,8 +130,8 @@ def check_bucket(project: Path) -> Finding:
 
 def check_data(project: Path) -> list[Finding]:
     """data.dvc, data/ and what video_clips published agree; the bytes are on the disk once."""
-    from har_assets.assets.dataset import CLIP_HASHES, changed_files
-    from har_assets.resources.dvc import Dvc
+    from har_assets.graph.assets.dataset import CLIP_HASHES, changed_files
+    from har_assets.graph.resources.dvc import Dvc
     from har_assets.store.bucket import open_store
 
     dvc, data = Dvc(), project / "data"

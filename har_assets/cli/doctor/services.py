@@ -30,7 +30,7 @@ DAEMON_SILENT_S = 120
 
 def check_ray_cluster(project: Path) -> Finding:
     """Whether the job server of the Ray cluster answers, where one is configured, and what its nodes have."""
-    from har_assets.ray_cluster import RAY_VARIABLE, cluster_address, connect, nodes_of
+    from har_assets.cluster.address import RAY_VARIABLE, cluster_address, connect, nodes_of
 
     name = "ray cluster"
     address = cluster_address()
@@ -75,7 +75,7 @@ def check_dagster_database(project: Path) -> list[Finding]:
     if not shared and not any((project / ".dagster").rglob("*.db")):
         return [Finding(name, WARNING, "not made yet", "har init")]
     try:
-        from har_assets.runs import dead_runs
+        from har_assets.graph.running.dead_runs import dead_runs
 
         with open_instance(project) as instance:
             count = instance.get_runs_count()
@@ -125,7 +125,7 @@ def _waiting_for_nobody(instance: DagsterInstance) -> int:
 
 def check_mlflow_database(project: Path) -> Finding:
     """MLflow's tracking database opens in the installed version."""
-    from har_assets.resources.mlflow import MlflowTracking
+    from har_assets.graph.resources.mlflow import MlflowTracking
 
     name = "mlflow database"
     uri = MlflowTracking().uri(project)
@@ -172,7 +172,7 @@ def _no_answer(uri: str) -> str:
 
 def check_mlflow_outbox(project: Path) -> Finding:
     """What was logged while MLflow was away has been sent since."""
-    from har_assets.resources.mlflow import MlflowTracking
+    from har_assets.graph.resources.mlflow import MlflowTracking
     from har_assets.tracking.outbox import unsettled
 
     kept = [folder.name for folder in unsettled(MlflowTracking().outbox_folder(project))]

@@ -1,0 +1,1 @@
+"""All that knows Dagster: assets and what they have in common, resources, sensors, schedules, jobs, executors."""

@@ -1,0 +1,355 @@
+"""The three official splits: split_evaluation trains and tests one a partition, hmdb51_benchmark takes their mean."""
+
+import csv
+import json
+import statistics
+import warnings
+from importlib import resources
+from typing import Any, TypeVar
+
+import dagster as dg
+from pydantic import ValidationError
+
+from har_assets.cluster.needs import needs
+from har_assets.dataset.folder import DATASET_FILE
+from har_assets.errors import HarError, MissingArtifactError
+from har_assets.graph.assets.dataset import (
+    ROLES,
+    FrameCacheConfig,
+    ManifestsConfig,
+    cached_frames,
+    frame_cache,
+    manifest_product,
+    manifests,
+    sorted_clips,
+)
+from har_assets.graph.assets.deployment import OnnxConfig, make_onnx
+from har_assets.graph.assets.evaluation import PredictionConfig, make_test_predictions
+from har_assets.graph.assets.training import TrainingConfig, make_checkpoint
+from har_assets.graph.failures import failures_in_words
+from har_assets.graph.publishing import AssetConfig, Making, Product, made, publish
+from har_assets.graph.resources.mlflow import MlflowTracking
+from har_assets.graph.resources.store import ArtifactStore
+from har_assets.store.folder import ArtifactFolder
+from har_assets.store.record import Artifact
+from har_assets.system.files import hash_of
+
+SPLIT_NUMBERS = ("1", "2", "3")
+
+SPLITS_PARTITIONS = dg.StaticPartitionsDefinition(SPLIT_NUMBERS)
+
+ALL_SPLITS = "dagster asset materialize -m har_assets --select split_evaluation --partition-range 1...3"
+
+STAGES: dict[str, type[AssetConfig]] = {
+    "manifests": ManifestsConfig,
+    "frame_cache": FrameCacheConfig,
+    "trained_checkpoint": TrainingConfig,
+    "onnx_model": OnnxConfig,
+    "test_predictions": PredictionConfig,
+}
+"""What is done for each split, in order, as on the road."""
+
+SHARED = frozenset({"video_clips", "class_index", "pretrained_weights"})
+"""Products of the road that all splits are made from."""
+
+FIGURES = ("top1", "top5", "mean_class_accuracy")
+
+PUBLISHED_FIGURES = "published.csv"
+
+Stage = TypeVar("Stage", bound=AssetConfig)
+
+
+class SplitStore(ArtifactStore):
+    """Products of one split, in `artifacts/split_evaluation/<split>/`, where no asset of the road looks.
+
+    What the road has made of the same inputs by the same configuration is taken from there: split 1, most often.
+    """
+
+    split: str
+    """`1`, `2` or `3`."""
+
+    @property
+    def folder(self) -> ArtifactFolder:
+        """The store itself."""
+        return super().folder.below(f"split_evaluation/{self.split}")
+
+    def latest(self, asset: str) -> Artifact:
+        """As in the store of the road, from which the shared products come."""
+        return super().folder.latest(asset) if asset in SHARED else self.folder.latest(asset)
+
+    @classmethod
+    def of(cls, store: ArtifactStore, split: str) -> "SplitStore":
+        """That of a split, inside the road's."""
+        return cls(root=store.root, work_root=store.work_root, project=store.project, quota=store.quota, split=split)
+
+
+class SplitConfig(AssetConfig):
+    """How each split is trained and tested. By default as the road was last: its own configuration is taken over."""
+
+    changes: dict[str, dict[str, Any]] = {}
+    """Asset (`manifests`, `frame_cache`, `trained_checkpoint`, `onnx_model`, `test_predictions`) to the options that
+    differ from those that the road's latest version was made with, or from the defaults where there is none."""
+
+
+def stage_config(stage: str, kind: type[Stage], config: SplitConfig, store: ArtifactStore, split: str) -> Stage:
+    """Configuration of a stage for a split; HarError names what is impossible."""
+    recorded = store.folder.find_latest("train_manifest" if stage == "manifests" else stage)
+    fields = {**(recorded.record.config if recorded else {}), "force": config.force, **config.changes.get(stage, {})}
+    unknown = sorted(config.changes.get(stage, {}).keys() - kind.model_fields.keys())
+    if unknown:
+        raise HarError(f"changes.{stage} of split_evaluation names {', '.join(unknown)}, no option of it: correct it.")
+    if stage == "manifests":
+        if "split" in config.changes.get(stage, {}):
+            raise HarError("changes.manifests names a split, which is the partition's: leave it out.")
+        fields["split"] = int(split)
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        wrong = ", ".join(f"{'.'.join(map(str, each['loc']))} ({each['msg']})" for each in error.errors())
+        raise HarError(f"changes.{stage} of split_evaluation is impossible: {wrong}; correct it.") from None
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", dg.BetaWarning)  # backfill_policy is one of the new parameters
+    _split_asset = dg.asset(
+        deps=sorted(SHARED),
+        partitions_def=SPLITS_PARTITIONS,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        group_name="evaluation",
+        kinds={"pytorch", "onnx"},
+        code_version="1",
+        pool="gpu",
+        op_tags=needs(gpus=1),
+        tags={"har/stage": "evaluation"},
+    )
+
+
+@_split_asset
+def split_evaluation(
+    context: dg.AssetExecutionContext,
+    config: SplitConfig,
+    store: ArtifactStore,
+    mlflow: MlflowTracking,
+    pipes: dg.PipesSubprocessClient,
+) -> dg.MaterializeResult:
+    """One official split a partition: its own manifests, frames, training, ONNX model and test predictions.
+
+    Made by the code of the road and kept apart from it: nothing that the road calls latest is moved. The same command
+    after any kind of end goes on where it stopped.
+    """
+    with failures_in_words():
+        unknown = sorted(config.changes.keys() - STAGES.keys())
+        if unknown:
+            raise HarError(f"changes names {', '.join(unknown)}, no stage of a split: choose from {', '.join(STAGES)}.")
+        done: dict[str, Artifact] = {}
+        for split in context.partition_keys:
+            done[split] = evaluated_split(context, config, store, mlflow, pipes, split)
+            context.add_asset_metadata(_metadata_of(done[split]), partition_key=split)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(hash_of({s: found.record.data_version for s, found in done.items()}))
+        )
+
+
+def evaluated_split(
+    context: dg.AssetExecutionContext,
+    config: SplitConfig,
+    store: ArtifactStore,
+    mlflow: MlflowTracking,
+    pipes: dg.PipesSubprocessClient,
+    split: str,
+) -> Artifact:
+    """The test predictions of a split, and whatever they need. Raises HarError."""
+    own = SplitStore.of(store, split)
+
+    def settings(stage: str, kind: type[Stage]) -> Stage:
+        return stage_config(stage, kind, config, store, split)
+
+    of_manifests = settings("manifests", ManifestsConfig)
+    of_frames = settings("frame_cache", FrameCacheConfig)
+    context.log.info(f"Split {split}: manifests and frames.")
+    sorted_by, problems, dataset = sorted_clips(of_manifests, own)
+    if not_full := problems.get("full_dataset_problems"):
+        raise HarError(f"data/ claims to be all of HMDB51 and is not: {' '.join(not_full)}")
+    for role, table in sorted_by.items():
+
+        def build(making: Making, role: str = role, table: Any = table) -> Product:
+            return manifest_product(making, role, table, sorted_by.summary, of_manifests, {})
+
+        made(
+            context,
+            own,
+            of_manifests,
+            build,
+            name=f"{role}_manifest",
+            code_version=manifests.get_asset_spec(dg.AssetKey(f"{role}_manifest")).code_version,
+            upstream=("video_clips",),
+        )
+    _make_frames(context, of_frames, own, _decoded_before(store, split))
+    make_checkpoint(context, settings("trained_checkpoint", TrainingConfig), own, mlflow, pipes)
+    make_onnx(context, settings("onnx_model", OnnxConfig), own, mlflow)
+    found, _ = make_test_predictions(context, settings("test_predictions", PredictionConfig), own, mlflow)
+    context.log.info(f"Split {split} of {dataset.name}: {found.record.headline}")
+    return found
+
+
+def _make_frames(
+    context: dg.AssetExecutionContext, config: FrameCacheConfig, own: SplitStore, before: Artifact | None
+) -> None:
+    from har_assets.video.frame_cache import clear_work
+
+    work = own.folder.root / "frame_cache" / ".work"
+    made(
+        context,
+        own,
+        config,
+        lambda making: cached_frames(making, config, own, before, work, context.log.info),
+        name="frame_cache",
+        code_version=frame_cache.get_asset_spec().code_version,
+        upstream=tuple(f"{role}_manifest" for role in ROLES),
+    )
+    clear_work(work)
+
+
+def _decoded_before(store: ArtifactStore, split: str) -> Artifact | None:
+    """A frame cache whose packs can be linked: splits hold the same clips, sorted otherwise."""
+    others = [SplitStore.of(store, other).folder.find_latest("frame_cache") for other in (split, *SPLIT_NUMBERS)]
+    return next((found for found in (*others, store.folder.find_latest("frame_cache")) if found), None)
+
+
+def _metadata_of(found: Artifact) -> dict[str, Any]:
+    record = found.record
+    return {
+        "headline": record.headline,
+        **{name: record.metadata[name] for name in (*FIGURES, "videos", "quarantined")},
+        "mlflow_run": record.metadata.get("mlflow_run", "none: tracking is off"),
+        "folder": dg.MetadataValue.path(found.address),
+        "made": record.created,
+    }
+
+
+class BenchmarkConfig(AssetConfig):
+    """The mean of the three splits has no options."""
+
+
+@dg.asset(
+    deps=[split_evaluation],
+    group_name="evaluation",
+    kinds={"csv"},
+    code_version="1",
+    op_tags=needs(),
+    tags={"har/stage": "evaluation"},
+)
+def hmdb51_benchmark(
+    context: dg.AssetExecutionContext, config: BenchmarkConfig, store: ArtifactStore
+) -> dg.MaterializeResult:
+    """Mean and standard deviation of the three official splits, beside published figures where the data is HMDB51.
+
+    Published figures are the mean of three splits; the deviation here is that of the splits, which share most of their
+    films: it says how much a figure of one split may mislead, not how sure the mean is.
+    """
+    with failures_in_words():
+        tested = tested_splits(store)
+        complete = is_full_hmdb51(store, tested)
+
+    def build(making: Making) -> Product:
+        training = SplitStore.of(store, "1").latest("trained_checkpoint").record
+        ours = {
+            "method": f"{training.config['network']}, this project",
+            "pretrained_on": training.metadata.get("pretrained") or "nothing",
+            "input": "RGB",
+        }
+        return benchmark_product(making, tested, ours if complete else None)
+
+    versions = {split: found.record.data_version for split, found in tested.items()}
+    return publish(context, store, config, build, identity={"splits": versions, "complete": complete})
+
+
+def benchmark_product(making: Making, tested: dict[str, Artifact], ours: dict[str, str] | None) -> Product:
+    """Write `splits.csv` and, for HMDB51, `comparison.csv`, whose first row begins with `ours`; the figures of both."""
+    record = tested["1"].record
+    rows = [
+        {
+            "split": split,
+            **{name: round(found.record.metadata[name], 4) for name in FIGURES},
+            "videos": found.record.metadata["videos"],
+        }
+        for split, found in tested.items()
+    ]
+    figures: dict[str, dict[str, float]] = {}
+    for name in FIGURES:
+        values = [found.record.metadata[name] for found in tested.values()]
+        figures[name] = {"mean": statistics.fmean(values), "deviation": statistics.stdev(values)}
+    _write_table(making, "splits.csv", rows)
+    dataset = f"{record.lineage['dataset']}{' (synthetic)' if record.lineage['synthetic'] else ''}"
+    top1 = figures["top1"]
+    words = f"top-1 {top1['mean']:.3f} ± {top1['deviation']:.3f}, the mean of three splits of {dataset}"
+    metadata: dict[str, Any] = {"figures": figures, "splits": rows}
+    if ours:
+        mean = f"{100 * top1['mean']:.1f}"
+        comparison = [{**ours, "top1_percent": mean, "source": "splits.csv", "read_at": ""}, *published_figures()]
+        _write_table(making, "comparison.csv", comparison)
+        metadata["comparison"] = comparison
+    else:
+        words += "; not compared with published figures, as the data is not the whole of HMDB51"
+    (making.folder / "figures.json").write_text(json.dumps({**metadata, "dataset": dataset}, indent=2) + "\n")
+    return Product(
+        headline=words,
+        metadata=metadata,
+        lineage={name: record.lineage[name] for name in ("dataset", "synthetic", "data_version")},
+    )
+
+
+def _write_table(making: Making, name: str, rows: list[dict[str, Any]]) -> None:
+    with (making.folder / name).open("w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n", extrasaction="ignore")
+        table.writeheader()
+        table.writerows(rows)
+
+
+def tested_splits(store: ArtifactStore) -> dict[str, Artifact]:
+    """Test predictions of all three splits.
+
+    Raises:
+        HarError: one is missing, or they were not made from the same data by the same configuration.
+    """
+    found = {split: SplitStore.of(store, split).folder.find_latest("test_predictions") for split in SPLIT_NUMBERS}
+    missing = [split for split, artifact in found.items() if artifact is None]
+    if missing:
+        raise MissingArtifactError(
+            f"split_evaluation has not been materialized for split {', '.join(missing)}: run `{ALL_SPLITS}`."
+        )
+    tested = {split: artifact for split, artifact in found.items() if artifact is not None}
+    first = _made_with(store, "1")
+    for split in SPLIT_NUMBERS[1:]:
+        for name, value in _made_with(store, split).items():
+            if value != first[name]:
+                raise HarError(
+                    f"Splits 1 and {split} differ in {name}, so that their mean would say nothing: run `{ALL_SPLITS}`."
+                )
+    return tested
+
+
+def _made_with(store: ArtifactStore, split: str) -> dict[str, Any]:
+    """Data and configuration of a split, all that has to be equal."""
+    own = SplitStore.of(store, split)
+    found: dict[str, Any] = {"the data": own.latest("test_predictions").record.lineage["data_version"]}
+    for stage, kind in STAGES.items():
+        record = own.latest("train_manifest" if stage == "manifests" else stage).record
+        fields = kind(**record.config).content()
+        fields.pop("split", None)
+        found[f"the configuration of {stage}"] = fields
+    return found
+
+
+def is_full_hmdb51(store: ArtifactStore, tested: dict[str, Artifact]) -> bool:
+    """Whether the splits were made from all 6,766 clips of HMDB51; HarError where data/ has been replaced since."""
+    clips = store.latest("video_clips")
+    if clips.record.data_version != tested["1"].record.lineage["data_version"]:
+        raise HarError(f"video_clips is another version than the splits were made from: run `{ALL_SPLITS}`.")
+    return bool(json.loads(clips.file(DATASET_FILE).read_text())["complete"])
+
+
+def published_figures() -> list[dict[str, str]]:
+    """Rows of method, pretrained_on, input, top1_percent (mean of three splits) and source."""
+    text = resources.files("har_assets.dataset").joinpath(PUBLISHED_FIGURES).read_text()
+    return list(csv.DictReader(text.splitlines()))

@@ -1,0 +1,53 @@
+"""How a failure reads: a HarError becomes a dagster.Failure of one sentence, a PassingError a retry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+from dagster._core.errors import DagsterUserCodeProcessError
+from dagster_shared.error import SerializableErrorInfo
+
+from har_assets.errors import HarError, PassingError
+
+
+class SentenceFailure(dg.Failure, DagsterUserCodeProcessError):  # noqa: N818 - named as its parent
+    """A dagster.Failure that is shown as its sentence, without the stack trace that says nothing to its reader.
+
+    Dagster shows the one error info of a DagsterUserCodeProcessError in place of the exception's own.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        Exception.__init__(self, sentence)  # the two parents take different arguments
+        self.description, self.metadata, self.allow_retries = sentence, {}, False
+        self.user_code_process_error_infos = [SerializableErrorInfo(f"{sentence}\n", stack=[], cls_name="Failure")]
+
+
+RETRY_PAUSES_S = (15.0, 60.0, 240.0)
+"""Pauses before a step is tried again after a PassingError, seconds: a server that restarts is back by then."""
+
+
+@contextmanager
+def failures_in_words() -> Iterator[None]:
+    """Turn a HarError into a dagster.Failure whose description is its sentence.
+
+    A PassingError asks Dagster to try the step again, after the pauses in RETRY_PAUSES_S; then it fails it, too.
+    """
+    try:
+        yield
+    except PassingError as error:
+        step = dg.OpExecutionContext.get()
+        if step.retry_number >= len(RETRY_PAUSES_S):
+            raise SentenceFailure(str(error)) from None
+        pause_s = RETRY_PAUSES_S[step.retry_number]
+        step.log.warning(f"{error} The step is tried again in {pause_s:g} s.")
+        raise dg.RetryRequested(len(RETRY_PAUSES_S), pause_s) from SentenceFailure(str(error))
+    except HarError as error:
+        raise SentenceFailure(str(error)) from None
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise dg.Failure(
+            description=f"The operating system refused: {error.strerror}{where}; mend that and run the same command.",
+            allow_retries=False,
+        ) from error

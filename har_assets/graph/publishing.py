@@ -1,0 +1,280 @@
+"""What every asset of the graph has in common: skip what is unchanged, publish all or nothing, fail in words."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import dagster as dg
+
+from har_assets.graph.failures import failures_in_words
+from har_assets.graph.resources.mlflow import MlflowTracking, RunLog
+from har_assets.graph.resources.store import ArtifactStore
+from har_assets.graph.running.dead_runs import OUTBOX_TAG, end_with_run
+from har_assets.store.record import Artifact, Record, describe_files, merge_lineage
+from har_assets.system.files import hash_of
+from har_assets.system.usage import measured
+
+
+class AssetConfig(dg.Config):
+    """Configuration of an asset. Fields in `not_content` do not change what is made, only how."""
+
+    not_content: ClassVar[frozenset[str]] = frozenset({"force"})
+
+    force: bool = False
+    """Make it again although nothing has changed."""
+
+    def content(self) -> dict[str, Any]:
+        """The fields that the product depends on."""
+        return {name: value for name, value in self.model_dump().items() if name not in self.not_content}
+
+
+@dataclass(frozen=True)
+class Making:
+    """What a build function gets."""
+
+    folder: Path
+    """Empty folder: what is written here is published."""
+    inputs: dict[str, Artifact]
+    """Latest versions of the upstream assets."""
+    work: Path
+    """Folder for unfinished work on this very product, not made yet: kept when the run is killed, removed when the
+    product is published."""
+    run: RunLog
+    """The MLflow run of the model that the inputs belong to; writes nowhere where there is none."""
+
+
+@dataclass
+class Product:
+    """What a build function says of the files that it has written."""
+
+    headline: str
+    """One line for people: `test top-1 0.93 on 80 videos`."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """JSON-ready figures."""
+    checks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Name of a check to `passed`, `warning` (no more than that when it fails) and figures; names as in the
+    asset's `check_specs`."""
+    pictures: tuple[str, ...] = ()
+    """Names of PNG files to show in the web UI."""
+    lineage: dict[str, Any] = field(default_factory=dict)
+    """Added to the lineage of the inputs."""
+    data_version: str = ""
+    """Content hash where the content is reproducible; empty takes the key."""
+    lent: dict[str, Artifact] = field(default_factory=dict)
+    """File name to the version of the store whose file of that name becomes part of this product."""
+    clips: int = 0
+    """Clips that this build went through, for clips a second; 0 where it does not count in clips."""
+
+
+def publish(
+    context: dg.AssetExecutionContext,
+    store: ArtifactStore,
+    config: AssetConfig,
+    build: Callable[[Making], Product],
+    *,
+    asset: str | None = None,
+    upstream: tuple[str, ...] = (),
+    identity: dict[str, Any] | None = None,
+    reusable: Callable[[Artifact], bool] = lambda artifact: True,
+    mlflow: MlflowTracking | None = None,
+) -> dg.MaterializeResult:
+    """Make an asset's product, unless the same product is published already.
+
+    Args:
+        context: of the asset being materialized.
+        store: where the product goes.
+        config: of the asset; its content is part of the key.
+        build: writes the files of the product.
+        asset: its name, where one function makes several.
+        upstream: assets whose latest versions are the inputs.
+        identity: whatever else decides the content (the hash of a source file, say).
+        reusable: False when a published version no longer holds (data removed by hand).
+        mlflow: the build writes into the MLflow run of its inputs' model, which says how it ended.
+
+    Raises:
+        dagster.Failure: with one sentence, for every HarError below.
+    """
+    with failures_in_words():
+        name = asset or context.asset_key.to_user_string()
+        artifact, unchanged = made(
+            context,
+            store,
+            config,
+            build,
+            name=name,
+            code_version=context.assets_def.specs_by_key[dg.AssetKey(name)].code_version,
+            upstream=upstream,
+            identity=identity,
+            reusable=reusable,
+            mlflow=mlflow,
+        )
+        return result_of(artifact, unchanged)
+
+
+def made(
+    context: dg.AssetExecutionContext,
+    store: ArtifactStore,
+    config: AssetConfig,
+    build: Callable[[Making], Product],
+    *,
+    name: str,
+    code_version: str | None,
+    upstream: tuple[str, ...] = (),
+    identity: dict[str, Any] | None = None,
+    reusable: Callable[[Artifact], bool] = lambda artifact: True,
+    mlflow: MlflowTracking | None = None,
+) -> tuple[Artifact, bool]:
+    """The product `name` in a store, built unless it is there, and whether it was; see `publish`. Raises HarError."""
+    end_with_run(context.instance, context.run.run_id)
+    inputs = {upper: store.latest(upper) for upper in upstream}
+    lineage = merge_lineage(inputs)
+    input_versions = {upper: artifact.record.data_version for upper, artifact in inputs.items()}
+    key = hash_of(
+        {
+            "asset": name,
+            "code_version": code_version,
+            "config": config.content(),
+            "inputs": input_versions,
+            "identity": identity or {},
+        }
+    )
+    found = store.folder.find(name, key)
+    if found and not config.force and reusable(found):
+        store.folder.point_to(found)
+        context.log.info(f"{name} is unchanged since {found.record.created}: {found.record.headline}")
+        return found, True
+
+    started = time.monotonic()
+    with store.folder.staging(name) as folder, model_run(context, store, mlflow, name, lineage) as run:
+        with measured() as usage:
+            product = build(Making(folder, inputs, store.folder.work(name, key), run))
+        if mlflow and run.run_id:
+            product.metadata["mlflow_run"] = mlflow.link(run.run_id)
+        record = Record(
+            asset=name,
+            key=key,
+            # Made again by force, a product that is not reproducible is another one for the assets downstream.
+            data_version=product.data_version or (hash_of([key, time.time_ns()]) if config.force else key),
+            files={**describe_files(folder), **{name: part.record.files[name] for name, part in product.lent.items()}},
+            headline=product.headline,
+            lineage={**lineage, **product.lineage},
+            metadata={
+                **product.metadata,
+                "pictures": list(product.pictures),
+                "usage": usage.figures(product.clips),
+            },
+            checks=product.checks,
+            inputs=input_versions,
+            config=config.model_dump(),
+            seconds=round(time.monotonic() - started, 2),
+        )
+        published = store.folder.publish(folder, record, product.lent)
+    shutil.rmtree(store.folder.work(name, key), ignore_errors=True)
+    context.log.info(f"{name}: {record.headline} ({record.seconds:.1f} s)")
+    return published, False
+
+
+@contextmanager
+def model_run(
+    context: dg.AssetExecutionContext,
+    store: ArtifactStore,
+    mlflow: MlflowTracking | None,
+    name: str,
+    lineage: dict[str, Any],
+) -> Iterator[RunLog]:
+    """The MLflow run of a lineage, reopened for the asset `name`; one that writes nowhere without `mlflow`."""
+    if mlflow is None:
+        yield RunLog(None)
+        return
+    note_outbox(context, store, mlflow)
+    with mlflow.continued_run(
+        store.project_folder,
+        lineage.get("mlflow_run_id", ""),
+        step=name,
+        dagster_run_id=context.run.run_id,
+        report=context.log.warning,
+    ) as run:
+        yield run
+
+
+def note_outbox(context: dg.AssetExecutionContext, store: ArtifactStore, mlflow: MlflowTracking) -> None:
+    """Tell whoever finds this Dagster run dead where its MLflow run can be ended."""
+    folder = mlflow.outbox_folder(store.project_folder)
+    context.instance.add_run_tags(context.run.run_id, {OUTBOX_TAG: str(folder)})
+
+
+def result_of(artifact: Artifact, unchanged: bool) -> dg.MaterializeResult:
+    """What Dagster shows of a published product."""
+    record = artifact.record
+    figures = dict(record.metadata)
+    pictures = figures.pop("pictures", [])
+    usage = {f"usage/{name}": value for name, value in figures.pop("usage", {}).items()}
+    metadata: dict[str, Any] = {
+        "headline": record.headline,
+        **{Path(name).stem: _picture(artifact.folder / name) for name in pictures},
+        **{name: _value(value) for name, value in figures.items()},
+    }
+    housekeeping: dict[str, Any] = {
+        "unchanged": unchanged,
+        "folder": dg.MetadataValue.path(artifact.address),
+        "dagster/uri": artifact.address if "://" in artifact.address else artifact.folder.as_uri(),
+        "bytes": artifact.bytes,
+        "seconds": record.seconds,
+        "key": record.key,
+        **({} if unchanged else usage),  # Dagster plots numbers over time: of work that was done, once
+        **{f"lineage/{name}": value for name, value in record.lineage.items()},
+    }
+    for name, value in housekeeping.items():  # after the figures, which a person looks for first
+        metadata.setdefault(name, value)
+    for name, entry in record.files.items():
+        if len(record.files) <= 8:
+            metadata[f"sha256/{name}"] = entry["sha256"]
+    return dg.MaterializeResult(
+        asset_key=dg.AssetKey(record.asset),
+        metadata=metadata,
+        data_version=dg.DataVersion(record.data_version),
+        check_results=check_results(record.asset, record.checks),
+    )
+
+
+def check_results(asset: str, checks: dict[str, dict[str, Any]]) -> list[dg.AssetCheckResult]:
+    """Checks in the form of `Product.checks` as Dagster's."""
+    return [
+        dg.AssetCheckResult(
+            check_name=name,
+            asset_key=dg.AssetKey(asset),
+            passed=bool(figures["passed"]),
+            severity=dg.AssetCheckSeverity.WARN if figures.get("warning") else dg.AssetCheckSeverity.ERROR,
+            metadata={key: _value(value) for key, value in figures.items() if key not in ("passed", "warning")},
+        )
+        for name, figures in checks.items()
+    ]
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+        columns = [dg.TableColumn(name) for name in value[0]]
+        rows = [
+            dg.TableRecord({k: v if isinstance(v, (int, float, bool)) else str(v) for k, v in row.items()})
+            for row in value[:200]
+        ]
+        return dg.MetadataValue.table(rows, dg.TableSchema(columns))
+    if isinstance(value, (dict, list)):
+        return dg.MetadataValue.json(value)
+    if isinstance(value, str) and value.startswith(("http://", "https://")):
+        return dg.MetadataValue.url(value)
+    return value
+
+
+def _picture(path: Path) -> dg.MetadataValue:
+    """A PNG inside the metadata, so that the web UI shows it wherever it runs."""
+    import base64
+
+    if not path.is_file():
+        return dg.MetadataValue.path(str(path))
+    encoded = base64.b64encode(path.read_bytes()).decode()
+    return dg.MetadataValue.md(f"![{path.stem}](data:image/png;base64,{encoded})")

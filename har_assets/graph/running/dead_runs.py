@@ -1,0 +1,144 @@
+"""Runs whose process has died: marked failed, their pool slots freed.
+
+After kill -9 of `dagster asset materialize` Dagster leaves the run STARTED and its slot of the pool `gpu`
+taken, and every later training waits for ever. So the executor notes host, process and its start time as tags
+of each run, and first ends the runs on this host whose process is gone; dead_run_sensor does so, too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import dagster as dg
+from dagster import (
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    RunsFilter,
+)
+from dagster._core.storage.tags import HIDDEN_TAG_PREFIX
+
+from har_assets.system.processes import process_name, this_host
+from har_assets.tracking.outbox import settle
+
+HOST_TAG = f"{HIDDEN_TAG_PREFIX}har_host"
+PROCESS_TAG = f"{HIDDEN_TAG_PREFIX}har_process"
+OUTBOX_TAG = f"{HIDDEN_TAG_PREFIX}har_mlflow_outbox"
+"""Folder in which the steps of a run keep what MLflow has not got yet."""
+
+MUTE_S = 120
+"""Seconds after which a started run that has not noted its process has none: to note it is the first that it does."""
+
+SECONDS_BETWEEN_QUESTIONS = 10
+"""Pause between two looks into the database for whether a run on another machine has ended."""
+
+UNFINISHED = [DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.CANCELING]
+
+
+def is_dead(run: DagsterRun) -> bool:
+    """True when the run was executed by a process of this host that is gone. Unknown is not dead."""
+    process = run.tags.get(PROCESS_TAG)
+    if not process or run.tags.get(HOST_TAG) != this_host():
+        return False
+    return process_name(int(process.split("@")[0])) != process
+
+
+def is_mute(record: dg.RunRecord) -> bool:
+    """True when a run of this graph was started and then killed before its executor noted its process."""
+    run = record.dagster_run
+    pointer = run.job_code_origin.repository_origin.code_pointer if run.job_code_origin else None
+    return (
+        run.status == DagsterRunStatus.STARTED
+        and PROCESS_TAG not in run.tags
+        and str(getattr(pointer, "module", "")).partition(".")[0] == "har_assets"
+        and record.start_time is not None
+        and time.time() - record.start_time > MUTE_S
+    )
+
+
+def dead_runs(instance: DagsterInstance) -> list[DagsterRun]:
+    """Unfinished runs of this host whose process is gone."""
+    records = instance.get_run_records(RunsFilter(statuses=UNFINISHED))
+    silent = [record.dagster_run for record in records if is_dead(record.dagster_run) or is_mute(record)]
+    # Its process may have ended well since the runs were listed.
+    looked_at_again = (instance.get_run_by_id(run.run_id) for run in silent)
+    return [run for run in looked_at_again if run and not run.is_finished]
+
+
+def at_work_since(instance: DagsterInstance, but: str = "") -> float | None:
+    """Start of the run that has been at work longest, seconds since 1970, the run `but` left out; None without one."""
+    records = instance.get_run_records(RunsFilter(statuses=UNFINISHED))
+    others = [record for record in records if record.dagster_run.run_id != but]
+    return min((record.start_time or record.create_timestamp.timestamp() for record in others), default=None)
+
+
+def release_dead_runs(instance: DagsterInstance) -> list[str]:
+    """Mark dead runs failed, free the slots of all ended runs; return the ids of the runs marked."""
+    dead = dead_runs(instance)
+    for run in dead:
+        process = f"process {run.tags[PROCESS_TAG]}" if PROCESS_TAG in run.tags else "process"
+        instance.report_run_failed(run, f"Its {process} ended without a word (killed?).")
+    free_lost_slots(instance)
+    # Last, as MLflow may be slow or away.
+    for outbox in {run.tags[OUTBOX_TAG] for run in dead if OUTBOX_TAG in run.tags}:
+        settle(Path(outbox))  # its MLflow run ends as KILLED
+    return [run.run_id for run in dead]
+
+
+def free_lost_slots(instance: DagsterInstance) -> None:
+    """Free the slots of ended runs and give free slots to steps that wait, whatever was killed in the midst of that.
+
+    Dagster frees a slot, forgets who had it and tells the next step that waits in three transactions. Its own
+    clean-up finds holders by the second, and nobody repeats the third.
+    """
+    storage = instance.event_log_storage
+    if not storage.supports_global_concurrency_limits:
+        return
+    pools = storage.get_concurrency_keys()
+    holders = storage.get_concurrency_run_ids()
+    for pool in pools:
+        holders |= storage.get_concurrency_info(pool).active_run_ids
+    for run_id in holders:
+        holder = instance.get_run_by_id(run_id)
+        if holder is None or holder.is_finished:
+            storage.free_concurrency_slots_for_run(run_id)
+    for pool in pools:
+        found = storage.get_concurrency_info(pool)
+        for _ in range(min(found.pending_step_count, found.slot_count - found.assigned_step_count)):
+            storage.assign_pending_steps([pool])  # type: ignore[attr-defined]
+
+
+def end_with_run(instance: DagsterInstance, run_id: str) -> None:
+    """End this step process, kill -9, soon after the process that executes its run has died.
+
+    Dagster's steps outlive it otherwise: those forked from a fork server have another parent, and nobody
+    would read what they publish. A training ends with its step (har_assets.system.processes). That a run which is
+    executed on another machine has ended is read from Dagster's database.
+    """
+    run = instance.get_run_by_id(run_id)
+    process = run.tags.get(PROCESS_TAG) if run else None
+    if run is None or process is None or process == process_name(os.getpid()):
+        return
+    from sqlalchemy.exc import SQLAlchemyError
+
+    elsewhere = run.tags.get(HOST_TAG) != this_host()
+
+    def goes_on() -> bool:
+        if not elsewhere:
+            return process_name(int(process.split("@")[0])) == process
+        try:
+            run = instance.get_run_by_id(run_id)
+        except SQLAlchemyError:
+            return True  # a database that is away says nothing
+        return run is not None and not run.is_finished
+
+    def watch() -> None:
+        while goes_on():
+            time.sleep(SECONDS_BETWEEN_QUESTIONS if elsewhere else 1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="end_with_run", daemon=True).start()

@@ -1,0 +1,193 @@
+"""The assets from source to frames: what they refuse and what their checks say."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dagster import AssetCheckEvaluation, AssetCheckSeverity
+
+from har_assets.dataset import download, splits
+from har_assets.graph.assets.dataset import MANIFEST_CHECKS
+from har_assets_tests.dataset.test_download import Server, running_server
+from har_assets_tests.project import (
+    REPOSITORY,
+    Project,
+    execute_here,
+    make_own_videos,
+    make_split_lists,
+    materialize_here,
+)
+
+BAD_REQUESTS: dict[str, tuple[str, dict[str, dict[str, object]], str]] = {
+    "an unknown source": ("raw_archive", {"raw_archive": {"source": "kinetics"}}, "There is no source 'kinetics'"),
+    "a missing archive": ("raw_archive", {"raw_archive": {"source": "/nowhere/x.rar"}}, "There is no source"),
+    "missing split lists": ("raw_archive", {"raw_archive": {"split_lists": "/nowhere"}}, "There are no split lists"),
+    "an unreadable archive": ("+key:video_clips", {"raw_archive": {"source": "GARBAGE"}}, "not a RAR, ZIP or TAR"),
+    "an archive without videos": ("+key:video_clips", {"raw_archive": {"source": "EMPTY"}}, "video"),
+    "a split outside 1..3": (
+        "+key:test_manifest",
+        {"raw_archive": {"split_lists": "LISTS"}, "manifests": {"split": 4}},
+        "there is no split 4",
+    ),
+    "a split outside 1..3 without lists": ("+key:test_manifest", {"manifests": {"split": 4}}, "there is no split 4"),
+    "an unknown dvc mode": ("+key:video_clips", {"video_clips": {"dvc": "maybe"}}, "There is no dvc mode"),
+    "an unknown network": (
+        "+key:trained_checkpoint",
+        {"trained_checkpoint": {"network": "resnet"}},
+        "There is no network 'resnet': choose one of cnn3d",
+    ),
+    "a clip larger than the frames": (
+        "+key:trained_checkpoint",
+        {"trained_checkpoint": {"frame_height": 500}},
+        "cannot be cut from frames",
+    ),
+    "a video that is no video": ("+key:frame_cache", {"raw_archive": {"source": "BROKEN"}}, "could be decoded"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_REQUESTS)
+def test_a_bad_request_is_one_sentence_and_leaves_nothing_half_written(tmp_path: Path, name: str) -> None:
+    select, config, sentence = BAD_REQUESTS[name]
+    project = Project.make(tmp_path / "project")
+    source = {"source": str(make_own_videos(tmp_path / "own", clips_per_class=4)), **config.get("raw_archive", {})}
+    if source.get("split_lists") == "LISTS":
+        source["split_lists"] = str(make_split_lists(tmp_path / "lists", tmp_path / "own"))
+    if source["source"] == "GARBAGE":
+        (tmp_path / "garbage.rar").write_bytes(b"Rar!" + bytes(1000))
+        source["source"] = str(tmp_path / "garbage.rar")
+    if source["source"] == "EMPTY":
+        shutil.make_archive(str(tmp_path / "empty"), "zip", REPOSITORY / "conf")
+        source["source"] = str(tmp_path / "empty.zip")
+    if source["source"] == "BROKEN":
+        for clip in (tmp_path / "own").rglob("*.avi"):
+            clip.write_bytes(clip.read_bytes()[:100])
+        source["source"] = str(tmp_path / "own")
+    config = {"video_clips": {"dvc": "off"}, **config, "raw_archive": source}
+    failures = materialize_here(project, select, {name: config[name] for name in config if needs(select, name)})
+    assert len(failures) == 1
+    assert sentence in failures[0]
+    assert "\n" not in failures[0]
+    assert project.store.find_latest(select.removeprefix("+key:")) is None
+    leftovers = [
+        path.name for path in project.folder.rglob("*") if re.search(r"^\.(staging|data\.)|partial", path.name)
+    ]
+    assert leftovers == []
+
+
+def checks_of(project: Project, select: str, config: dict[str, dict[str, Any]]) -> dict[str, AssetCheckEvaluation]:
+    """Evaluations of the asset checks of a run that succeeds, by name."""
+    result = execute_here(project, select, {"video_clips": {"dvc": "off"}, **config})
+    assert result.success
+    return {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
+
+
+def test_asset_checks_pass_and_fail_with_their_problems(tmp_path: Path) -> None:
+    project = Project.make(tmp_path / "project")
+    own = make_own_videos(tmp_path / "own", clips_per_class=6)
+    source = {"source": str(own), "split_lists": str(make_split_lists(tmp_path / "lists", own))}
+    broken = next((own / "down").iterdir())
+    broken.write_bytes(broken.read_bytes()[:100])
+
+    first = checks_of(project, "+key:frame_cache", {"raw_archive": source})
+    assert first.keys() == {*MANIFEST_CHECKS, "all_clips_decoded"}
+    assert {name for name, check in first.items() if not check.passed} == {"all_clips_decoded"}
+    assert first["all_clips_decoded"].severity == AssetCheckSeverity.WARN
+    assert first["all_clips_decoded"].metadata["quarantined"].value == 1
+
+    for listed in (tmp_path / "lists").glob("down_*"):  # all but one clip of a class is test now
+        listed.write_text(re.sub(r" 1 ", " 2 ", listed.read_text(), count=3))
+    second = checks_of(project, "+key:test_manifest", {"raw_archive": source})
+    assert not second["class_share"].passed
+    assert "down has 5 of 6 clips in test" in str(second["class_share"].metadata["problems"].value)
+    assert second["films_on_both_sides"].passed
+
+
+def test_a_film_on_both_sides_fails_its_check(tmp_path: Path) -> None:
+    own = make_own_videos(tmp_path / "own", clips_per_class=6)
+    for folder in own.iterdir():
+        for number, clip in enumerate(sorted(folder.iterdir())):
+            clip.rename(folder / f"film{number // 3}_{folder.name}_f_nm_np1_fr_med_{number}.avi")
+    source = {"source": str(own), "split_lists": str(make_split_lists(tmp_path / "lists", own))}
+    checks = checks_of(Project.make(tmp_path / "project"), "+key:test_manifest", {"raw_archive": source})
+    assert {name for name, check in checks.items() if not check.passed} == {"films_on_both_sides"}
+    assert checks["films_on_both_sides"].severity == AssetCheckSeverity.ERROR
+    assert "3 films are both in" in str(checks["films_on_both_sides"].metadata["problems"].value)
+
+
+@pytest.mark.parametrize("name", ["missing_files", "duplicate_names", "label_problems"])
+def test_a_problem_of_the_manifests_fails_the_check_of_its_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Manifests made a moment ago have none of these: test_splits.py has the problems themselves."""
+    monkeypatch.setattr(splits, name, lambda *_: ["something is wrong."])
+    source = {"source": str(make_own_videos(tmp_path / "own", clips_per_class=3))}
+    checks = checks_of(Project.make(tmp_path / "project"), "+key:test_manifest", {"raw_archive": source})
+    assert not checks[name].passed
+    assert checks[name].metadata["problems"].value == ["something is wrong."]
+
+
+def test_a_part_that_claims_to_be_all_of_hmdb51_is_refused(tmp_path: Path) -> None:
+    own = make_own_videos(tmp_path / "hmdb51", clips_per_class=3)
+    for old, new in (("down", "jump"), ("right", "sit"), ("still", "stand")):
+        (own / old).rename(own / new)
+    project = Project.make(tmp_path / "project")
+    config = {"raw_archive": {"source": str(own)}, "video_clips": {"dvc": "off"}}
+    result = execute_here(project, "+key:test_manifest", config)
+    checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    assert not checks["full_dataset_problems"].passed
+    assert "9 clips on disk instead of 6766." in checks["full_dataset_problems"].metadata["problems"].value
+    (failure,) = materialize_here(project, "key:test_manifest", {})
+    assert failure.startswith("data/ claims to be all of HMDB51 and is not (9 clips on disk instead of 6766.")
+    assert "another name than hmdb51" in failure
+    assert project.store.find_latest("test_manifest") is None
+
+
+# --- HMDB51 from a server ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with running_server() as made:
+        yield made
+
+
+def test_a_download_is_recorded_trusted_once_and_verified_from_then_on(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists = tmp_path / "lists.rar"
+    lists.write_bytes(b"lists")
+    monkeypatch.setattr(download, "HMDB51_SPLITS_MD5", "e6dbca21d4865b265ca2780205b19305")
+    project = Project.make(tmp_path / "project")
+    raw: dict[str, Any] = {"source": "hmdb51", "split_lists_urls": [str(lists)]}
+
+    # The default addresses must give the archive that is known.
+    monkeypatch.setattr(download, "HMDB51_ARCHIVE_URLS", (server.url,))
+    (refusal,) = materialize_here(project, "raw_archive", {"raw_archive": raw})
+    assert f"instead of {download.HMDB51_ARCHIVE_MD5}" in refusal
+
+    # A mirror of one's own is trusted the first time, and its hashes are recorded.
+    raw["archive_urls"] = [server.url]
+    assert materialize_here(project, "raw_archive", {"raw_archive": raw}) == []
+    first = project.latest("raw_archive")
+    archive, _ = first.record.metadata["downloads"]
+    assert archive["url"] == server.url
+    assert archive["bytes"] == len(server.content)
+    assert archive["sha256"] == first.record.files["hmdb51_org.rar"]["sha256"]
+
+    # Later it must be the same, wherever it comes from.
+    shutil.rmtree(project.folder / "artifacts" / "raw_archive" / ".downloads")
+    server.content = server.content[::-1]
+    (refusal,) = materialize_here(project, "raw_archive", {"raw_archive": {**raw, "force": True}})
+    assert f"instead of {archive['sha256']}" in refusal
+    assert project.latest("raw_archive").folder == first.folder
+    server.content = server.content[::-1]
+    assert materialize_here(project, "raw_archive", {"raw_archive": {**raw, "force": True}}) == []
+    assert project.latest("raw_archive").folder != first.folder
+
+
+def needs(select: str, name: str) -> bool:
+    """True when the configuration of that asset belongs to a selection."""
+    return name == "raw_archive" or (select != "raw_archive" and name in ("video_clips", "manifests")) or name in select

@@ -1,0 +1,168 @@
+"""The graph itself: what depends on what, what is a snapshot, when schedules fire."""
+
+import dataclasses
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+from dagster._utils.schedules import schedule_execution_time_iterator
+
+from har_assets import defs
+from har_assets.graph.resources.store import ArtifactStore
+from har_assets_tests.project import REPOSITORY
+
+DEPENDENCIES = {
+    "raw_archive": set(),
+    "video_clips": {"raw_archive", "data_dvc"},
+    "train_manifest": {"video_clips"},
+    "val_manifest": {"video_clips"},
+    "test_manifest": {"video_clips"},
+    "class_index": {"video_clips"},
+    "frame_cache": {"train_manifest", "val_manifest", "test_manifest"},
+    "pretrained_weights": set(),
+    "trained_checkpoint": {"frame_cache", "train_manifest", "val_manifest", "class_index", "pretrained_weights"},
+    "onnx_model": {"trained_checkpoint", "frame_cache", "test_manifest", "val_manifest", "train_manifest"},
+    "trt_engine": {"onnx_model", "frame_cache", "test_manifest", "val_manifest", "train_manifest"},
+    "test_predictions": {"onnx_model", "test_manifest", "frame_cache"},
+    "evaluation_report": {"test_predictions", "onnx_model", "trained_checkpoint", "test_manifest", "frame_cache"},
+    "runtime_benchmark": {"onnx_model", "trained_checkpoint", "trt_engine", "test_manifest", "frame_cache"},
+    "serving_model": {"onnx_model"},
+    "split_evaluation": {"video_clips", "class_index", "pretrained_weights"},
+    "hmdb51_benchmark": {"split_evaluation"},
+    "incoming_video_predictions": {"onnx_model"},
+}
+
+ORIGINAL_COMMANDS = {
+    "download_data",
+    "train_ml_flow",
+    "train_ml_flow_dvc",
+    "export_onnx",
+    "convert_trt",
+    "index_to_class",
+    "infer_from_onnx",
+    "infer_ml_flow",
+    "infer",
+    "train_ml_flow_server_dvc",
+}
+
+
+def test_the_graph_is_that_of_the_design() -> None:
+    graph = defs.resolve_asset_graph()
+    found = {
+        key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys}
+        for key in graph.materializable_asset_keys
+    }
+    assert found == DEPENDENCIES
+
+
+def test_every_asset_is_described_grouped_and_versioned() -> None:
+    for spec in defs.resolve_all_asset_specs():
+        assert spec.description, spec.key
+        assert spec.group_name in {"dataset", "training", "deployment", "evaluation", "inference"}, spec.key
+        assert spec.code_version or spec.key.to_user_string() == "data_dvc", spec.key  # a source has no code
+        assert spec.kinds, spec.key
+
+
+def test_each_command_of_the_original_project_has_a_job() -> None:
+    names = {job.name for job in defs.resolve_all_job_defs()}
+    assert names >= ORIGINAL_COMMANDS
+
+
+def test_what_uses_the_gpu_shares_one_pool() -> None:
+    pools = {name: defs.resolve_assets_def(name).op.pool for name in DEPENDENCIES}
+    assert {name for name, pool in pools.items() if pool == "gpu"} == {
+        "trained_checkpoint",
+        "onnx_model",
+        "trt_engine",
+        "test_predictions",
+        "evaluation_report",
+        "runtime_benchmark",
+        "serving_model",
+        "split_evaluation",
+        "incoming_video_predictions",
+    }
+
+
+def test_schedules_are_off_and_fire_when_they_say() -> None:
+    expected = {
+        "weekly_retraining": "2026-11-23T03:00",
+        "nightly_evaluation": "2026-11-19T02:00",
+        "weekly_pruning": "2026-11-22T05:00",
+    }
+    for name, first in expected.items():
+        schedule = defs.resolve_schedule_def(name)
+        assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
+        start = datetime(2026, 11, 18, 12, tzinfo=UTC).timestamp()
+        ticks = schedule_execution_time_iterator(start, schedule.cron_schedule, schedule.execution_timezone)
+        assert next(ticks).isoformat().startswith(first)
+
+
+def test_the_nightly_evaluation_asks_for_a_new_evaluation(tmp_path: Path) -> None:
+    schedule = defs.resolve_schedule_def("nightly_evaluation")
+    with dg.build_schedule_context(
+        scheduled_execution_time=datetime(2026, 11, 18, 2, tzinfo=UTC),
+        repository_def=defs.get_repository_def(),
+        resources={"store": ArtifactStore(project=str(tmp_path))},
+    ) as context:
+        requests = schedule.evaluate_tick(context).run_requests
+    assert requests is not None
+    assert requests[0].run_config["ops"]["test_predictions"]["config"] == {"force": True}
+
+
+def test_configuration_fields_are_all_described() -> None:
+    from har_assets.graph.assets import (
+        benchmark,
+        dataset,
+        deployment,
+        evaluation,
+        incoming,
+        report,
+        serving,
+        splits,
+        training,
+    )
+    from har_assets.graph.ops import infer as inference
+    from har_assets.graph.ops import promote as promotion
+    from har_assets.graph.ops import prune as pruning
+
+    modules = (
+        benchmark,
+        dataset,
+        deployment,
+        evaluation,
+        incoming,
+        inference,
+        promotion,
+        pruning,
+        report,
+        serving,
+        splits,
+        training,
+    )
+    for module in modules:
+        for name, value in vars(module).items():
+            if isinstance(value, type) and issubclass(value, dg.Config) and value.__module__ == module.__name__:
+                source = (module.__file__ and open(module.__file__).read()) or ""  # noqa: SIM115
+                body = source.split(f"class {name}(")[1].split("\n\n\n")[0]
+                for field in value.model_fields.keys() - {"force"}:
+                    if f"    {field}:" in body:
+                        after = body.split(f"    {field}:")[1].split("\n", 1)[1]
+                        assert after.lstrip().startswith('"""'), f"{name}.{field} has no docstring"
+
+
+@pytest.mark.parametrize("preset", sorted((REPOSITORY / "conf").glob("*.yaml")), ids=lambda path: path.stem)
+def test_presets_are_configurations_of_the_whole_road(preset: Path) -> None:
+    job = defs.resolve_job_def("whole_road")
+    assert dg.validate_run_config(job, yaml.safe_load(preset.read_text()))
+
+
+def test_fields_of_the_training_configuration_reach_the_training() -> None:
+    from har_assets.graph.assets.training import PASSED_ON, RECIPE, TrainingConfig
+    from har_assets.training.request import TrainingRequest
+
+    spec = {"network", "num_frames", "frame_height", "frame_width"}
+    fields = set(TrainingConfig.model_fields)
+    assert fields == {*RECIPE, *PASSED_ON, *spec, "pretrained", "force"}
+    assert set(PASSED_ON) <= {field.name for field in dataclasses.fields(TrainingRequest)}
