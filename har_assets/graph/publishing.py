@@ -4,19 +4,20 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import dagster as dg
 
 from har_assets.graph.failures import failures_in_words
-from har_assets.graph.resources.mlflow import MlflowTracking, RunLog
+from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.graph.running.dead_runs import OUTBOX_TAG, end_with_run
+from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact, Record, describe_files, merge_lineage
 from har_assets.system.files import hash_of
 from har_assets.system.usage import measured
+from har_assets.tracking.run_log import RunLog
 
 
 class AssetConfig(dg.Config):
@@ -32,49 +33,11 @@ class AssetConfig(dg.Config):
         return {name: value for name, value in self.model_dump().items() if name not in self.not_content}
 
 
-@dataclass(frozen=True)
-class Making:
-    """What a build function gets."""
-
-    folder: Path
-    """Empty folder: what is written here is published."""
-    inputs: dict[str, Artifact]
-    """Latest versions of the upstream assets."""
-    work: Path
-    """Folder for unfinished work on this very product, not made yet: kept when the run is killed, removed when the
-    product is published."""
-    run: RunLog
-    """The MLflow run of the model that the inputs belong to; writes nowhere where there is none."""
-
-
-@dataclass
-class Product:
-    """What a build function says of the files that it has written."""
-
-    headline: str
-    """One line for people: `test top-1 0.93 on 80 videos`."""
-    metadata: dict[str, Any] = field(default_factory=dict)
-    """JSON-ready figures."""
-    checks: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Name of a check to `passed`, `warning` (no more than that when it fails) and figures; names as in the
-    asset's `check_specs`."""
-    pictures: tuple[str, ...] = ()
-    """Names of PNG files to show in the web UI."""
-    lineage: dict[str, Any] = field(default_factory=dict)
-    """Added to the lineage of the inputs."""
-    data_version: str = ""
-    """Content hash where the content is reproducible; empty takes the key."""
-    lent: dict[str, Artifact] = field(default_factory=dict)
-    """File name to the version of the store whose file of that name becomes part of this product."""
-    clips: int = 0
-    """Clips that this build went through, for clips a second; 0 where it does not count in clips."""
-
-
 def publish(
     context: dg.AssetExecutionContext,
     store: ArtifactStore,
     config: AssetConfig,
-    build: Callable[[Making], Product],
+    build: Callable[[Build], Product],
     *,
     asset: str | None = None,
     upstream: tuple[str, ...] = (),
@@ -119,7 +82,7 @@ def made(
     context: dg.AssetExecutionContext,
     store: ArtifactStore,
     config: AssetConfig,
-    build: Callable[[Making], Product],
+    build: Callable[[Build], Product],
     *,
     name: str,
     code_version: str | None,
@@ -151,7 +114,7 @@ def made(
     started = time.monotonic()
     with store.folder.staging(name) as folder, model_run(context, store, mlflow, name, lineage) as run:
         with measured() as usage:
-            product = build(Making(folder, inputs, store.folder.work(name, key), run))
+            product = build(Build(folder, inputs, store.folder.work(name, key), run))
         if mlflow and run.run_id:
             product.metadata["mlflow_run"] = mlflow.link(run.run_id)
         record = Record(
@@ -159,7 +122,10 @@ def made(
             key=key,
             # Made again by force, a product that is not reproducible is another one for the assets downstream.
             data_version=product.data_version or (hash_of([key, time.time_ns()]) if config.force else key),
-            files={**describe_files(folder), **{name: part.record.files[name] for name, part in product.lent.items()}},
+            files={
+                **describe_files(folder),
+                **{name: part.record.files[name] for name, part in product.linked.items()},
+            },
             headline=product.headline,
             lineage={**lineage, **product.lineage},
             metadata={
@@ -172,7 +138,7 @@ def made(
             config=config.model_dump(),
             seconds=round(time.monotonic() - started, 2),
         )
-        published = store.folder.publish(folder, record, product.lent)
+        published = store.folder.publish(folder, record, product.linked)
     shutil.rmtree(store.folder.work(name, key), ignore_errors=True)
     context.log.info(f"{name}: {record.headline} ({record.seconds:.1f} s)")
     return published, False

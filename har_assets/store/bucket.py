@@ -166,18 +166,18 @@ class ArtifactBucket(RemoteFolder, ArtifactFolder):
             found = pool.map(lambda name: self._version(asset, name), self._version_names(asset))
             return [artifact for artifact in found if artifact]
 
-    def publish(self, staging: Path, record: Record, lent: Mapping[str, Artifact] | None = None) -> Artifact:
+    def publish(self, staging: Path, record: Record, linked: Mapping[str, Artifact] | None = None) -> Artifact:
         """Upload a staging folder, then make it the latest version of its asset; it stays here as the copy.
 
-        What is `lent` by other versions of this bucket is copied inside it, and need not be here. Raises StorageError;
-        the version before is then the latest one still.
+        Files `linked` from other versions of this bucket are copied inside it and need not be here. Raises StorageError; the
+        version before then stays the latest.
         """
         if self.quota:
             self.quota.refuse_when_full(record.asset, sum(int(entry["bytes"]) for entry in record.files.values()))
         name = f"{record.key[:12]}.{datetime.now(UTC).strftime(STAMP)}-{secrets.token_hex(3)}"
         artifact = StoredArtifact(self, self._place(record.asset, name), self.root / record.asset / name, record)
         self._remove_abandoned(record.asset)
-        self._upload(staging, artifact, lent or {})
+        self._upload(staging, artifact, linked or {})
         (staging / RECORD_FILE).write_text(record.text())
         staging.rename(artifact.copy)
         self.point_to(artifact)
@@ -302,15 +302,15 @@ class ArtifactBucket(RemoteFolder, ArtifactFolder):
             if kind == "directory" and stamp_of(name) and f"{CONDEMNED_PREFIX}{name}" not in names
         ]
 
-    def _upload(self, folder: Path, artifact: StoredArtifact, lent: Mapping[str, Artifact]) -> None:
+    def _upload(self, folder: Path, artifact: StoredArtifact, linked: Mapping[str, Artifact]) -> None:
         """All files, checked, then the record."""
         files = artifact.record.files
         with self._faults("write"):
-            for name, lender in lent.items():
+            for name, lender in linked.items():
                 if not isinstance(lender, StoredArtifact):
                     raise HarError(f"{lender.folder} does not lie in {self._address}: publish it there.")
                 self._remote.cp_file(f"{lender.place}/{name}", f"{artifact.place}/{name}")
-            for name in files.keys() - lent.keys():
+            for name in files.keys() - linked.keys():
                 self._put(folder / name, f"{artifact.place}/{name}", int(files[name]["bytes"]))
             sizes = self._remote.find(artifact.place, detail=True) if files else {}
         for name, entry in files.items():

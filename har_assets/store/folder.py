@@ -103,7 +103,7 @@ class ArtifactFolder:
         """
         home = self.home(asset)
         home.mkdir(parents=True, exist_ok=True)
-        making = FolderLock.shared(home)
+        held = FolderLock.shared(home)
         remove_stale_staging(home)
         if self.quota:
             self.quota.refuse_when_full(asset)
@@ -113,16 +113,16 @@ class ArtifactFolder:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            if making:
-                making.release()
+            if held:
+                held.release()
 
-    def publish(self, staging: Path, record: Record, lent: Mapping[str, Artifact] | None = None) -> Artifact:
+    def publish(self, staging: Path, record: Record, linked: Mapping[str, Artifact] | None = None) -> Artifact:
         """Turn a staging folder into the latest version of its asset; HarError where the quota has no room for it.
 
-        `lent`: file name to the version of this store whose file of that name becomes part of this one.
+        `linked`: file name to the version of this store whose file of that name becomes part of this one.
         """
         home = self.home(record.asset)
-        for name, artifact in (lent or {}).items():
+        for name, artifact in (linked or {}).items():
             if not (staging / name).exists():
                 os.link(artifact.file(name), staging / name)
         if self.quota:

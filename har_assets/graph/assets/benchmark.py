@@ -10,8 +10,9 @@ from har_assets.errors import HarError
 from har_assets.graph.assets.dataset import data_here, read_manifest_of
 from har_assets.graph.assets.deployment import ENGINE, ONNX, windows_of
 from har_assets.graph.assets.training import CHECKPOINT
-from har_assets.graph.publishing import AssetConfig, Making, Product, publish
+from har_assets.graph.publishing import AssetConfig, publish
 from har_assets.graph.resources.store import ArtifactStore
+from har_assets.store.product import Build, Product
 
 UPSTREAM = ("onnx_model", "trained_checkpoint", "trt_engine", "test_manifest", "frame_cache")
 
@@ -53,7 +54,7 @@ def runtime_benchmark(
     """
     from har_assets.runtime.benchmark import describe_machine
 
-    def build(making: Making) -> Product:
+    def product_of(build: Build) -> Product:
         import numpy as np
 
         from har_assets.report.plots import plot_runtimes
@@ -61,16 +62,16 @@ def runtime_benchmark(
         from har_assets.runtime.benchmark import BenchmarkOptions, run_benchmark
 
         options = BenchmarkOptions(tuple(config.batch_sizes), config.rounds, config.max_seconds, config.windows)
-        onnx = making.inputs["onnx_model"].file(ONNX)
+        onnx = build.inputs["onnx_model"].file(ONNX)
         models = (
-            making.inputs["trained_checkpoint"].file(CHECKPOINT),
+            build.inputs["trained_checkpoint"].file(CHECKPOINT),
             onnx,
-            making.inputs["trt_engine"].file(ENGINE),
+            build.inputs["trt_engine"].file(ENGINE),
         )
         spec = read_spec(onnx)
-        windows, _ = windows_of(("test",), making.inputs, spec, config.clips)
+        windows, _ = windows_of(("test",), build.inputs, spec, config.clips)
         clips_BCTHW = np.concatenate([batch_BCTHW for batch_BCTHW, _ in windows.batches()])
-        names = list(read_manifest_of(making.inputs["test_manifest"], "test")["clip"])[: config.videos]
+        names = list(read_manifest_of(build.inputs["test_manifest"], "test")["clip"])[: config.videos]
         found = run_benchmark(
             models,
             clips_BCTHW,
@@ -83,12 +84,12 @@ def runtime_benchmark(
         if best is None:
             reasons = "; ".join(f"{row.runtime}: {row.reason}" for row in found.rows)
             raise HarError(f"No runtime could be measured ({reasons}): run `har doctor`.")
-        with (making.folder / "runtime_benchmark.csv").open("w", newline="") as table:
+        with (build.folder / "runtime_benchmark.csv").open("w", newline="") as table:
             found.write_csv(table)
         machine = found.machine
         plot_runtimes(
             [dataclasses.asdict(row) for row in found.rows],
-            making.folder / "runtime_benchmark.png",
+            build.folder / "runtime_benchmark.png",
             title=f"{spec.network}, clips of {spec.num_frames} x {spec.frame_height} x {spec.frame_width}; "
             f"{machine['cpu']}, {machine['cores']} cores, GPU: {machine['gpu']}",
         )
@@ -105,4 +106,4 @@ def runtime_benchmark(
         )
 
     # The figures are those of a machine: on another one, or after an update, they are measured again.
-    return publish(context, store, config, build, upstream=UPSTREAM, identity={"machine": describe_machine()})
+    return publish(context, store, config, product_of, upstream=UPSTREAM, identity={"machine": describe_machine()})

@@ -21,9 +21,10 @@ from har_assets.dataset.folder import DATASET_FILE, SPLITS, VIDEOS, Dataset, cla
 from har_assets.errors import DatasetError, HarError
 from har_assets.graph.assets.data_dvc import DATA_DVC, observed_by
 from har_assets.graph.failures import failures_in_words
-from har_assets.graph.publishing import AssetConfig, Making, Product, check_results, publish
+from har_assets.graph.publishing import AssetConfig, check_results, publish
 from har_assets.graph.resources.dvc import Dvc, FileHash, differences, files_of, version_of
 from har_assets.graph.resources.store import ArtifactStore
+from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
 from har_assets.system.confinement import confined
 from har_assets.system.files import hash_of, sha256_of
@@ -87,20 +88,20 @@ def raw_archive(
         source = choose_source(config.source, store, dvc, pulled=_dvc_mode_of_run(context) == "pull")
         identity = _source_identity(source, config, store, dvc)
 
-    def build(making: Making) -> Product:
+    def product_of(build: Build) -> Product:
         downloads: list[dict[str, Any]] = []
         if source == SAMPLE:
             from har_assets.dataset.sample import write_sample
 
-            files = write_sample(making.folder, workers=config.workers or None, log=context.log.info)
+            files = write_sample(build.folder, workers=config.workers or None, log=context.log.info)
             archive, lists = files.archive.name, files.split_lists.name
         elif source == HMDB51:
-            archive, lists, downloads = _download_hmdb51(making.folder, config, context, store)
+            archive, lists, downloads = _download_hmdb51(build.folder, config, context, store)
         elif source == DVC:
             return _restored_by_dvc(identity["dvc"], dvc.tracked_dataset(store.project_folder) or UNNAMED)
         else:
             archive, lists = identity["archive"], identity["split_lists"]
-        size = identity.get("bytes") or (making.folder / archive).stat().st_size
+        size = identity.get("bytes") or (build.folder / archive).stat().st_size
         name = source if source in (SAMPLE, HMDB51) else _name_of_own(Path(source))
         return Product(
             headline=f"{name}: {size / 1e6:.1f} MB" + (" (synthetic)" if source == SAMPLE else ""),
@@ -114,7 +115,7 @@ def raw_archive(
             lineage={"dataset": name, "synthetic": source == SAMPLE},
         )
 
-    return publish(context, store, config, build, identity=identity)
+    return publish(context, store, config, product_of, identity=identity)
 
 
 UNNAMED = "unnamed"
@@ -309,7 +310,7 @@ def video_clips(
     data, project = store.data_folder, store.project_folder
     rebuilt = False
 
-    def build(making: Making) -> Product:
+    def product_of(build: Build) -> Product:
         nonlocal rebuilt
         with _new_data(data) as staging:
             if pull:
@@ -321,7 +322,7 @@ def video_clips(
                         "move it out of data/ and name that folder as the source of raw_archive."
                     )
             else:
-                notes = _unpack(making.inputs["raw_archive"], staging, config.workers, context.log.info)
+                notes = _unpack(build.inputs["raw_archive"], staging, config.workers, context.log.info)
                 files = files_of(staging)
             dataset = Dataset.read(staging)
             version = version_of(files)
@@ -333,8 +334,8 @@ def video_clips(
         rebuilt = True
         clips = [path for path in (data / VIDEOS).rglob("*") if path.is_file()]
         per_class = Counter(path.parent.name for path in clips)
-        (making.folder / DATASET_FILE).write_text((data / DATASET_FILE).read_text())
-        (making.folder / CLIP_HASHES).write_text(json.dumps(files))
+        (build.folder / DATASET_FILE).write_text((data / DATASET_FILE).read_text())
+        (build.folder / CLIP_HASHES).write_text(json.dumps(files))
         return Product(
             headline=f"{len(clips):,} clips of {len(per_class)} classes"
             + (" (synthetic)" if dataset.synthetic else ""),
@@ -344,7 +345,7 @@ def video_clips(
                 "clips_per_class": [{"class": name, "clips": count} for name, count in sorted(per_class.items())],
                 "notes": list(notes),
                 "data_folder": str(data),
-                "source": DVC if pull else making.inputs["raw_archive"].record.metadata["source"],
+                "source": DVC if pull else build.inputs["raw_archive"].record.metadata["source"],
                 "replaces": replaces,
             },
             lineage={"dataset": dataset.name, "synthetic": dataset.synthetic, "data_version": version},
@@ -367,7 +368,7 @@ def video_clips(
                 context,
                 store,
                 config,
-                build,
+                product_of,
                 upstream=() if pull else ("raw_archive",),
                 identity=identity,
                 reusable=lambda artifact: _still_there(artifact, data),
@@ -679,10 +680,10 @@ def manifests(
         if dg.AssetKey(f"{role}_manifest") not in context.selected_asset_keys:
             continue
 
-        def build(making: Making, role: str = role, table: "pd.DataFrame" = table) -> Product:
-            return manifest_product(making, role, table, made.summary, config, checks if role == "test" else {})
+        def product_of(build: Build, role: str = role, table: "pd.DataFrame" = table) -> Product:
+            return manifest_product(build, role, table, made.summary, config, checks if role == "test" else {})
 
-        yield publish(context, store, config, build, asset=f"{role}_manifest", upstream=("video_clips",))
+        yield publish(context, store, config, product_of, asset=f"{role}_manifest", upstream=("video_clips",))
 
 
 def sorted_clips(config: ManifestsConfig, store: ArtifactStore) -> "tuple[Manifests, dict[str, list[str]], Dataset]":
@@ -705,7 +706,7 @@ def sorted_clips(config: ManifestsConfig, store: ArtifactStore) -> "tuple[Manife
 
 
 def manifest_product(
-    making: Making,
+    build: Build,
     role: str,
     table: "pd.DataFrame",
     summary: dict[str, Any],
@@ -715,7 +716,7 @@ def manifest_product(
     """Write the manifest of a role, `train.csv` for instance, into the folder of its asset."""
     from har_assets.dataset.splits import write_manifest
 
-    write_manifest(table, making.folder / f"{role}.csv")
+    write_manifest(table, build.folder / f"{role}.csv")
     lineage = {"split": config.split, "split_seed": config.seed, "val_fraction": config.val_fraction}
     return Product(
         headline=f"{len(table):,} clips of {table['label'].nunique()} classes, split {config.split}",
@@ -731,7 +732,7 @@ def manifest_product(
         },
         checks=checks,
         lineage=lineage,
-        data_version=hash_of([sha256_of(making.folder / f"{role}.csv"), lineage]),
+        data_version=hash_of([sha256_of(build.folder / f"{role}.csv"), lineage]),
     )
 
 
@@ -752,9 +753,9 @@ def class_index(
 ) -> dg.MaterializeResult:
     """`index_to_class.csv`: index and name of every class, in the order of the model's scores."""
 
-    def build(making: Making) -> Product:
+    def product_of(build: Build) -> Product:
         classes = Dataset.read(data_here(store)).classes
-        path = making.folder / "index_to_class.csv"
+        path = build.folder / "index_to_class.csv"
         with path.open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["index", "class"])
@@ -762,7 +763,7 @@ def class_index(
         rows = [{"index": index, "class": name} for index, name in enumerate(classes)]
         return Product(f"{len(classes)} classes", metadata={"classes": rows}, data_version=sha256_of(path))
 
-    return publish(context, store, config, build, upstream=("video_clips",))
+    return publish(context, store, config, product_of, upstream=("video_clips",))
 
 
 def read_class_index(artifact: Artifact) -> tuple[str, ...]:
@@ -829,7 +830,7 @@ def frame_cache(
         context,
         store,
         config,
-        lambda making: cached_frames(making, config, store, previous, work, context.log.info, shards),
+        lambda build: cached_frames(build, config, store, previous, work, context.log.info, shards),
         upstream=("train_manifest", "val_manifest", "test_manifest"),
     )
     clear_work(work)
@@ -863,7 +864,7 @@ def planned_shards(config: FrameCacheConfig, store: ArtifactStore) -> dict[str, 
 
 
 def cached_frames(
-    making: Making,
+    build: Build,
     config: FrameCacheConfig,
     store: ArtifactStore,
     previous: Artifact | None,
@@ -883,15 +884,15 @@ def cached_frames(
         from har_assets.cluster.frames import build_on_cluster
 
         report, packs = build_on_cluster(
-            shards, store=store, params=params, timeout_s=config.timeout_s, folder=making.folder, log=log
+            shards, store=store, params=params, timeout_s=config.timeout_s, folder=build.folder, log=log
         )
     else:
-        tables = [read_manifest_of(making.inputs[f"{role}_manifest"], role) for role in ROLES]
+        tables = [read_manifest_of(build.inputs[f"{role}_manifest"], role) for role in ROLES]
         videos = data_here(store) / VIDEOS
         report = build_frame_cache(
             {clip: videos / clip for table in tables for clip in table["clip"]},
             params=params,
-            folder=making.folder,
+            folder=build.folder,
             work=work,
             previous=previous.folder if previous else None,
             workers=config.workers or None,
@@ -919,6 +920,6 @@ def cached_frames(
                 "quarantined": len(quarantine),
             }
         },
-        lent=packs,
+        linked=packs,
         clips=report.decoded,
     )

@@ -11,11 +11,12 @@ from har_assets.errors import HarError
 from har_assets.graph.assets.dataset import read_manifest_of
 from har_assets.graph.assets.training import CARD, CHECKPOINT
 from har_assets.graph.failures import failures_in_words
-from har_assets.graph.publishing import AssetConfig, Making, Product, made, publish, result_of
+from har_assets.graph.publishing import AssetConfig, made, publish, result_of
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.model.spec import ModelSpec
 from har_assets.runtime.parity import DEFAULT_LIMITS, Limits
+from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def make_onnx(
 ) -> tuple[Artifact, bool]:
     """onnx_model in a store, and whether it was there already. Raises HarError."""
 
-    def build(making: Making) -> Product:
+    def product_of(build: Build) -> Product:
         from har_assets.export.gate import ROUNDED, gate_predictors
         from har_assets.export.onnx import export_onnx
         from har_assets.export.precision import check_precision
@@ -132,22 +133,22 @@ def make_onnx(
         precisions = list(dict.fromkeys(check_precision(name) for name in ("fp32", config.precision, *config.also)))
         config.check(precisions)
         files = {name: ONNX if name == config.precision else onnx_name(name) for name in precisions}
-        checkpoint = making.inputs["trained_checkpoint"].file(CHECKPOINT)
-        fp32 = export_onnx(checkpoint, making.folder / files["fp32"])
+        checkpoint = build.inputs["trained_checkpoint"].file(CHECKPOINT)
+        fp32 = export_onnx(checkpoint, build.folder / files["fp32"])
         notes: list[str] = []
         for name in precisions[1:]:
-            notes += convert(fp32, making.folder / files[name], name, config, making.inputs)
-        path = making.folder / ONNX
+            notes += convert(fp32, build.folder / files[name], name, config, build.inputs)
+        path = build.folder / ONNX
 
         parent = CheckpointPredictor(checkpoint, device="cpu")
         children: dict[str, Predictor] = {}
         for name in precisions:
-            children |= gate_predictors(making.folder / files[name], name, fp32)
-        parities, where = gates(parent, children, config, making.inputs, context.log.info)
+            children |= gate_predictors(build.folder / files[name], name, fp32)
+        parities, where = gates(parent, children, config, build.inputs, context.log.info)
         parity, child = parities[config.precision], children[config.precision]
-        making.run.metrics({"onnx_max_difference": parity.max_difference, "onnx_top1_agreement": parity.top1_agreement})
-        making.run.file(path)
-        _write_card(making, parent, config.precision, parity)
+        build.run.metrics({"onnx_max_difference": parity.max_difference, "onnx_top1_agreement": parity.top1_agreement})
+        build.run.file(path)
+        _write_card(build, parent, config.precision, parity)
         figures = parity.to_dict()
         rows = [{"precision": name, "file": files[name], **parities[name].to_dict()} for name in precisions]
         if ROUNDED in parities:
@@ -170,7 +171,7 @@ def make_onnx(
         context,
         store,
         config,
-        build,
+        product_of,
         name="onnx_model",
         code_version=onnx_model.get_asset_spec().code_version,
         upstream=("trained_checkpoint", *DATA),
@@ -178,12 +179,12 @@ def make_onnx(
     )
 
 
-def _write_card(making: Making, parent: "Predictor", precision: str, parity: "Parity") -> None:
+def _write_card(build: Build, parent: "Predictor", precision: str, parity: "Parity") -> None:
     """The model card beside the ONNX file."""
     from har_assets.model.networks import weights_licence
     from har_assets.report.card import model_card, training_facts
 
-    checkpoint = making.inputs["trained_checkpoint"].record
+    checkpoint = build.inputs["trained_checkpoint"].record
     card = model_card(
         parent.spec,
         parent.provenance,
@@ -194,7 +195,7 @@ def _write_card(making: Making, parent: "Predictor", precision: str, parity: "Pa
             ("ONNX file", f"{precision}; against the checkpoint: {parity.words}"),
         ],
     )
-    (making.folder / CARD).write_text(card, encoding="utf-8")
+    (build.folder / CARD).write_text(card, encoding="utf-8")
 
 
 def convert(
@@ -302,10 +303,10 @@ def trt_engine(
     and it is compared when it is first loaded.
     """
 
-    def build(making: Making) -> Product:
+    def product_of(build: Build) -> Product:
         from har_assets.export.tensorrt import EngineOptions, build_engine, sidecar_path
 
-        onnx = making.inputs["onnx_model"]
+        onnx = build.inputs["onnx_model"]
         options = EngineOptions(
             builder=config.builder,
             targets=tuple(config.targets),
@@ -318,13 +319,13 @@ def trt_engine(
             tf32=config.tf32,
         )
         precision = config.precision or deployed_precision(onnx)
-        source, source_parity, notes = onnx_for_engine(precision, making, config, context.log.info)
-        path = making.folder / ENGINE
+        source, source_parity, notes = onnx_for_engine(precision, build, config, context.log.info)
+        path = build.folder / ENGINE
         caches = store.folder.root / "trt_engine" / ".timing_caches" if config.timing_cache else None
         engine = build_engine(source, path, options, timing_caches=caches)
-        parity = engine_parity(path, source, engine, config, making.inputs, context.log.info)
-        making.run.file(path)
-        making.run.file(sidecar_path(path))
+        parity = engine_parity(path, source, engine, config, build.inputs, context.log.info)
+        build.run.file(path)
+        build.run.file(sidecar_path(path))
         figures = {k: v for k, v in engine.items() if k not in ("spec", "provenance", "log")}
         return Product(
             headline=f"{engine['builder']} {engine['builder_version']}, {engine['precision']}, "
@@ -349,7 +350,7 @@ def trt_engine(
         context,
         store,
         config,
-        build,
+        product_of,
         upstream=("onnx_model", *DATA),
         identity=identity,
         mlflow=mlflow,
@@ -358,7 +359,7 @@ def trt_engine(
 
 
 def onnx_for_engine(
-    precision: str, making: Making, config: EngineConfig, log: Callable[[str], None]
+    precision: str, build: Build, config: EngineConfig, log: Callable[[str], None]
 ) -> tuple[Path, dict[str, Any], list[str]]:
     """The ONNX file that an engine of that precision is built from, its parity, and notes.
 
@@ -371,17 +372,17 @@ def onnx_for_engine(
 
     check_precision(precision)
     config.check([precision])
-    onnx = making.inputs["onnx_model"]
+    onnx = build.inputs["onnx_model"]
     published = published_precisions(onnx)
     if precision in published:
         refuse_failed_parity(onnx, precision)
         return onnx.file(published[precision]["file"]), parity_of(onnx, precision), []
     refuse_failed_parity(onnx, "fp32")
     parent = onnx.file(published["fp32"]["file"])
-    target = making.folder / onnx_name(precision)
-    notes = convert(parent, target, precision, config, making.inputs)
+    target = build.folder / onnx_name(precision)
+    notes = convert(parent, target, precision, config, build.inputs)
     parities, where = gates(
-        OnnxPredictor(parent, provider="CPU"), gate_predictors(target, precision, parent), config, making.inputs, log
+        OnnxPredictor(parent, provider="CPU"), gate_predictors(target, precision, parent), config, build.inputs, log
     )
     notes += [
         f"{name} from {parent.name} of onnx_model on {where}: {parity.words}" for name, parity in parities.items()

@@ -12,9 +12,10 @@ from har_assets.graph.assets.dataset import read_manifest_of
 from har_assets.graph.assets.deployment import ONNX, refuse_failed_parity
 from har_assets.graph.assets.training import CHECKPOINT
 from har_assets.graph.failures import failures_in_words
-from har_assets.graph.publishing import AssetConfig, Making, Product, made, result_of
+from har_assets.graph.publishing import AssetConfig, made, result_of
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
+from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
 
 CONFUSION = "test_confusion.png"
@@ -75,7 +76,7 @@ def make_test_predictions(
     """
     shards: Shards = {}
 
-    def build(making: Making) -> Product:
+    def product_of(build: Build) -> Product:
         nonlocal shards
         import numpy as np
 
@@ -83,7 +84,7 @@ def make_test_predictions(
         from har_assets.runtime import read_spec
         from har_assets.runtime.evaluation import evaluate, prediction_table
 
-        inputs = making.inputs
+        inputs = build.inputs
         manifest = read_manifest_of(inputs["test_manifest"], "test")
         clips = list(manifest["clip"])
         open_predictor = partial(_predictor, config.runtime)
@@ -106,19 +107,19 @@ def make_test_predictions(
             )
         labels = read_spec(inputs["onnx_model"].file(ONNX)).labels
         table, scores_NK = prediction_table(scores_of_clip, manifest, labels, runtime)
-        table.to_csv(making.folder / "test_predictions.csv", index=False, lineterminator="\n")
-        np.save(making.folder / "scores.npy", scores_NK)
+        table.to_csv(build.folder / "test_predictions.csv", index=False, lineterminator="\n")
+        np.save(build.folder / "scores.npy", scores_NK)
         figures, confusion_KK = evaluate(table, labels)
         synthetic = " (synthetic data)" if inputs["onnx_model"].record.lineage["synthetic"] else ""
         plot_confusion(
             confusion_KK,
             labels,
-            making.folder / CONFUSION,
+            build.folder / CONFUSION,
             title=f"top-1 {figures['top1']:.3f} on {len(table)} test videos{synthetic}",
         )
-        making.run.metrics({f"test_video_{name}": figures[name] for name in ("top1", "top5", "mean_class_accuracy")})
-        making.run.file(making.folder / "test_predictions.csv")
-        making.run.file(making.folder / CONFUSION)
+        build.run.metrics({f"test_video_{name}": figures[name] for name in ("top1", "top5", "mean_class_accuracy")})
+        build.run.file(build.folder / "test_predictions.csv")
+        build.run.file(build.folder / CONFUSION)
         return Product(
             headline=f"test top-1 {figures['top1']:.3f}, top-5 {figures['top5']:.3f}, mean class "
             f"{figures['mean_class_accuracy']:.3f} on {len(table)} videos{synthetic}",
@@ -131,7 +132,7 @@ def make_test_predictions(
         context,
         store,
         config,
-        build,
+        product_of,
         name="test_predictions",
         code_version=test_predictions.get_asset_spec().code_version,
         upstream=("onnx_model", "test_manifest", "frame_cache"),

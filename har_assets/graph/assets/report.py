@@ -14,9 +14,10 @@ from har_assets.errors import HarError
 from har_assets.graph.assets.dataset import data_here, read_manifest_of
 from har_assets.graph.assets.deployment import ONNX
 from har_assets.graph.assets.training import CARD, CHECKPOINT, CURVES
-from har_assets.graph.publishing import AssetConfig, Making, Product, publish
+from har_assets.graph.publishing import AssetConfig, publish
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
+from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
 
 if TYPE_CHECKING:
@@ -60,21 +61,21 @@ def evaluation_report(
     One file that opens without a network. Beside it the model card (`README.md`) with the figures, and PNGs.
     """
 
-    def build(making: Making) -> Product:
+    def product_of(build: Build) -> Product:
         from har_assets.report.card import training_facts
 
-        _refuse_other_parents(making.inputs)
-        found, spec, provenance, cards = _evaluate(making.inputs, config, store, context.log.info)
+        _refuse_other_parents(build.inputs)
+        found, spec, provenance, cards = _evaluate(build.inputs, config, store, context.log.info)
         title = f"{spec.network} on {found.videos:,} test videos{' (synthetic data)' if provenance.synthetic else ''}"
-        pictures = _draw(making.folder, found, cards.wrong, title)
-        checkpoint = making.inputs["trained_checkpoint"].record
+        pictures = _draw(build.folder, found, cards.wrong, title)
+        checkpoint = build.inputs["trained_checkpoint"].record
         training = training_facts(checkpoint.metadata, checkpoint.config)
-        _write_page(making, found, spec, provenance, cards, training, mlflow, mlflow.dagster_url(context.run.run_id))
-        _write_card(making, found, spec, provenance, training)
+        _write_page(build, found, spec, provenance, cards, training, mlflow, mlflow.dagster_url(context.run.run_id))
+        _write_card(build, found, spec, provenance, training)
         figures = found.figures()
-        making.run.metrics({f"test_video_{name}": value for name, value in figures.items()})
+        build.run.metrics({f"test_video_{name}": value for name, value in figures.items()})
         for name in (PAGE, CARD, *pictures):
-            making.run.file(making.folder / name)
+            build.run.file(build.folder / name)
         top1 = found.top1
         return Product(
             headline=f"test top-1 {top1.value:.3f} (95 % interval {top1.low:.3f} to {top1.high:.3f}), "
@@ -86,12 +87,12 @@ def evaluation_report(
                 "wrong": found.wrong,
                 "quarantined": found.quarantined,
                 "confusions": [dataclasses.asdict(each) for each in found.confusions],
-                "page_bytes": (making.folder / PAGE).stat().st_size,
+                "page_bytes": (build.folder / PAGE).stat().st_size,
             },
             pictures=pictures,
         )
 
-    return publish(context, store, config, build, upstream=UPSTREAM, mlflow=mlflow)
+    return publish(context, store, config, product_of, upstream=UPSTREAM, mlflow=mlflow)
 
 
 def _refuse_other_parents(inputs: dict[str, Artifact]) -> None:
@@ -183,7 +184,7 @@ def _draw(folder: Path, found: "Evaluation", mistakes: "list[Card]", title: str)
 
 
 def _write_page(
-    making: Making,
+    build: Build,
     found: "Evaluation",
     spec: "ModelSpec",
     provenance: "Provenance",
@@ -195,7 +196,7 @@ def _write_page(
     from har_assets.report.content import Report
     from har_assets.report.html import render_page
 
-    inputs = making.inputs
+    inputs = build.inputs
     report = Report(
         spec=spec,
         provenance=provenance,
@@ -205,7 +206,7 @@ def _write_page(
         mistakes=cards.wrong,
         right=cards.right,
         pictures={
-            RELIABILITY: (making.folder / RELIABILITY).read_bytes(),
+            RELIABILITY: (build.folder / RELIABILITY).read_bytes(),
             CURVES: inputs["trained_checkpoint"].file(CURVES).read_bytes(),
         },
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
@@ -227,11 +228,11 @@ def _write_page(
             ("Dagster run of this page", dagster_run),
         ],
     )
-    (making.folder / PAGE).write_text(render_page(report), encoding="utf-8")
+    (build.folder / PAGE).write_text(render_page(report), encoding="utf-8")
 
 
 def _write_card(
-    making: Making,
+    build: Build,
     found: "Evaluation",
     spec: "ModelSpec",
     provenance: "Provenance",
@@ -245,10 +246,10 @@ def _write_card(
         provenance,
         file=ONNX,
         weights_licence=weights_licence(spec.network),
-        facts=[*training, ("ONNX file", making.inputs["onnx_model"].record.headline)],
+        facts=[*training, ("ONNX file", build.inputs["onnx_model"].record.headline)],
         evaluation=found,
     )
-    (making.folder / CARD).write_text(card, encoding="utf-8")
+    (build.folder / CARD).write_text(card, encoding="utf-8")
 
 
 def _quarantine(inputs: dict[str, Artifact]) -> list[tuple[str, str, str]]:

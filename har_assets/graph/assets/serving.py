@@ -8,10 +8,11 @@ import dagster as dg
 
 from har_assets.cluster.needs import needs
 from har_assets.graph.assets.deployment import deployed_precision, published_onnx, refuse_failed_parity
-from har_assets.graph.publishing import AssetConfig, Making, Product, publish
+from har_assets.graph.publishing import AssetConfig, publish
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.serving.limits import ServingLimits
+from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
 from har_assets.system.files import hash_of
 
@@ -84,10 +85,10 @@ def serving_model(
     """
     uri = mlflow.uri(store.project_folder)
 
-    def build(making: Making) -> Product:
+    def product_of(build: Build) -> Product:
         from har_assets.serving import package
 
-        onnx = making.inputs["onnx_model"]
+        onnx = build.inputs["onnx_model"]
         precision = config.precision or deployed_precision(onnx)
         file = published_onnx(onnx, precision)
         refuse_failed_parity(onnx, precision)
@@ -101,20 +102,18 @@ def serving_model(
             difference = package.compare_answer(folder)
             return folder
 
-        folder = making.folder / "model"
+        folder = build.folder / "model"
         path = os.path.relpath(store.folder.root / "serving_model" / "latest" / "model", store.project_folder)
         version = None
-        if making.run.run_id:
-            origin = hash_of({"onnx": facts["onnx_sha256"], "config": served, "run": making.run.run_id})
+        if build.run.run_id:
+            origin = hash_of({"onnx": facts["onnx_sha256"], "config": served, "run": build.run.run_id})
             tags = {
                 package.ORIGIN_TAG: origin,
                 package.ONNX_VERSION_TAG: onnx.record.data_version,
                 **{name: str(value) for name, value in facts.items() if name != "labels"},
             }
-            version = package.register(
-                uri, making.run.run_id, config.model_name, folder, save, tags, again=config.force
-            )
-            making.run.tags({"registered_as": version.words})
+            version = package.register(uri, build.run.run_id, config.model_name, folder, save, tags, again=config.force)
+            build.run.tags({"registered_as": version.words})
         else:
             save(folder, None)
         return Product(
@@ -144,7 +143,7 @@ def serving_model(
         context,
         store,
         config,
-        build,
+        product_of,
         upstream=("onnx_model",),
         # Registered elsewhere, or nowhere, it is made again.
         identity={"registry": mlflow.tracking_uri},

@@ -27,10 +27,11 @@ from har_assets.graph.assets.deployment import OnnxConfig, make_onnx
 from har_assets.graph.assets.evaluation import PredictionConfig, make_test_predictions
 from har_assets.graph.assets.training import TrainingConfig, make_checkpoint
 from har_assets.graph.failures import failures_in_words
-from har_assets.graph.publishing import AssetConfig, Making, Product, made, publish
+from har_assets.graph.publishing import AssetConfig, made, publish
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.store.folder import ArtifactFolder
+from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
 from har_assets.system.files import hash_of
 
@@ -172,14 +173,14 @@ def evaluated_split(
         raise HarError(f"data/ claims to be all of HMDB51 and is not: {' '.join(not_full)}")
     for role, table in sorted_by.items():
 
-        def build(making: Making, role: str = role, table: Any = table) -> Product:
-            return manifest_product(making, role, table, sorted_by.summary, of_manifests, {})
+        def product_of(build: Build, role: str = role, table: Any = table) -> Product:
+            return manifest_product(build, role, table, sorted_by.summary, of_manifests, {})
 
         made(
             context,
             own,
             of_manifests,
-            build,
+            product_of,
             name=f"{role}_manifest",
             code_version=manifests.get_asset_spec(dg.AssetKey(f"{role}_manifest")).code_version,
             upstream=("video_clips",),
@@ -202,7 +203,7 @@ def _make_frames(
         context,
         own,
         config,
-        lambda making: cached_frames(making, config, own, before, work, context.log.info),
+        lambda build: cached_frames(build, config, own, before, work, context.log.info),
         name="frame_cache",
         code_version=frame_cache.get_asset_spec().code_version,
         upstream=tuple(f"{role}_manifest" for role in ROLES),
@@ -251,20 +252,20 @@ def hmdb51_benchmark(
         tested = tested_splits(store)
         complete = is_full_hmdb51(store, tested)
 
-    def build(making: Making) -> Product:
+    def product_of(build: Build) -> Product:
         training = SplitStore.of(store, "1").latest("trained_checkpoint").record
         ours = {
             "method": f"{training.config['network']}, this project",
             "pretrained_on": training.metadata.get("pretrained") or "nothing",
             "input": "RGB",
         }
-        return benchmark_product(making, tested, ours if complete else None)
+        return benchmark_product(build, tested, ours if complete else None)
 
     versions = {split: found.record.data_version for split, found in tested.items()}
-    return publish(context, store, config, build, identity={"splits": versions, "complete": complete})
+    return publish(context, store, config, product_of, identity={"splits": versions, "complete": complete})
 
 
-def benchmark_product(making: Making, tested: dict[str, Artifact], ours: dict[str, str] | None) -> Product:
+def benchmark_product(build: Build, tested: dict[str, Artifact], ours: dict[str, str] | None) -> Product:
     """Write `splits.csv` and, for HMDB51, `comparison.csv`, whose first row begins with `ours`; the figures of both."""
     record = tested["1"].record
     rows = [
@@ -279,7 +280,7 @@ def benchmark_product(making: Making, tested: dict[str, Artifact], ours: dict[st
     for name in FIGURES:
         values = [found.record.metadata[name] for found in tested.values()]
         figures[name] = {"mean": statistics.fmean(values), "deviation": statistics.stdev(values)}
-    _write_table(making, "splits.csv", rows)
+    _write_table(build, "splits.csv", rows)
     dataset = f"{record.lineage['dataset']}{' (synthetic)' if record.lineage['synthetic'] else ''}"
     top1 = figures["top1"]
     words = f"top-1 {top1['mean']:.3f} ± {top1['deviation']:.3f}, the mean of three splits of {dataset}"
@@ -287,11 +288,11 @@ def benchmark_product(making: Making, tested: dict[str, Artifact], ours: dict[st
     if ours:
         mean = f"{100 * top1['mean']:.1f}"
         comparison = [{**ours, "top1_percent": mean, "source": "splits.csv", "read_at": ""}, *published_figures()]
-        _write_table(making, "comparison.csv", comparison)
+        _write_table(build, "comparison.csv", comparison)
         metadata["comparison"] = comparison
     else:
         words += "; not compared with published figures, as the data is not the whole of HMDB51"
-    (making.folder / "figures.json").write_text(json.dumps({**metadata, "dataset": dataset}, indent=2) + "\n")
+    (build.folder / "figures.json").write_text(json.dumps({**metadata, "dataset": dataset}, indent=2) + "\n")
     return Product(
         headline=words,
         metadata=metadata,
@@ -299,8 +300,8 @@ def benchmark_product(making: Making, tested: dict[str, Artifact], ours: dict[st
     )
 
 
-def _write_table(making: Making, name: str, rows: list[dict[str, Any]]) -> None:
-    with (making.folder / name).open("w", newline="") as file:
+def _write_table(build: Build, name: str, rows: list[dict[str, Any]]) -> None:
+    with (build.folder / name).open("w", newline="") as file:
         table = csv.DictWriter(file, list(rows[0]), lineterminator="\n", extrasaction="ignore")
         table.writeheader()
         table.writerows(rows)

@@ -17,10 +17,11 @@ from har_assets.cluster.training import PLACE_VARIABLE
 from har_assets.errors import HarError
 from har_assets.graph.assets.dataset import read_class_index
 from har_assets.graph.failures import failures_in_words
-from har_assets.graph.publishing import AssetConfig, Making, Product, made, note_outbox, publish, result_of
+from har_assets.graph.publishing import AssetConfig, made, note_outbox, publish, result_of
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.model.spec import ModelSpec, Provenance
+from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
 from har_assets.tracking.client import DAGSTER_STEP_TAG
 from har_assets.tracking.outbox import report_settled, settle
@@ -190,7 +191,7 @@ def pretrained_weights(
     """
     network = config.network or _network_to_start_from_weights(context)
 
-    def build(making: Making) -> Product:
+    def product_of(build: Build) -> Product:
         if not network:
             return Product(headline="none: networks are trained from scratch", metadata={"network": ""})
         import torch
@@ -198,13 +199,13 @@ def pretrained_weights(
         from har_assets.model.pretrained import pretrained_state
 
         state, weights = pretrained_state(network)
-        torch.save(state, making.folder / WEIGHTS)
+        torch.save(state, build.folder / WEIGHTS)
         return Product(
             headline=f"{network} on {weights.dataset}, {weights.num_bytes / 1e6:.0f} MB, {weights.licence}",
             metadata=weights.to_dict(),
         )
 
-    return publish(context, store, config, build, identity={"network": network})
+    return publish(context, store, config, product_of, identity={"network": network})
 
 
 def _network_to_start_from_weights(context: dg.AssetExecutionContext) -> str:
@@ -247,30 +248,30 @@ def make_checkpoint(
 ) -> tuple[Artifact, bool]:
     """trained_checkpoint in a store, and whether it was there already. Raises HarError."""
 
-    def build(making: Making) -> Product:
-        making.work.mkdir(parents=True, exist_ok=True)
-        request = training_request(context, config, store, mlflow, making)
+    def product_of(build: Build) -> Product:
+        build.work.mkdir(parents=True, exist_ok=True)
+        request = training_request(context, config, store, mlflow, build)
         if config.nodes > 1 and config.rendezvous:
             context.log.info(
                 f"Waiting for {config.nodes - 1} more machines at {config.rendezvous}: run "
-                f"`python -m har_assets.training {making.work / 'request.json'}` on each."
+                f"`python -m har_assets.training {build.work / 'request.json'}` on each."
             )
         note_outbox(context, store, mlflow)
         try:
-            _run(context, pipes, request.write(making.work / "request.json"), making.work)
+            _run(context, pipes, request.write(build.work / "request.json"), build.work)
         except BaseException:
             # A training that was killed could not end its MLflow run itself.
             report_settled(settle(Path(request.mlflow_outbox)), context.log.warning)
             raise
-        summary: dict[str, Any] = json.loads((making.work / SUMMARY_FILE).read_text())
+        summary: dict[str, Any] = json.loads((build.work / SUMMARY_FILE).read_text())
         for source, name in (
             ("model.ckpt", CHECKPOINT),
             (CURVES, CURVES),
             ("history.jsonl",) * 2,
             *([(CONFUSION_FILE,) * 2] if summary["validated"] else []),
         ):
-            shutil.copy2(making.work / source, making.folder / name)
-        _write_card(making, config, summary)
+            shutil.copy2(build.work / source, build.folder / name)
+        _write_card(build, config, summary)
         best = f"epoch {summary['best_epoch'] + 1} of {summary['epochs_run']}"
         top1 = f"validation top-1 {summary['val_top1']:.3f}" if summary["validated"] else "no validation clips"
         return Product(
@@ -284,7 +285,7 @@ def make_checkpoint(
         context,
         store,
         config,
-        build,
+        product_of,
         name="trained_checkpoint",
         code_version=trained_checkpoint.get_asset_spec().code_version,
         upstream=(
@@ -297,12 +298,12 @@ def make_checkpoint(
     )
 
 
-def _write_card(making: Making, config: TrainingConfig, summary: dict[str, Any]) -> None:
+def _write_card(build: Build, config: TrainingConfig, summary: dict[str, Any]) -> None:
     """The model card beside the checkpoint."""
     from har_assets.report.card import model_card, training_facts
 
-    request = json.loads((making.work / "request.json").read_text())
-    weights = making.inputs.get("pretrained_weights")
+    request = json.loads((build.work / "request.json").read_text())
+    weights = build.inputs.get("pretrained_weights")
     card = model_card(
         ModelSpec.from_json(json.dumps(summary["spec"])),
         dataclasses.replace(Provenance.from_json(request["provenance"]), mlflow_run_id=summary["mlflow_run_id"]),
@@ -310,7 +311,7 @@ def _write_card(making: Making, config: TrainingConfig, summary: dict[str, Any])
         weights_licence=weights.record.metadata["licence"] if weights else "",
         facts=training_facts(summary, config.model_dump()),
     )
-    (making.folder / CARD).write_text(card, encoding="utf-8")
+    (build.folder / CARD).write_text(card, encoding="utf-8")
 
 
 def training_request(
@@ -318,10 +319,10 @@ def training_request(
     config: TrainingConfig,
     store: ArtifactStore,
     mlflow: MlflowTracking,
-    making: Making,
+    build: Build,
 ) -> TrainingRequest:
     """Everything that the training process needs, as one file."""
-    inputs = making.inputs
+    inputs = build.inputs
     place = _place_on_cluster(config)
     cache = inputs["frame_cache"].record.config
     lineage = inputs["frame_cache"].record.lineage
@@ -345,7 +346,7 @@ def training_request(
         pretrained=_weights_in_words(inputs.get("pretrained_weights"), config.network),
     )
     return TrainingRequest(
-        work=str(making.work),
+        work=str(build.work),
         spec=spec.to_json(),
         provenance=provenance.to_json(),
         manifests={role: str(inputs[f"{role}_manifest"].file(f"{role}.csv")) for role in ("train", "val")},

@@ -18,7 +18,8 @@ from har_assets.errors import HarError
 from har_assets.system.confinement import MLFLOW_VARIABLE, confined, refuse_other_address
 from har_assets.system.processes import undisturbed
 from har_assets.tracking.client import DATABASES, FAILED, FINISHED, KILLED, RUNNING, client_of, experiment_of, one_line
-from har_assets.tracking.outbox import Address, Outbox, UndeliveredError, opened, report_settled, settle
+from har_assets.tracking.outbox import Address, UndeliveredError, opened, report_settled, settle
+from har_assets.tracking.run_log import RunLog
 
 OWN_DATABASE = "sqlite:///mlflow.db"
 """Tracking address without a server, relative to the project folder."""
@@ -164,27 +165,3 @@ class MlflowTracking(dg.ConfigurableResource):
                 f"MLflow at {self.uri(project)} has no {name} of run {run_id} ({one_line(error, 160)}): "
                 "name the run_id of a finished training."
             ) from error
-
-
-class RunLog:
-    """What a step writes into the run; nowhere without one."""
-
-    def __init__(self, outbox: Outbox | None) -> None:
-        self._outbox = outbox
-        self.run_id = outbox.address.run_id if outbox else ""
-        """The MLflow run; empty without one."""
-
-    def metrics(self, values: dict[str, float]) -> None:
-        """Log figures."""
-        if self._outbox:
-            self._outbox.metrics(values, step=0)
-
-    def tags(self, values: dict[str, str]) -> None:
-        """Set tags."""
-        if self._outbox:
-            self._outbox.tags(values)
-
-    def file(self, path: Path) -> None:
-        """Upload a file to the top of the run's files."""
-        if self._outbox:
-            self._outbox.file(path)
