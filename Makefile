@@ -34,7 +34,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	mkdir -p .dagster && touch $@
 
 demo: $(VENV)/.installed .dagster/.ready
-	$(BIN)/dagster asset materialize -m har_assets --select '+key:runtime_benchmark or +key:evaluation_report'
+	$(BIN)/dagster asset materialize -m har_assets --select "$$($(BIN)/python -m har_assets.graph.stage)"
 	@echo
 	@$(BIN)/har status
 

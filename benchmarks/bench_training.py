@@ -12,7 +12,6 @@ the process that trained_checkpoint starts, validation and checkpoints apart, th
 """
 
 import argparse
-import dataclasses
 import json
 import statistics
 import subprocess
@@ -182,14 +181,14 @@ def main() -> None:
             frame_cache=str(folder / "cache"),
             epochs=options.epochs,
             batch_size=options.batch,
-            recipe={"schedule": "constant"},
+            schedule="constant",
             threads=options.threads,
         )
         rates = {}
         for devices in sorted({1, options.devices}):
             work = folder / f"work-{devices}"
             work.mkdir()
-            file = dataclasses.replace(request, work=str(work), devices=devices).write(work / "request.json")
+            file = request.model_copy(update={"work": str(work), "devices": devices}).write(work / "request.json")
             subprocess.run([sys.executable, "-m", "har_assets.training", str(file)], check=True)
             rates[devices], waited = rate_of(work)
             compared = ""

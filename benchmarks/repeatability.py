@@ -8,7 +8,6 @@ without. Compares all weights and the metrics of the last epoch.
 """
 
 import argparse
-import dataclasses
 import json
 import statistics
 import subprocess
@@ -103,13 +102,15 @@ def main() -> None:
         )
         for deterministic in (True, False):
             found = [
-                train(dataclasses.replace(request, work=f"{name}/{deterministic}-{n}", deterministic=deterministic))
+                train(
+                    request.model_copy(update={"work": f"{name}/{deterministic}-{n}", "deterministic": deterministic})
+                )
                 for n in range(2)
             ]
             rate = statistics.mean(each["rate"] for each in found)
             print(f"deterministic {deterministic}: {compare(*found)}; {rate:,.0f} clips/s", flush=True)
             if deterministic:
-                request_killed = dataclasses.replace(request, work=f"{name}/killed", deterministic=True)
+                request_killed = request.model_copy(update={"work": f"{name}/killed", "deterministic": True})
                 killed = train(request_killed, kill_after=options.epochs // 2)
                 print(f"the same, killed with -9 on the way: {compare(found[0], killed)}", flush=True)
 

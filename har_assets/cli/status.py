@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from har_assets.graph.stage import STAGES
 from har_assets.store.bucket import open_store
 from har_assets.store.record import Artifact
 
@@ -80,31 +81,10 @@ def _incoming(home: Path) -> StatusRow | None:
     return StatusRow(INCOMING, table.stat().st_size, words)
 
 
-ROAD = (
-    "raw_archive",
-    "video_clips",
-    "train_manifest",
-    "val_manifest",
-    "test_manifest",
-    "class_index",
-    "frame_cache",
-    "pretrained_weights",
-    "trained_checkpoint",
-    "onnx_model",
-    "trt_engine",
-    "serving_model",
-    "test_predictions",
-    "evaluation_report",
-    "runtime_benchmark",
-    "hmdb51_benchmark",
-)
-"""Assets in the order in which they are made."""
-
-
 def status(store: Store = "") -> None:
     """Show every product: when it was made, how long that took, its size and its headline figure."""
     folder = open_store(store)
-    found = {asset: folder.find_latest(asset) for asset in ROAD}
+    found = {asset: folder.find_latest(asset) for asset, stage in STAGES.items() if not stage.partitioned}
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column, justify in (("asset", "left"), ("time", "right"), ("size", "right"), ("what it is", "left")):
         table.add_column(column, justify=justify, no_wrap=column != "what it is")  # type: ignore[arg-type]

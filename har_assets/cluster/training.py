@@ -16,7 +16,6 @@ Ray is imported inside functions: the executor and the step, which never start a
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import signal
 import socket
@@ -243,18 +242,19 @@ def _train_together(request: TrainingRequest, group: PlacementGroup, report: Rep
     names = [_answer(task.remote(list(request.origins.values()))) for task in on_each(fetch)]
     report(f"Training on {request.nodes} nodes of the Ray cluster: {', '.join([socket.gethostname(), *names])}.")
     address = ray.util.get_node_ip_address()
-    shared = dataclasses.replace(
-        request,
-        devices=int(request.node_needs.get("GPU", 0)) or request.devices or 1,
-        rendezvous=f"{f'[{address}]' if ':' in address else address}:{_free_port()}",
+    shared = request.model_copy(
+        update={
+            "devices": int(request.node_needs.get("GPU", 0)) or request.devices or 1,
+            "rendezvous": f"{f'[{address}]' if ':' in address else address}:{_free_port()}",
+        }
     )
     work = Path(request.work)
     checkpoint = ray.put((work / CHECKPOINT).read_bytes() if (work / CHECKPOINT).is_file() else b"")
     others = [
-        task.remote(dataclasses.asdict(dataclasses.replace(shared, node_rank=number)), checkpoint)
+        task.remote(shared.model_copy(update={"node_rank": number}).model_dump(), checkpoint)
         for number, task in enumerate(on_each(train_here), 1)
     ]
-    first = dataclasses.replace(shared, node_rank=0)
+    first = shared.model_copy(update={"node_rank": 0})
     child = _start(first.write(work / "node.json"), stdout=subprocess.PIPE, text=True)
     relay = threading.Thread(target=_relay, args=(child, report), daemon=True)
     relay.start()
@@ -424,11 +424,12 @@ def for_this_node(request: TrainingRequest, work: Path, copy: Callable[[str], Pa
                 return own + path.removeprefix(folder)
         return path
 
-    return dataclasses.replace(
-        request,
-        work=str(work),
-        frame_cache=here(request.frame_cache),
-        manifests={role: here(path) for role, path in request.manifests.items()},
-        pretrained=here(request.pretrained),
-        origins={},
+    return request.model_copy(
+        update={
+            "work": str(work),
+            "frame_cache": here(request.frame_cache),
+            "manifests": {role: here(path) for role, path in request.manifests.items()},
+            "pretrained": here(request.pretrained),
+            "origins": {},
+        }
     )

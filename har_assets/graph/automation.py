@@ -1,46 +1,27 @@
-"""What follows by itself when something has changed, how old a product may be, and with which configuration.
+"""The sensor that makes again whatever has a changed input, and the configuration of runs that nobody starts.
 
-Applied once to the whole graph by `automated`; nothing of it acts before `automation_sensor` is switched on. What has
-changed before that is left to the next run by hand or by schedule.
+Which input each asset follows is in the table of stages. Nothing acts before `automation_sensor` is switched on; what
+has changed before that is left to the next run by hand or by schedule.
 """
 
+import logging
 import os
 import warnings
 import zoneinfo
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
 from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 
 from har_assets.errors import HarError
+from har_assets.graph.asset import CONFIGS
 from har_assets.graph.resources.store import ArtifactStore
+
+logger = logging.getLogger(__name__)
 
 TIME_ZONE_VARIABLE = "HAR_TIME_ZONE"
 """Environment variable: IANA name of the time zone in which schedules and automation count hours."""
-
-FOLLOWS = {
-    "video_clips": ("raw_archive", "data_dvc"),
-    "train_manifest": ("video_clips",),
-    "val_manifest": ("video_clips",),
-    "test_manifest": ("video_clips",),
-    "class_index": ("video_clips",),
-    "frame_cache": ("train_manifest", "val_manifest", "test_manifest"),
-    "onnx_model": ("trained_checkpoint",),
-    "trt_engine": ("onnx_model",),
-    "serving_model": ("onnx_model",),
-    "test_predictions": ("onnx_model",),
-    "evaluation_report": ("test_predictions",),
-}
-"""Asset to the inputs that it follows: when one of them has changed, it is made again.
-
-What is deployed follows its model alone: on new data it waits for the model that was trained on them, and refuses the
-old one. Not among them: raw_archive and pretrained_weights, which have no input; trained_checkpoint, which the weekly
-retraining makes; benchmarks, which want an idle machine."""
-
-MADE_WEEKLY = frozenset({"trained_checkpoint", "onnx_model", "trt_engine", "test_predictions"})
-"""Assets whose age is watched: the weekly retraining makes or confirms them."""
 
 
 def time_zone() -> str:
@@ -55,48 +36,11 @@ def time_zone() -> str:
     return name
 
 
-def when_changed(inputs: tuple[str, ...]) -> dg.AutomationCondition:
-    """True once when the data version of one of these inputs has changed.
-
-    What was made again and came out the same sets nothing off; a run that fails is not repeated; nothing is asked for
-    while a run that makes the asset or an input is on its way, nor on inputs that were not made yet.
-    """
-    changed: Any = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
-    missing = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.missing())
-    condition: Any = (
-        changed.allow(dg.AssetSelection.assets(*inputs)).since_last_handled()
-        & ~missing
-        & ~dg.AutomationCondition.any_deps_in_progress()
-        & ~dg.AutomationCondition.in_progress()
-    )
-    labelled: dg.AutomationCondition = condition.with_label(f"{' or '.join(inputs)} has changed")
-    return labelled
-
-
 _AN_HOUR_HAS_BEGUN: Any = dg.AutomationCondition.cron_tick_passed("0 * * * *")
 HOURLY: dg.AutomationCondition = (
     _AN_HOUR_HAS_BEGUN.since_last_handled() & ~dg.AutomationCondition.in_progress()
 ).with_label("every hour")
 """For data_dvc: is data.dvc still what it was? A `git pull` brings another one."""
-
-A_WEEK_OLD = dg.FreshnessPolicy.time_window(warn_window=timedelta(days=8), fail_window=timedelta(days=15))
-"""A warning when one weekly retraining is overdue by a day, a failure when two are."""
-
-
-def automated(
-    assets: Iterable[dg.AssetsDefinition | dg.SourceAsset],
-) -> list[dg.AssetsDefinition | dg.SourceAsset]:
-    """The same assets with automation conditions and freshness policies."""
-
-    def with_automation(spec: dg.AssetSpec) -> dg.AssetSpec:
-        name = spec.key.to_user_string()
-        if name in FOLLOWS:
-            spec = spec.replace_attributes(automation_condition=when_changed(FOLLOWS[name]))
-        return spec.replace_attributes(freshness_policy=A_WEEK_OLD) if name in MADE_WEEKLY else spec
-
-    return [
-        asset.map_asset_specs(with_automation) if isinstance(asset, dg.AssetsDefinition) else asset for asset in assets
-    ]
 
 
 def last_configuration(
@@ -111,13 +55,11 @@ def last_configuration(
     nodes = [repository.asset_graph.get(key) for key in keys]
     for definition in {id(node.assets_def): node.assets_def for node in nodes if node.is_materializable}.values():
         found = [made for key in definition.keys if (made := store.folder.find_latest(key.to_user_string()))]
-        field = definition.op.config_field
-        if not found or field is None:
+        if not found:
             continue
-        newest = max(found, key=lambda artifact: artifact.record.created)
-        known = getattr(field.config_type, "fields", {}).keys() - {"force"}  # the code may have lost a field since
-        config = {name: value for name, value in newest.record.config.items() if name in known}
-        ops[definition.op.name] = {"config": config}
+        newest = max(found, key=lambda artifact: artifact.record.created).record
+        config = CONFIGS[newest.asset].from_recorded(newest.config, logger.warning)
+        ops[definition.op.name] = {"config": config.model_dump(exclude_unset=True, exclude={"force"})}
     return {"ops": ops} if ops else {}
 
 

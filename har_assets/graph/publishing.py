@@ -1,36 +1,22 @@
 """What every asset of the graph has in common: skip what is unchanged, publish all or nothing, fail in words."""
 
-import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import dagster as dg
 
+from har_assets.graph.asset import AssetConfig
 from har_assets.graph.failures import failures_in_words
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.graph.running.dead_runs import OUTBOX_TAG, end_with_run
+from har_assets.graph.stage import STAGES
+from har_assets.store.building import ProductKey, find_or_build
 from har_assets.store.product import Build, Product
-from har_assets.store.record import Artifact, Record, describe_files, merge_lineage
-from har_assets.system.files import hash_of
-from har_assets.system.usage import measured
+from har_assets.store.record import Artifact
 from har_assets.tracking.run_log import RunLog
-
-
-class AssetConfig(dg.Config):
-    """Configuration of an asset. Fields in `not_content` do not change what is made, only how."""
-
-    not_content: ClassVar[frozenset[str]] = frozenset({"force"})
-
-    force: bool = False
-    """Make it again although nothing has changed."""
-
-    def content(self) -> dict[str, Any]:
-        """The fields that the product depends on."""
-        return {name: value for name, value in self.model_dump().items() if name not in self.not_content}
 
 
 def publish(
@@ -39,13 +25,10 @@ def publish(
     config: AssetConfig,
     build: Callable[[Build], Product],
     *,
-    asset: str | None = None,
-    upstream: tuple[str, ...] = (),
-    identity: dict[str, Any] | None = None,
-    reusable: Callable[[Artifact], bool] = lambda artifact: True,
-    mlflow: MlflowTracking | None = None,
+    asset: str = "",
+    **arguments: Any,
 ) -> dg.MaterializeResult:
-    """Make an asset's product, unless the same product is published already.
+    """Materialize an asset: `made` in the words of Dagster.
 
     Args:
         context: of the asset being materialized.
@@ -53,29 +36,14 @@ def publish(
         config: of the asset; its content is part of the key.
         build: writes the files of the product.
         asset: its name, where one function makes several.
-        upstream: assets whose latest versions are the inputs.
-        identity: whatever else decides the content (the hash of a source file, say).
-        reusable: False when a published version no longer holds (data removed by hand).
-        mlflow: the build writes into the MLflow run of its inputs' model, which says how it ended.
+        arguments: further ones of `made`.
 
     Raises:
         dagster.Failure: with one sentence, for every HarError below.
     """
     with failures_in_words():
         name = asset or context.asset_key.to_user_string()
-        artifact, unchanged = made(
-            context,
-            store,
-            config,
-            build,
-            name=name,
-            code_version=context.assets_def.specs_by_key[dg.AssetKey(name)].code_version,
-            upstream=upstream,
-            identity=identity,
-            reusable=reusable,
-            mlflow=mlflow,
-        )
-        return result_of(artifact, unchanged)
+        return result_of(*made(context, store, config, build, name=name, **arguments))
 
 
 def made(
@@ -85,63 +53,50 @@ def made(
     build: Callable[[Build], Product],
     *,
     name: str,
-    code_version: str | None,
-    upstream: tuple[str, ...] = (),
+    inputs: Iterable[str] | None = None,
     identity: dict[str, Any] | None = None,
     reusable: Callable[[Artifact], bool] = lambda artifact: True,
     mlflow: MlflowTracking | None = None,
 ) -> tuple[Artifact, bool]:
-    """The product `name` in a store, built unless it is there, and whether it was; see `publish`. Raises HarError."""
-    end_with_run(context.instance, context.run.run_id)
-    inputs = {upper: store.latest(upper) for upper in upstream}
-    lineage = merge_lineage(inputs)
-    input_versions = {upper: artifact.record.data_version for upper, artifact in inputs.items()}
-    key = hash_of(
-        {
-            "asset": name,
-            "code_version": code_version,
-            "config": config.content(),
-            "inputs": input_versions,
-            "identity": identity or {},
-        }
-    )
-    found = store.folder.find(name, key)
-    if found and not config.force and reusable(found):
-        store.folder.point_to(found)
-        context.log.info(f"{name} is unchanged since {found.record.created}: {found.record.headline}")
-        return found, True
+    """The product of a stage in a store, built unless it is published there, and whether it was. Raises HarError.
 
-    started = time.monotonic()
-    with store.folder.staging(name) as folder, model_run(context, store, mlflow, name, lineage) as run:
-        with measured() as usage:
-            product = build(Build(folder, inputs, store.folder.work(name, key), run))
-        if mlflow and run.run_id:
-            product.metadata["mlflow_run"] = mlflow.link(run.run_id)
-        record = Record(
-            asset=name,
-            key=key,
-            # Made again by force, a product that is not reproducible is another one for the assets downstream.
-            data_version=product.data_version or (hash_of([key, time.time_ns()]) if config.force else key),
-            files={
-                **describe_files(folder),
-                **{name: part.record.files[name] for name, part in product.linked.items()},
-            },
-            headline=product.headline,
-            lineage={**lineage, **product.lineage},
-            metadata={
-                **product.metadata,
-                "pictures": list(product.pictures),
-                "usage": usage.figures(product.clips),
-            },
-            checks=product.checks,
-            inputs=input_versions,
-            config=config.model_dump(),
-            seconds=round(time.monotonic() - started, 2),
-        )
-        published = store.folder.publish(folder, record, product.linked)
-    shutil.rmtree(store.folder.work(name, key), ignore_errors=True)
-    context.log.info(f"{name}: {record.headline} ({record.seconds:.1f} s)")
-    return published, False
+    Args:
+        context: of the asset being materialized.
+        store: where the product goes and its inputs are.
+        config: of the stage; its content is part of the key.
+        build: writes the files of the product.
+        name: of the stage.
+        inputs: names of the inputs, where they are not those of the table.
+        identity: whatever else decides the content (the hash of a source file, say).
+        reusable: False when a published version no longer holds (data removed by hand).
+        mlflow: the build writes into the MLflow run of its inputs' model, which says how it ended.
+    """
+    end_with_run(context.instance, context.run.run_id)
+    stage = STAGES[name]
+    key = ProductKey(
+        name,
+        stage.version,
+        config.content(),
+        {upper: store.latest(upper) for upper in (stage.inputs if inputs is None else inputs)},
+        identity or {},
+    )
+
+    def build_with_link(here: Build) -> Product:
+        product = build(here)
+        if mlflow and here.run.run_id:
+            product.metadata["mlflow_run"] = mlflow.link(here.run.run_id)
+        return product
+
+    return find_or_build(
+        store.folder,
+        key,
+        build_with_link,
+        options=config.recorded(),
+        force=config.force,
+        reusable=reusable,
+        run=lambda lineage: model_run(context, store, mlflow, name, lineage),
+        log=context.log.info,
+    )
 
 
 @contextmanager

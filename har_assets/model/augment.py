@@ -14,7 +14,10 @@ from torch import Tensor
 
 
 class Draw(IntEnum):
-    """Columns of `draws_BD`: numbers from 0 to 1 (1 excluded), what each is used for."""
+    """Columns of `draws_BD`: numbers from 0 to 1 (1 excluded), what each is used for.
+
+    A new one goes to the end: it is drawn by its name (`model/data.py`) and leaves the others as they are.
+    """
 
     OFFSET = 0
     """First frame of the window (used where frames are read)."""

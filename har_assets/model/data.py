@@ -8,6 +8,7 @@ lets others run while it copies), for a GPU into pinned memory from where it tra
 
 from __future__ import annotations
 
+import hashlib
 import math
 import queue
 import threading
@@ -35,6 +36,9 @@ from har_assets.video.workers import available_cores
 Batch = tuple[Tensor, Tensor, Tensor]
 """clips_BCTHW uint8, labels_B int64, draws_BD float32. Evaluation has N windows a clip, [B * N, C, T, H, W], those
 of a clip side by side, and no columns of draws."""
+
+FIRST_DRAWS = 9
+"""Columns of draws that come from the generator of the epoch, together; later ones each from one of their own."""
 
 PADDING = -1
 """Label of a clip that only fills an evaluation batch: not counted."""
@@ -96,11 +100,18 @@ class TrainingOrder:
             order_N = torch.multinomial(share_N, count, replacement=True, generator=generator).numpy()
         else:
             order_N = torch.randperm(count, generator=generator).numpy()
-        draws_ND = torch.rand((count, len(Draw)), generator=generator).numpy()
+        first_ND = torch.rand((count, FIRST_DRAWS), generator=generator)
+        later = [self._drawn_by_name(draw.name, count) for draw in list(Draw)[FIRST_DRAWS:]]
+        draws_ND = torch.column_stack([first_ND, *later]).numpy()
         whole = self.batch_size * self.world_size
         for start in range(0, len(self) * whole, whole):
             mine = slice(start + self.rank, start + whole, self.world_size)
             yield Picks(order_N[mine], draws_ND[mine])
+
+    def _drawn_by_name(self, name: str, count: int) -> Tensor:
+        """Float32 [N] that depend on (seed, epoch, name) alone."""
+        digest = hashlib.sha256(f"{self.seed} {self.epoch} {name}".encode()).digest()
+        return torch.rand(count, generator=torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1))
 
 
 class EvaluationOrder:

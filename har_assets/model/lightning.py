@@ -25,6 +25,7 @@ from har_assets.model.augment import augment
 from har_assets.model.data import PADDING, Batch
 from har_assets.model.integrity import verify_checkpoint
 from har_assets.model.networks import Normalise, backbone_parameters, build_network, head_parameters
+from har_assets.model.recipe import Recipe
 from har_assets.model.spec import ModelSpec, Provenance, from_metadata, to_metadata
 
 
@@ -130,34 +131,19 @@ class VideoActionModel(pl.LightningModule):
     size of the spec: a random window is cut from each; others come cut about the centre.
     """
 
-    def __init__(
-        self,
-        metadata: dict[str, str],
-        *,
-        learning_rate: float = 3e-3,
-        backbone_rate: float = 1.0,
-        optimizer: str = "adam",
-        weight_decay: float = 0.0,
-        schedule: str = "one_cycle",
-        warmup: float = 0.0,
-        batch_norm: str = "batch",
-        dropout: float = 0.0,
-        label_smoothing: float = 0.0,
-        flip: bool = True,
-        zoom: float = 0.0,
-        brightness: float = 0.2,
-        saturation: float = 0.0,
-    ) -> None:
-        """`metadata` is `to_metadata(spec, provenance)`; the rest is the recipe of training (see TrainingConfig)."""
+    def __init__(self, metadata: dict[str, str], **recipe: Any) -> None:
+        """`metadata` is `to_metadata(spec, provenance)`; the rest are options of Recipe."""
         super().__init__()
-        self.save_hyperparameters(logger=False)
+        self.recipe = Recipe(**recipe)
+        # All of the recipe, so that a checkpoint says what it was trained with when defaults have changed.
+        self.save_hyperparameters({"metadata": metadata, **self.recipe.recorded()}, logger=False)
         self.spec, self.provenance = from_metadata(metadata, "The checkpoint")
         self.normalise = Normalise(self.spec.mean, self.spec.std)
-        self.network = build_network(self.spec.network, self.spec.num_classes, dropout=dropout)
-        if backbone_rate == 0:
+        self.network = build_network(self.spec.network, self.spec.num_classes, dropout=self.recipe.dropout)
+        if self.recipe.backbone_rate == 0:
             for parameter in backbone_parameters(self.spec.network, self.network):
                 parameter.requires_grad_(False)
-        may_flip_K = torch.tensor([flip and may_be_mirrored(label) for label in self.spec.labels])
+        may_flip_K = torch.tensor([self.recipe.flip and may_be_mirrored(label) for label in self.spec.labels])
         self.register_buffer("may_flip_K", may_flip_K, persistent=False)
         self.losses = training_losses
         """Replaced by its compiled form where training is compiled."""
@@ -178,7 +164,7 @@ class VideoActionModel(pl.LightningModule):
     def train(self, mode: bool = True) -> VideoActionModel:
         """Set the mode; BatchNorm layers that are frozen stay in evaluation mode."""
         super().train(mode)
-        if self.hparams["batch_norm"] == "frozen" or self.hparams["backbone_rate"] == 0:
+        if self.recipe.batch_norm == "frozen" or self.recipe.backbone_rate == 0:
             for module in self.network.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
@@ -196,10 +182,10 @@ class VideoActionModel(pl.LightningModule):
             self.may_flip_K,  # type: ignore[arg-type]
             height=self.spec.frame_height,
             width=self.spec.frame_width,
-            zoom=self.hparams["zoom"],
-            brightness=self.hparams["brightness"],
-            saturation=self.hparams["saturation"],
-            label_smoothing=self.hparams["label_smoothing"],
+            zoom=self.recipe.zoom,
+            brightness=self.recipe.brightness,
+            saturation=self.recipe.saturation,
+            label_smoothing=self.recipe.label_smoothing,
         )
         self.train_scores.update(sums_S)
         return loss
@@ -246,39 +232,39 @@ class VideoActionModel(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Adam or AdamW; a rate of its own for the backbone; constant, one cycle, or cosine after a warm-up."""
-        recipe = self.hparams
+        recipe = self.recipe
         groups = self._parameter_groups()
         # The fused form takes gradients as they are; those of float16 have to be unscaled before they are clipped.
         fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
-        make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe["optimizer"]]
-        optimizer: torch.optim.Optimizer = make(groups, lr=recipe["learning_rate"], fused=fused)
-        if recipe["schedule"] == "constant" and not recipe["warmup"]:
+        make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
+        optimizer: torch.optim.Optimizer = make(groups, lr=recipe.learning_rate, fused=fused)
+        if recipe.schedule == "constant" and not recipe.warmup:
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
         schedule: torch.optim.lr_scheduler.LRScheduler
-        if recipe["schedule"] == "one_cycle":
+        if recipe.schedule == "one_cycle":
             schedule = torch.optim.lr_scheduler.OneCycleLR(
                 optimizer, max_lr=[group["lr"] for group in groups], total_steps=steps
             )
         else:
             schedule = torch.optim.lr_scheduler.LambdaLR(
-                optimizer, partial(rate_share, steps=steps, warmup=recipe["warmup"], schedule=recipe["schedule"])
+                optimizer, partial(rate_share, steps=steps, warmup=recipe.warmup, schedule=recipe.schedule)
             )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """Backbone and head, each with and without weight decay (none for biases and normalisation)."""
-        name, recipe = self.spec.network, self.hparams
+        name, recipe = self.spec.network, self.recipe
         groups = []
         for parameters, rate in (
-            (backbone_parameters(name, self.network), recipe["learning_rate"] * recipe["backbone_rate"]),
-            (head_parameters(name, self.network), recipe["learning_rate"]),
+            (backbone_parameters(name, self.network), recipe.learning_rate * recipe.backbone_rate),
+            (head_parameters(name, self.network), recipe.learning_rate),
         ):
             trained = [parameter for parameter in parameters if parameter.requires_grad]
             for decayed in (True, False):
                 members = [parameter for parameter in trained if (parameter.ndim > 1) == decayed]
                 if members:
-                    groups.append({"params": members, "lr": rate, "weight_decay": recipe["weight_decay"] * decayed})
+                    groups.append({"params": members, "lr": rate, "weight_decay": recipe.weight_decay * decayed})
         return groups
 
     def configure_gradient_clipping(

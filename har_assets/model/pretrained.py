@@ -160,7 +160,7 @@ class _ArraysOnly(pickle.Unpickler):
     """
 
     _reconstruct = np.empty(0).__reduce__()[0]
-    admitted = {  # noqa: RUF012
+    admitted = {
         ("numpy.core.multiarray", "_reconstruct"): _reconstruct,  # written by NumPy 1
         ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
         ("numpy", "ndarray"): np.ndarray,

@@ -221,7 +221,7 @@ def _trainer(
         num_nodes=request.nodes,
         strategy=DDPStrategy(gradient_as_bucket_view=True) if world_size > 1 else "auto",
         use_distributed_sampler=False,
-        sync_batchnorm=request.recipe.get("batch_norm") == "sync" and world_size > 1,
+        sync_batchnorm=request.batch_norm == "sync" and world_size > 1,
         max_epochs=request.epochs,
         precision=precision,  # type: ignore[arg-type]
         gradient_clip_val=request.gradient_clip or None,

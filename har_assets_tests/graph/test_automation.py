@@ -18,8 +18,10 @@ from dagster._utils.schedules import schedule_execution_time_iterator
 from har_assets import defs
 from har_assets.errors import HarError
 from har_assets.graph import automation, schedules
-from har_assets.graph.automation import A_WEEK_OLD, FOLLOWS, MADE_WEEKLY, last_configuration, time_zone
+from har_assets.graph.asset import A_WEEK_OLD
+from har_assets.graph.automation import last_configuration, time_zone
 from har_assets.graph.resources.store import ArtifactStore
+from har_assets.graph.stage import STAGES
 from har_assets_tests.project import Project, execute_here, make_own_videos, materialize_here
 
 NOON = datetime(2026, 11, 18, 12, 0, 30, tzinfo=UTC)
@@ -185,15 +187,15 @@ def test_a_video_clips_that_has_itself_written_data_dvc_is_not_made_again(world:
 def test_conditions_and_freshness_are_on_the_assets_that_are_said_to_have_them() -> None:
     graph = defs.resolve_asset_graph()
     follows = {key.to_user_string() for key in graph.get_all_asset_keys() if graph.get(key).automation_condition}
-    assert follows == expected(*FOLLOWS, "data_dvc")
-    for name in expected(*FOLLOWS):
+    assert follows == expected(*(name for name, stage in STAGES.items() if stage.follows), "data_dvc")
+    for name in expected(*(name for name, stage in STAGES.items() if stage.follows)):
         parents = {key.to_user_string() for key in graph.get(dg.AssetKey(name)).parent_keys}
-        assert set(FOLLOWS[name]) <= parents, name
+        assert set(STAGES[name].follows) <= parents, name
     weekly = {spec.key.to_user_string() for spec in defs.resolve_all_asset_specs() if spec.freshness_policy}
-    assert weekly == MADE_WEEKLY
+    assert weekly == {name for name, stage in STAGES.items() if stage.weekly} != set()
     assert {spec.freshness_policy for spec in defs.resolve_all_asset_specs()} == {A_WEEK_OLD, None}
     road = defs.resolve_job_def("whole_road").asset_layer.selected_asset_keys
-    assert {dg.AssetKey(name) for name in MADE_WEEKLY} <= road, "nothing renews it weekly"
+    assert {dg.AssetKey(name) for name in weekly} <= road, "nothing renews it weekly"
 
 
 def test_what_was_not_made_for_eight_and_fifteen_days_is_shown_so(world: World) -> None:

@@ -1,6 +1,7 @@
 """Orders, windows and the loader that feeds a device."""
 
 import threading
+from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,28 @@ def test_an_epoch_depends_on_seed_and_number_alone() -> None:
     assert drawn(1)[0] != drawn(2)[0]
     assert drawn(1)[1] != drawn(2)[1]
     assert sorted(drawn(1)[0]) == list(range(20))
+
+
+def test_a_new_draw_leaves_the_others_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(epoch: int = 2) -> "np.ndarray":
+        order = TrainingOrder([0] * 20, 20, 1)
+        order.set_epoch(epoch)
+        (picks,) = order
+        return picks.draws_BD
+
+    before = drawn()
+    first = {draw.name: draw.value for draw in Draw}
+    monkeypatch.setattr("har_assets.model.data.Draw", IntEnum("Draw", {**first, "BLUR": 9}))
+    one = drawn()
+    assert np.array_equal(one[:, :9], before)
+    monkeypatch.setattr("har_assets.model.data.Draw", IntEnum("Draw", {**first, "CUT": 9, "BLUR": 10}))
+    two = drawn()
+    assert np.array_equal(two[:, :9], before)
+    assert np.array_equal(two[:, 10], one[:, 9]), "drawn by its name, wherever it stands"
+    assert not np.array_equal(two[:, 9], two[:, 10])
+    assert not np.array_equal(drawn(3)[:, 10], two[:, 10])
+    assert ((two >= 0) & (two < 1)).all()
+    assert two[:, 9:].std() > 0.2
 
 
 def test_two_processes_see_together_what_one_sees_with_the_double_batch() -> None:

@@ -34,7 +34,7 @@ def test_two_processes_learn_what_one_learns_with_the_double_batch(
     # BatchNorm takes its statistics from the batch of one process, so it is frozen here: all else must agree.
     recipe = {"batch_norm": "frozen", "schedule": "constant"}
     for name, fields in {"one": {"batch_size": 6}, "two": {"batch_size": 3, "devices": 2}}.items():
-        run_to_end(request_for(tmp_path / name, tiny_cache, tiny_spec, recipe=recipe, **fields), tmp_path / name)
+        run_to_end(request_for(tmp_path / name, tiny_cache, tiny_spec, **recipe, **fields), tmp_path / name)
     one, two = (
         [json.loads(line) for line in (tmp_path / name / "history.jsonl").read_text().splitlines()]
         for name in ("one", "two")

@@ -144,7 +144,8 @@ def test_early_stopping_ends_before_the_last_epoch(tmp_path: Path, tiny_cache: P
         tiny_spec,
         epochs=40,
         early_stopping=2,
-        recipe={"learning_rate": 0.0, "schedule": "constant"},
+        learning_rate=0.0,
+        schedule="constant",
     )
     assert fit(request, lambda line: None)["epochs_run"] < 10
 

@@ -64,7 +64,7 @@ def test_a_run_holds_what_a_stranger_needs(
         mlflow_artifact_root=(tmp_path / "files").as_uri(),
         mlflow_tags=TAGS,
         mlflow_every_steps=2,
-        recipe={"learning_rate": 0.01},
+        learning_rate=0.01,
         mlflow_outbox=str(tmp_path / "outbox"),
     )
     summary = fit(request, lambda line: None)

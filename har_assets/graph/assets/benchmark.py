@@ -4,17 +4,15 @@ import dataclasses
 
 import dagster as dg
 
-from har_assets.cluster.needs import needs
 from har_assets.dataset.folder import VIDEOS
 from har_assets.errors import HarError
+from har_assets.graph.asset import AssetConfig, stage_asset
 from har_assets.graph.assets.dataset import data_here, read_manifest_of
 from har_assets.graph.assets.deployment import ENGINE, ONNX, windows_of
 from har_assets.graph.assets.training import CHECKPOINT
-from har_assets.graph.publishing import AssetConfig, publish
+from har_assets.graph.publishing import publish
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.store.product import Build, Product
-
-UPSTREAM = ("onnx_model", "trained_checkpoint", "trt_engine", "test_manifest", "frame_cache")
 
 
 class BenchmarkConfig(AssetConfig):
@@ -36,15 +34,7 @@ class BenchmarkConfig(AssetConfig):
     """Names of runtimes; empty takes every one."""
 
 
-@dg.asset(
-    deps=list(UPSTREAM),
-    group_name="deployment",
-    kinds={"python"},
-    code_version="1",
-    pool="gpu",
-    op_tags=needs(gpus=1),
-    tags={"har/stage": "deployment"},
-)
+@stage_asset("runtime_benchmark")
 def runtime_benchmark(
     context: dg.AssetExecutionContext, config: BenchmarkConfig, store: ArtifactStore
 ) -> dg.MaterializeResult:
@@ -106,4 +96,4 @@ def runtime_benchmark(
         )
 
     # The figures are those of a machine: on another one, or after an update, they are measured again.
-    return publish(context, store, config, product_of, upstream=UPSTREAM, identity={"machine": describe_machine()})
+    return publish(context, store, config, product_of, identity={"machine": describe_machine()})

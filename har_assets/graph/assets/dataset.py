@@ -16,14 +16,15 @@ from urllib.request import url2pathname
 import dagster as dg
 
 from har_assets.cluster.address import cluster_address
-from har_assets.cluster.needs import needs
 from har_assets.dataset.folder import DATASET_FILE, SPLITS, VIDEOS, Dataset, class_list, is_complete
 from har_assets.errors import DatasetError, HarError
-from har_assets.graph.assets.data_dvc import DATA_DVC, observed_by
+from har_assets.graph.asset import CONFIGS, AssetConfig, stage_asset, stage_needs, stage_spec
+from har_assets.graph.assets.data_dvc import observed_by
 from har_assets.graph.failures import failures_in_words
-from har_assets.graph.publishing import AssetConfig, check_results, publish
+from har_assets.graph.publishing import check_results, publish
 from har_assets.graph.resources.dvc import Dvc, FileHash, differences, files_of, version_of
 from har_assets.graph.resources.store import ArtifactStore
+from har_assets.graph.stage import MANIFESTS
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
 from har_assets.system.confinement import confined
@@ -69,13 +70,7 @@ class RawArchiveConfig(AssetConfig):
     """Processes that render the sample; 0 takes one a core."""
 
 
-@dg.asset(
-    group_name="dataset",
-    kinds={"python"},
-    code_version="1",
-    op_tags=needs(project=True),
-    tags={"har/stage": "data"},
-)
+@stage_asset("raw_archive")
 def raw_archive(
     context: dg.AssetExecutionContext, config: RawArchiveConfig, store: ArtifactStore, dvc: Dvc
 ) -> dg.MaterializeResult:
@@ -292,14 +287,7 @@ class VideoClipsConfig(AssetConfig):
     """Threads that unpack; 0 takes one a core, four at most."""
 
 
-@dg.asset(
-    deps=[raw_archive, DATA_DVC],
-    group_name="dataset",
-    kinds={"dvc"},
-    code_version="2",
-    op_tags=needs(project=True),
-    tags={"har/stage": "data"},
-)
+@stage_asset("video_clips")
 def video_clips(
     context: dg.AssetExecutionContext, config: VideoClipsConfig, store: ArtifactStore, dvc: Dvc
 ) -> dg.MaterializeResult:
@@ -369,7 +357,7 @@ def video_clips(
                 store,
                 config,
                 product_of,
-                upstream=() if pull else ("raw_archive",),
+                inputs=() if pull else None,
                 identity=identity,
                 reusable=lambda artifact: _still_there(artifact, data),
             )
@@ -625,16 +613,11 @@ MANIFEST_CHECKS = {
 
 @dg.multi_asset(
     name="manifests",
-    op_tags=needs(),
+    op_tags=stage_needs("train_manifest"),
     specs=[
-        dg.AssetSpec(
+        stage_spec(
             f"{role}_manifest",
-            deps=[video_clips],
-            group_name="dataset",
-            kinds={"pandas"},
-            code_version="1",
-            tags={"har/stage": "data"},
-            description=f"The {meaning} of one split as a CSV: clip, label, label_index, film, role, size.",
+            f"The {meaning} of one split as a CSV: clip, label, label_index, film, role, size.",
             skippable=True,
         )
         for role, meaning in (
@@ -683,7 +666,7 @@ def manifests(
         def product_of(build: Build, role: str = role, table: "pd.DataFrame" = table) -> Product:
             return manifest_product(build, role, table, made.summary, config, checks if role == "test" else {})
 
-        yield publish(context, store, config, product_of, asset=f"{role}_manifest", upstream=("video_clips",))
+        yield publish(context, store, config, product_of, asset=f"{role}_manifest")
 
 
 def sorted_clips(config: ManifestsConfig, store: ArtifactStore) -> "tuple[Manifests, dict[str, list[str]], Dataset]":
@@ -736,18 +719,14 @@ def manifest_product(
     )
 
 
+CONFIGS.update(dict.fromkeys(MANIFESTS, ManifestsConfig))
+
+
 class ClassIndexConfig(AssetConfig):
     """The class index has no options."""
 
 
-@dg.asset(
-    deps=[video_clips],
-    group_name="dataset",
-    kinds={"csv"},
-    code_version="1",
-    op_tags=needs(),
-    tags={"har/stage": "data"},
-)
+@stage_asset("class_index")
 def class_index(
     context: dg.AssetExecutionContext, config: ClassIndexConfig, store: ArtifactStore
 ) -> dg.MaterializeResult:
@@ -763,7 +742,7 @@ def class_index(
         rows = [{"index": index, "class": name} for index, name in enumerate(classes)]
         return Product(f"{len(classes)} classes", metadata={"classes": rows}, data_version=sha256_of(path))
 
-    return publish(context, store, config, product_of, upstream=("video_clips",))
+    return publish(context, store, config, product_of)
 
 
 def read_class_index(artifact: Artifact) -> tuple[str, ...]:
@@ -800,13 +779,8 @@ class FrameCacheConfig(AssetConfig):
     """Clips that one node of a Ray cluster decodes at a time."""
 
 
-@dg.asset(
-    deps=["train_manifest", "val_manifest", "test_manifest"],
-    group_name="dataset",
-    kinds={"numpy"},
-    code_version="1",
-    op_tags=needs(0),  # the CPUs are for its shards
-    tags={"har/stage": "data"},
+@stage_asset(
+    "frame_cache",
     check_specs=[
         dg.AssetCheckSpec(
             "all_clips_decoded", asset="frame_cache", description="No clip is quarantined; a warning where some are."
@@ -831,7 +805,6 @@ def frame_cache(
         store,
         config,
         lambda build: cached_frames(build, config, store, previous, work, context.log.info, shards),
-        upstream=("train_manifest", "val_manifest", "test_manifest"),
     )
     clear_work(work)
     if shards:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import dagster as dg
 
-from har_assets.cluster.needs import needs
 from har_assets.errors import HarError
+from har_assets.graph.asset import AssetConfig, stage_asset
 from har_assets.graph.assets.dataset import read_manifest_of
 from har_assets.graph.assets.training import CARD, CHECKPOINT
 from har_assets.graph.failures import failures_in_words
-from har_assets.graph.publishing import AssetConfig, made, publish, result_of
+from har_assets.graph.publishing import made, publish, result_of
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.model.spec import ModelSpec
@@ -97,14 +97,8 @@ class OnnxConfig(ConversionConfig):
     """Further precisions to publish beside it, as video_action_model.fp16.onnx and so on."""
 
 
-@dg.asset(
-    deps=["trained_checkpoint", *DATA],
-    group_name="deployment",
-    kinds={"onnx"},
-    code_version="2",
-    pool="gpu",
-    op_tags=needs(gpus=1),
-    tags={"har/stage": "deployment"},
+@stage_asset(
+    "onnx_model",
     check_specs=[dg.AssetCheckSpec("parity_with_checkpoint", asset="onnx_model", blocking=True)],
 )
 def onnx_model(
@@ -173,8 +167,6 @@ def make_onnx(
         config,
         product_of,
         name="onnx_model",
-        code_version=onnx_model.get_asset_spec().code_version,
-        upstream=("trained_checkpoint", *DATA),
         mlflow=mlflow,
     )
 
@@ -283,14 +275,8 @@ class EngineConfig(ConversionConfig):
     """TensorRT only: keep the timings of kernels in the store, so that the next build measures nothing again."""
 
 
-@dg.asset(
-    deps=[onnx_model, *DATA],
-    group_name="deployment",
-    kinds={"tensorrt"},
-    code_version="2",
-    pool="gpu",
-    op_tags=needs(gpus=1),
-    tags={"har/stage": "deployment"},
+@stage_asset(
+    "trt_engine",
     check_specs=[dg.AssetCheckSpec("parity_with_onnx", asset="trt_engine", blocking=True)],
 )
 def trt_engine(
@@ -351,7 +337,6 @@ def trt_engine(
         store,
         config,
         product_of,
-        upstream=("onnx_model", *DATA),
         identity=identity,
         mlflow=mlflow,
         reusable=lambda engine: is_measured(engine) or bool(why_engine_waits(engine)),

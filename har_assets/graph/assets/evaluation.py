@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, ClassVar
 import dagster as dg
 
 from har_assets.cluster.address import cluster_address
-from har_assets.cluster.needs import needs
 from har_assets.errors import HarError
+from har_assets.graph.asset import AssetConfig, stage_asset
 from har_assets.graph.assets.dataset import read_manifest_of
 from har_assets.graph.assets.deployment import ONNX, refuse_failed_parity
 from har_assets.graph.assets.training import CHECKPOINT
 from har_assets.graph.failures import failures_in_words
-from har_assets.graph.publishing import AssetConfig, made, result_of
+from har_assets.graph.publishing import made, result_of
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.store.product import Build, Product
@@ -41,15 +41,7 @@ class PredictionConfig(AssetConfig):
     """Videos that one node of a Ray cluster scores at a time."""
 
 
-@dg.asset(
-    deps=["onnx_model", "test_manifest", "frame_cache"],
-    group_name="evaluation",
-    kinds={"onnx", "pandas"},
-    code_version="2",
-    pool="gpu",
-    op_tags=needs(0),  # CPUs and GPUs are for its shards
-    tags={"har/stage": "evaluation"},
-)
+@stage_asset("test_predictions")
 def test_predictions(
     context: dg.AssetExecutionContext, config: PredictionConfig, store: ArtifactStore, mlflow: MlflowTracking
 ) -> dg.MaterializeResult:
@@ -134,8 +126,6 @@ def make_test_predictions(
         config,
         product_of,
         name="test_predictions",
-        code_version=test_predictions.get_asset_spec().code_version,
-        upstream=("onnx_model", "test_manifest", "frame_cache"),
         mlflow=mlflow,
     )
     if shards:

@@ -8,7 +8,6 @@ import json
 import math
 import threading
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -20,15 +19,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import dagster as dg
 
-from har_assets.cluster.needs import needs
 from har_assets.errors import HarError, VideoError
+from har_assets.graph.asset import AssetConfig, stage_asset
 from har_assets.graph.assets.deployment import ONNX, deployed_precision, refuse_failed_parity
 from har_assets.graph.failures import failures_in_words
-from har_assets.graph.publishing import AssetConfig
 from har_assets.graph.resources.incoming import IncomingVideos
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.graph.running.dead_runs import end_with_run
+from har_assets.graph.stage import STAGES
 from har_assets.incoming.folder import GoneError, LocalVideo, Videos, Wanted, partition_key, printable
 from har_assets.incoming.results import TOP, Results, update_table, write_whole
 from har_assets.store.record import Artifact
@@ -42,7 +41,6 @@ Item = TypeVar("Item")
 Event = dg.AssetMaterialization | dg.AssetObservation
 
 NAME = "incoming_video_predictions"
-CODE_VERSION = "1"
 
 EVENTS_AHEAD = 256
 """Events that wait to be noted, a contact sheet in each: some megabytes, however many videos a run has."""
@@ -79,24 +77,13 @@ class IncomingConfig(AssetConfig):
     """Seconds that one film may take."""
 
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", dg.BetaWarning)  # backfill_policy is beta in dagster 1.13
-    _asset = dg.asset(
-        deps=["onnx_model"],
-        partitions_def=INCOMING_PARTITIONS,
-        backfill_policy=dg.BackfillPolicy.single_run(),
-        group_name="inference",
-        kinds={"onnx"},
-        code_version=CODE_VERSION,
-        pool="gpu",
-        op_tags=needs(gpus=1, project=True),
-        # Each video is reported by itself, as soon as it is predicted.
-        output_required=False,
-        tags={"har/stage": "inference"},
-    )
-
-
-@_asset
+@stage_asset(
+    NAME,
+    partitions_def=INCOMING_PARTITIONS,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    # Each video is reported by itself, as soon as it is predicted.
+    output_required=False,
+)
 def incoming_video_predictions(
     context: dg.AssetExecutionContext,
     config: IncomingConfig,
@@ -117,7 +104,7 @@ def incoming_video_predictions(
         refuse_failed_parity(onnx)
         recipe = {
             "model_sha256": onnx.record.files[ONNX]["sha256"],
-            "code_version": CODE_VERSION,
+            "code_version": STAGES[NAME].version,
             **config.content(),
         }
         home = store.folder.root / NAME
@@ -129,7 +116,7 @@ def incoming_video_predictions(
             videos=videos,
             # As Dagster writes them for an asset that returns one result: by these it knows what is out of date.
             tags={
-                "dagster/code_version": CODE_VERSION,
+                "dagster/code_version": STAGES[NAME].version,
                 "dagster/data_version_is_user_provided": "true",
                 "dagster/input_data_version/onnx_model": onnx.record.data_version,
                 "dagster/input_event_pointer/onnx_model": "NULL",

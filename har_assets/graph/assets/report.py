@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from har_assets.cluster.needs import needs
 from har_assets.dataset.folder import VIDEOS
 from har_assets.errors import HarError
+from har_assets.graph.asset import AssetConfig, stage_asset
 from har_assets.graph.assets.dataset import data_here, read_manifest_of
 from har_assets.graph.assets.deployment import ONNX
 from har_assets.graph.assets.training import CARD, CHECKPOINT, CURVES
-from har_assets.graph.publishing import AssetConfig, publish
+from har_assets.graph.publishing import publish
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.store.product import Build, Product
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from har_assets.model.spec import ModelSpec, Provenance
     from har_assets.report.cards import Card
     from har_assets.report.content import Evaluation
-
-UPSTREAM = ("test_predictions", "onnx_model", "trained_checkpoint", "test_manifest", "frame_cache")
 
 PAGE = "evaluation_report.html"
 RELIABILITY = "reliability.png"
@@ -44,15 +42,7 @@ class ReportConfig(AssetConfig):
     """Show what spoke for each answer (Grad-CAM on the checkpoint); costs a forward and a backward pass a video."""
 
 
-@dg.asset(
-    deps=list(UPSTREAM),
-    group_name="evaluation",
-    kinds={"html"},
-    code_version="1",
-    pool="gpu",
-    op_tags=needs(gpus=1),
-    tags={"har/stage": "evaluation"},
-)
+@stage_asset("evaluation_report")
 def evaluation_report(
     context: dg.AssetExecutionContext, config: ReportConfig, store: ArtifactStore, mlflow: MlflowTracking
 ) -> dg.MaterializeResult:
@@ -92,7 +82,7 @@ def evaluation_report(
             pictures=pictures,
         )
 
-    return publish(context, store, config, product_of, upstream=UPSTREAM, mlflow=mlflow)
+    return publish(context, store, config, product_of, mlflow=mlflow)
 
 
 def _refuse_other_parents(inputs: dict[str, Artifact]) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import dagster as dg
 
-from har_assets.cluster.needs import needs
+from har_assets.graph.asset import AssetConfig, stage_asset
 from har_assets.graph.assets.deployment import deployed_precision, published_onnx, refuse_failed_parity
-from har_assets.graph.publishing import AssetConfig, publish
+from har_assets.graph.publishing import publish
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.serving.limits import ServingLimits
@@ -58,14 +58,8 @@ class ServingConfig(AssetConfig):
         return fields
 
 
-@dg.asset(
-    deps=["onnx_model"],
-    group_name="deployment",
-    kinds={"mlflow", "onnx"},
-    code_version="1",
-    pool="gpu",
-    op_tags=needs(gpus=1),
-    tags={"har/stage": "deployment"},
+@stage_asset(
+    "serving_model",
     check_specs=[
         dg.AssetCheckSpec(
             "answers_like_predict",
@@ -144,7 +138,6 @@ def serving_model(
         store,
         config,
         product_of,
-        upstream=("onnx_model",),
         # Registered elsewhere, or nowhere, it is made again.
         identity={"registry": mlflow.tracking_uri},
         reusable=reusable,

@@ -3,37 +3,34 @@
 import csv
 import json
 import statistics
-import warnings
+from collections.abc import Callable
 from importlib import resources
-from typing import Any, TypeVar
+from typing import Any
 
 import dagster as dg
 from pydantic import ValidationError
 
-from har_assets.cluster.needs import needs
 from har_assets.dataset.folder import DATASET_FILE
 from har_assets.errors import HarError, MissingArtifactError
+from har_assets.graph.asset import CONFIGS, AssetConfig, stage_asset
 from har_assets.graph.assets.dataset import (
-    ROLES,
     FrameCacheConfig,
-    ManifestsConfig,
     cached_frames,
-    frame_cache,
     manifest_product,
-    manifests,
     sorted_clips,
 )
-from har_assets.graph.assets.deployment import OnnxConfig, make_onnx
-from har_assets.graph.assets.evaluation import PredictionConfig, make_test_predictions
-from har_assets.graph.assets.training import TrainingConfig, make_checkpoint
+from har_assets.graph.assets.deployment import make_onnx
+from har_assets.graph.assets.evaluation import make_test_predictions
+from har_assets.graph.assets.training import make_checkpoint
 from har_assets.graph.failures import failures_in_words
-from har_assets.graph.publishing import AssetConfig, made, publish
+from har_assets.graph.publishing import made, publish
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
+from har_assets.graph.stage import MANIFESTS, SHARED_BY_SPLITS, STAGES
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
-from har_assets.system.files import hash_of
+from har_assets.system.files import hash_of, silent
 
 SPLIT_NUMBERS = ("1", "2", "3")
 
@@ -41,23 +38,15 @@ SPLITS_PARTITIONS = dg.StaticPartitionsDefinition(SPLIT_NUMBERS)
 
 ALL_SPLITS = "dagster asset materialize -m har_assets --select split_evaluation --partition-range 1...3"
 
-STAGES: dict[str, type[AssetConfig]] = {
-    "manifests": ManifestsConfig,
-    "frame_cache": FrameCacheConfig,
-    "trained_checkpoint": TrainingConfig,
-    "onnx_model": OnnxConfig,
-    "test_predictions": PredictionConfig,
+PARTS = {
+    "manifests": "train_manifest",
+    **{stage.name: stage.name for stage in STAGES.values() if stage.per_split and stage.name not in MANIFESTS},
 }
-"""What is done for each split, in order, as on the road."""
-
-SHARED = frozenset({"video_clips", "class_index", "pretrained_weights"})
-"""Products of the road that all splits are made from."""
+"""What is made for each split, in order, as `changes` names it, to a stage that has its configuration."""
 
 FIGURES = ("top1", "top5", "mean_class_accuracy")
 
 PUBLISHED_FIGURES = "published.csv"
-
-Stage = TypeVar("Stage", bound=AssetConfig)
 
 
 class SplitStore(ArtifactStore):
@@ -76,7 +65,7 @@ class SplitStore(ArtifactStore):
 
     def latest(self, asset: str) -> Artifact:
         """As in the store of the road, from which the shared products come."""
-        return super().folder.latest(asset) if asset in SHARED else self.folder.latest(asset)
+        return super().folder.latest(asset) if asset in SHARED_BY_SPLITS else self.folder.latest(asset)
 
     @classmethod
     def of(cls, store: ArtifactStore, split: str) -> "SplitStore":
@@ -92,40 +81,27 @@ class SplitConfig(AssetConfig):
     differ from those that the road's latest version was made with, or from the defaults where there is none."""
 
 
-def stage_config(stage: str, kind: type[Stage], config: SplitConfig, store: ArtifactStore, split: str) -> Stage:
-    """Configuration of a stage for a split; HarError names what is impossible."""
-    recorded = store.folder.find_latest("train_manifest" if stage == "manifests" else stage)
-    fields = {**(recorded.record.config if recorded else {}), "force": config.force, **config.changes.get(stage, {})}
-    unknown = sorted(config.changes.get(stage, {}).keys() - kind.model_fields.keys())
+def part_config(part: str, config: SplitConfig, store: ArtifactStore, split: str, log: Callable[[str], None]) -> Any:
+    """Configuration of a part for a split; HarError names what is impossible."""
+    kind = CONFIGS[PARTS[part]]
+    changes = config.changes.get(part, {})
+    unknown = sorted(changes.keys() - kind.model_fields.keys())
     if unknown:
-        raise HarError(f"changes.{stage} of split_evaluation names {', '.join(unknown)}, no option of it: correct it.")
-    if stage == "manifests":
-        if "split" in config.changes.get(stage, {}):
-            raise HarError("changes.manifests names a split, which is the partition's: leave it out.")
-        fields["split"] = int(split)
+        raise HarError(f"changes.{part} of split_evaluation names {', '.join(unknown)}, no option of it: correct it.")
+    if part == "manifests" and "split" in changes:
+        raise HarError("changes.manifests names a split, which is the partition's: leave it out.")
+    recorded = store.folder.find_latest(PARTS[part])
+    own = {"split": int(split)} if part == "manifests" else {}
     try:
-        return kind(**fields)
+        return kind.from_recorded(
+            recorded.record.config if recorded else {}, log, **{"force": config.force, **changes, **own}
+        )
     except ValidationError as error:
         wrong = ", ".join(f"{'.'.join(map(str, each['loc']))} ({each['msg']})" for each in error.errors())
-        raise HarError(f"changes.{stage} of split_evaluation is impossible: {wrong}; correct it.") from None
+        raise HarError(f"changes.{part} of split_evaluation is impossible: {wrong}; correct it.") from None
 
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", dg.BetaWarning)  # backfill_policy is one of the new parameters
-    _split_asset = dg.asset(
-        deps=sorted(SHARED),
-        partitions_def=SPLITS_PARTITIONS,
-        backfill_policy=dg.BackfillPolicy.single_run(),
-        group_name="evaluation",
-        kinds={"pytorch", "onnx"},
-        code_version="1",
-        pool="gpu",
-        op_tags=needs(gpus=1),
-        tags={"har/stage": "evaluation"},
-    )
-
-
-@_split_asset
+@stage_asset("split_evaluation", partitions_def=SPLITS_PARTITIONS, backfill_policy=dg.BackfillPolicy.single_run())
 def split_evaluation(
     context: dg.AssetExecutionContext,
     config: SplitConfig,
@@ -139,9 +115,9 @@ def split_evaluation(
     after any kind of end goes on where it stopped.
     """
     with failures_in_words():
-        unknown = sorted(config.changes.keys() - STAGES.keys())
+        unknown = sorted(config.changes.keys() - PARTS.keys())
         if unknown:
-            raise HarError(f"changes names {', '.join(unknown)}, no stage of a split: choose from {', '.join(STAGES)}.")
+            raise HarError(f"changes names {', '.join(unknown)}, no stage of a split: choose from {', '.join(PARTS)}.")
         done: dict[str, Artifact] = {}
         for split in context.partition_keys:
             done[split] = evaluated_split(context, config, store, mlflow, pipes, split)
@@ -162,11 +138,10 @@ def evaluated_split(
     """The test predictions of a split, and whatever they need. Raises HarError."""
     own = SplitStore.of(store, split)
 
-    def settings(stage: str, kind: type[Stage]) -> Stage:
-        return stage_config(stage, kind, config, store, split)
+    def settings(part: str) -> Any:
+        return part_config(part, config, store, split, context.log.warning)
 
-    of_manifests = settings("manifests", ManifestsConfig)
-    of_frames = settings("frame_cache", FrameCacheConfig)
+    of_manifests, of_frames = settings("manifests"), settings("frame_cache")
     context.log.info(f"Split {split}: manifests and frames.")
     sorted_by, problems, dataset = sorted_clips(of_manifests, own)
     if not_full := problems.get("full_dataset_problems"):
@@ -182,13 +157,11 @@ def evaluated_split(
             of_manifests,
             product_of,
             name=f"{role}_manifest",
-            code_version=manifests.get_asset_spec(dg.AssetKey(f"{role}_manifest")).code_version,
-            upstream=("video_clips",),
         )
     _make_frames(context, of_frames, own, _decoded_before(store, split))
-    make_checkpoint(context, settings("trained_checkpoint", TrainingConfig), own, mlflow, pipes)
-    make_onnx(context, settings("onnx_model", OnnxConfig), own, mlflow)
-    found, _ = make_test_predictions(context, settings("test_predictions", PredictionConfig), own, mlflow)
+    make_checkpoint(context, settings("trained_checkpoint"), own, mlflow, pipes)
+    make_onnx(context, settings("onnx_model"), own, mlflow)
+    found, _ = make_test_predictions(context, settings("test_predictions"), own, mlflow)
     context.log.info(f"Split {split} of {dataset.name}: {found.record.headline}")
     return found
 
@@ -205,8 +178,6 @@ def _make_frames(
         config,
         lambda build: cached_frames(build, config, own, before, work, context.log.info),
         name="frame_cache",
-        code_version=frame_cache.get_asset_spec().code_version,
-        upstream=tuple(f"{role}_manifest" for role in ROLES),
     )
     clear_work(work)
 
@@ -232,14 +203,7 @@ class BenchmarkConfig(AssetConfig):
     """The mean of the three splits has no options."""
 
 
-@dg.asset(
-    deps=[split_evaluation],
-    group_name="evaluation",
-    kinds={"csv"},
-    code_version="1",
-    op_tags=needs(),
-    tags={"har/stage": "evaluation"},
-)
+@stage_asset("hmdb51_benchmark")
 def hmdb51_benchmark(
     context: dg.AssetExecutionContext, config: BenchmarkConfig, store: ArtifactStore
 ) -> dg.MaterializeResult:
@@ -334,11 +298,11 @@ def _made_with(store: ArtifactStore, split: str) -> dict[str, Any]:
     """Data and configuration of a split, all that has to be equal."""
     own = SplitStore.of(store, split)
     found: dict[str, Any] = {"the data": own.latest("test_predictions").record.lineage["data_version"]}
-    for stage, kind in STAGES.items():
-        record = own.latest("train_manifest" if stage == "manifests" else stage).record
-        fields = kind(**record.config).content()
+    for part, stage in PARTS.items():
+        config = CONFIGS[stage].from_recorded(own.latest(stage).record.config, silent)
+        fields = config.content()
         fields.pop("split", None)
-        found[f"the configuration of {stage}"] = fields
+        found[f"the configuration of {part}"] = fields
     return found
 
 

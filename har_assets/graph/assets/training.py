@@ -7,25 +7,26 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import dagster as dg
 
 from har_assets.cluster.address import cluster_address
-from har_assets.cluster.needs import needs
 from har_assets.cluster.training import PLACE_VARIABLE
 from har_assets.errors import HarError
+from har_assets.graph.asset import AssetConfig, stage_asset
 from har_assets.graph.assets.dataset import read_class_index
 from har_assets.graph.failures import failures_in_words
-from har_assets.graph.publishing import AssetConfig, made, note_outbox, publish, result_of
+from har_assets.graph.publishing import made, note_outbox, publish, result_of
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
+from har_assets.graph.stage import STAGES
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
 from har_assets.tracking.client import DAGSTER_STEP_TAG
 from har_assets.tracking.outbox import report_settled, settle
-from har_assets.training.request import CONFUSION_FILE, ERROR_FILE, SUMMARY_FILE, TrainingRequest
+from har_assets.training.request import CONFUSION_FILE, ERROR_FILE, SUMMARY_FILE, TrainingOptions, TrainingRequest
 
 CHECKPOINT = "video_action_model.ckpt"
 CURVES = "curves.png"
@@ -33,16 +34,8 @@ CARD = "README.md"
 """Model card: under this name a model hub shows it."""
 
 
-class TrainingConfig(AssetConfig):
+class TrainingConfig(TrainingOptions, AssetConfig):
     """Network and recipe. The defaults fit the sample; the files in conf/ have those for HMDB51."""
-
-    not_content: ClassVar[frozenset[str]] = AssetConfig.not_content | {
-        "threads",
-        "compile",
-        "nodes",
-        "rendezvous",
-        "node_wait_s",
-    }
 
     network: str = "cnn3d"
     """Name of the network: `cnn3d` is the three-layer 3D CNN, `i3d` Inception-I3D, or one of torchvision's video
@@ -55,112 +48,6 @@ class TrainingConfig(AssetConfig):
     """H: height that enters the network, pixels; cut from the cached frames."""
     frame_width: int = 32
     """W: width that enters the network, pixels."""
-    epochs: int = 30
-    """Passes over the training clips."""
-    batch_size: int = 8
-    """Clips a step and device."""
-    optimizer: str = "adam"
-    """`adam`, or `adamw` with weight_decay."""
-    learning_rate: float = 3e-3
-    """Peak of the learning rate."""
-    backbone_rate: float = 1.0
-    """Share of the learning rate that all layers but the last get; 0 freezes them."""
-    schedule: str = "one_cycle"
-    """`one_cycle` over the whole training, `cosine` down to 0, or `constant`."""
-    warmup: float = 0.0
-    """Share of all steps in which the learning rate rises linearly first (cosine and constant)."""
-    weight_decay: float = 0.0
-    """Of adamw; biases and normalisation do not decay."""
-    gradient_clip: float = 0.0
-    """Largest norm of all gradients together; 0 does not clip."""
-    ema: float = 0.0
-    """Decay of an exponential moving average of the weights (EMA), which is validated and kept in their place, 0.99
-    for instance; 0: none."""
-    batch_norm: str = "batch"
-    """`batch`: statistics of each batch; `frozen`: those that the network came with (small batches); `sync`: of the
-    batches of all GPUs together."""
-    dropout: float = 0.0
-    """Before the last layer."""
-    label_smoothing: float = 0.0
-    """Share of the target spread over all classes."""
-    flip: bool = True
-    """Mirror half of the training clips, those of classes named left or right excepted."""
-    zoom: float = 0.0
-    """Cut regions up to this share smaller or larger than the frame size and scale them to it."""
-    brightness: float = 0.2
-    """Strength of random brightness and contrast, 0..1."""
-    saturation: float = 0.0
-    """Strength of random saturation, 0..1."""
-    max_stride: int = 1
-    """Training windows take every s-th cached frame, s drawn from 1 to this."""
-    balanced: bool = False
-    """Draw each class as often as any other; else every clip once an epoch."""
-    val_windows: int = 1
-    """Windows of each validation clip whose scores are averaged."""
-    early_stopping: int = 0
-    """Stop after so many epochs without a better validation accuracy; 0 never."""
-    precision: str = "auto"
-    """`auto` takes the fastest that the device computes in hardware; else `32-true`, `bf16-mixed`, `16-mixed`."""
-    compile: str = "auto"
-    """torch.compile: `auto` on a GPU, `on`, `off`."""
-    devices: int = 1
-    """GPUs of each machine to train on (by torchrun); 0 takes all. Without a GPU they are CPU processes."""
-    nodes: int = 1
-    """Machines that train together. On a Ray cluster (HAR_RAY) they are found. Elsewhere, and where there is a
-    rendezvous, this one runs the asset, the others `python -m har_assets.training request.json` on the file that its
-    log names."""
-    rendezvous: str = ""
-    """`host:port` at which several machines find each other; empty on a Ray cluster, which finds an address."""
-    node_wait_s: float = 900.0
-    """Seconds that a training waits until so many nodes of a Ray cluster are free."""
-    deterministic: bool = False
-    """Bit-equal repetitions on a GPU too, at some cost of speed."""
-    seed: int = 0
-    """Seed of initialisation, order and augmentation."""
-    threads: int = 0
-    """Threads that copy batches out of the frame cache; 0 takes one a core, eight at most."""
-    still_frames: bool = False
-    """Train and validate on one repeated frame a clip: the control that shows what motion contributes."""
-
-
-RECIPE = (
-    "learning_rate",
-    "backbone_rate",
-    "optimizer",
-    "weight_decay",
-    "schedule",
-    "warmup",
-    "batch_norm",
-    "dropout",
-    "label_smoothing",
-    "flip",
-    "zoom",
-    "brightness",
-    "saturation",
-)
-"""Fields that are arguments of VideoActionModel."""
-
-PASSED_ON = (
-    "epochs",
-    "batch_size",
-    "precision",
-    "compile",
-    "early_stopping",
-    "gradient_clip",
-    "ema",
-    "deterministic",
-    "devices",
-    "nodes",
-    "rendezvous",
-    "node_wait_s",
-    "seed",
-    "threads",
-    "val_windows",
-    "max_stride",
-    "balanced",
-    "still_frames",
-)
-"""Fields that the training process gets as they are."""
 
 
 class WeightsConfig(AssetConfig):
@@ -174,13 +61,7 @@ class WeightsConfig(AssetConfig):
 WEIGHTS = "weights.pt"
 
 
-@dg.asset(
-    group_name="training",
-    kinds={"pytorch"},
-    code_version="1",
-    op_tags=needs(),
-    tags={"har/stage": "training"},
-)
+@stage_asset("pretrained_weights")
 def pretrained_weights(
     context: dg.AssetExecutionContext, config: WeightsConfig, store: ArtifactStore
 ) -> dg.MaterializeResult:
@@ -215,15 +96,7 @@ def _network_to_start_from_weights(context: dg.AssetExecutionContext) -> str:
     return str(training.get("network", TrainingConfig().network)) if training.get("pretrained") else ""
 
 
-@dg.asset(
-    deps=["frame_cache", "train_manifest", "val_manifest", "class_index", pretrained_weights],
-    group_name="training",
-    kinds={"pytorch", "mlflow"},
-    code_version="2",
-    pool="gpu",
-    op_tags=needs(gpus=1),
-    tags={"har/stage": "training"},
-)
+@stage_asset("trained_checkpoint")
 def trained_checkpoint(
     context: dg.AssetExecutionContext,
     config: TrainingConfig,
@@ -287,14 +160,7 @@ def make_checkpoint(
         config,
         product_of,
         name="trained_checkpoint",
-        code_version=trained_checkpoint.get_asset_spec().code_version,
-        upstream=(
-            "frame_cache",
-            "train_manifest",
-            "val_manifest",
-            "class_index",
-            *(("pretrained_weights",) if config.pretrained else ()),
-        ),
+        inputs=(*STAGES["trained_checkpoint"].inputs, *(("pretrained_weights",) if config.pretrained else ())),
     )
 
 
@@ -352,8 +218,7 @@ def training_request(
         manifests={role: str(inputs[f"{role}_manifest"].file(f"{role}.csv")) for role in ("train", "val")},
         frame_cache=str(inputs["frame_cache"].folder),
         pretrained=str(inputs["pretrained_weights"].file(WEIGHTS)) if config.pretrained else "",
-        recipe={name: getattr(config, name) for name in RECIPE},
-        **{name: getattr(config, name) for name in PASSED_ON},
+        **config.model_dump(include=set(TrainingOptions.model_fields)),
         **place,
         origins={str(artifact.folder): artifact.address for artifact in inputs.values()} if place else {},
         mlflow_tracking_uri=mlflow.uri(store.project_folder),

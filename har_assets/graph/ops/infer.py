@@ -6,6 +6,7 @@ from pathlib import Path
 import dagster as dg
 
 from har_assets.errors import HarError
+from har_assets.graph.asset import GraphConfig
 from har_assets.graph.assets.deployment import published_onnx
 from har_assets.graph.assets.training import CHECKPOINT
 from har_assets.graph.failures import failures_in_words
@@ -14,7 +15,7 @@ from har_assets.graph.resources.store import ArtifactStore
 from har_assets.system.confinement import confined
 
 
-class InferenceConfig(dg.Config):
+class InferenceConfig(GraphConfig):
     """Which video, and how it is scored."""
 
     video: str = ""

@@ -2,13 +2,14 @@
 
 import dagster as dg
 
+from har_assets.graph.asset import GraphConfig
 from har_assets.graph.assets.serving import MODEL_NAME
 from har_assets.graph.failures import failures_in_words
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
 
 
-class PromotionConfig(dg.Config):
+class PromotionConfig(GraphConfig):
     """What may become champion."""
 
     model_name: str = MODEL_NAME
@@ -19,7 +20,7 @@ class PromotionConfig(dg.Config):
     """Largest p-value of McNemar's exact test that counts as more than noise."""
 
 
-class RollbackConfig(dg.Config):
+class RollbackConfig(GraphConfig):
     """What becomes champion again."""
 
     model_name: str = MODEL_NAME

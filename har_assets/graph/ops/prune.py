@@ -5,6 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from har_assets.graph.asset import GraphConfig
 from har_assets.graph.failures import failures_in_words
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
@@ -23,7 +24,7 @@ from har_assets.store.pruning import (
 from har_assets.system.files import format_bytes
 
 
-class PruningConfig(dg.Config):
+class PruningConfig(GraphConfig):
     """What is kept."""
 
     keep: int = KEEP

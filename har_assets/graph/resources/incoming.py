@@ -23,7 +23,7 @@ class IncomingVideos(dg.ConfigurableResource):
     folder: str = ""
     """Relative to the project folder or absolute, or an address, `s3://bucket/prefix`; empty takes HAR_INCOMING, else
     `incoming`."""
-    suffixes: list[str] = []  # noqa: RUF012 - dagster copies the defaults
+    suffixes: list[str] = []
     """Such as `.mp4`; empty takes HAR_INCOMING_SUFFIXES (`.mp4,.avi`), else every one of a video format."""
     still_seconds: float = 2.0
     """Seconds for which a file must not have changed: one that is still being copied waits."""

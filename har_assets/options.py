@@ -1,0 +1,109 @@
+"""Options of a product: plain pydantic models, each field with a docstring, published to the Launchpad.
+
+The key of a published product hashes its options (`Options.content`), and its record keeps them. Both outlive the code,
+so options evolve in three ways that leave what is published as it is:
+
+    added     a later option is declared with `added(neutral)` and is part of the key only where it has another value
+    renamed   the former name stays as a field, `former("new_name")`: old configurations are still read, and the key
+              goes on using the first name
+    removed   a recorded option that no longer exists is left out by `from_recorded`, which says so
+
+`Options.from_recorded` is the only way to read a recorded configuration.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Log = Callable[[str], None]
+
+
+def added(neutral: Any, *, default: Any = ...) -> Any:
+    """A field that was added after products had been published.
+
+    Args:
+        neutral: the value with which the product is the one that was made without the option.
+        default: what the option is by default; left out, `neutral`. Another one makes every product anew.
+    """
+    return Field(default=neutral if default is ... else default, json_schema_extra={"neutral": neutral})
+
+
+def former(name: str) -> Any:
+    """The former name of the field `name`, of the same type or None, which is its default."""
+    return Field(default=None, description=f"Former name of `{name}`.", json_schema_extra={"renamed_to": name})
+
+
+class Options(BaseModel):
+    """Base of all options."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    not_content: ClassVar[frozenset[str]] = frozenset()
+    """Fields of this class that change how a product is made and not what it is; those of its bases count as well."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_former_names(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        taken = dict(values)
+        for old, new in cls.former_names().items():
+            if taken.get(old) is None:
+                taken.pop(old, None)
+            elif taken.get(new) not in (None, cls.model_fields[new].default):  # Dagster fills defaults in
+                raise ValueError(f"{old} is the former name of {new}, and both are set: leave {old} out")
+            else:
+                taken[new] = taken.pop(old)
+        return taken
+
+    @classmethod
+    def former_names(cls) -> dict[str, str]:
+        """Former name to name, in the order of their declaration."""
+        extras = {name: field.json_schema_extra for name, field in cls.model_fields.items()}
+        return {
+            name: str(extra["renamed_to"])
+            for name, extra in extras.items()
+            if isinstance(extra, dict) and "renamed_to" in extra
+        }
+
+    def recorded(self) -> dict[str, Any]:
+        """Every option by its name, as records keep them."""
+        return self.model_dump(exclude=set(self.former_names()))
+
+    def content(self) -> dict[str, Any]:
+        """The options that the product depends on, by their first names: what its key hashes."""
+        left_out = frozenset[str]().union(*(vars(base).get("not_content", ()) for base in type(self).__mro__))
+        first: dict[str, str] = {}
+        for old, new in self.former_names().items():
+            first.setdefault(new, old)
+        found = {}
+        for name, value in self.recorded().items():
+            extra = type(self).model_fields[name].json_schema_extra
+            neutral = isinstance(extra, dict) and "neutral" in extra and value == extra["neutral"]
+            if name not in left_out and not neutral:
+                found[first.get(name, name)] = value
+        return found
+
+    @classmethod
+    def from_recorded(cls, config: Mapping[str, Any], log: Log, **changes: Any) -> Self:
+        """Options that a record holds, whichever version wrote it.
+
+        Args:
+            config: `recorded` of some version.
+            log: takes a sentence for each option that no longer exists.
+            changes: options that take the place of recorded ones.
+
+        Raises:
+            pydantic.ValidationError: for a value that is impossible.
+        """
+        known = {}
+        for name, value in config.items():
+            if name in cls.model_fields:
+                known[name] = value
+            elif name not in changes:
+                log(f"The recorded option {name} = {value!r} no longer exists and is left out.")
+        for old, new in cls.former_names().items():
+            if new in changes:
+                known.pop(old, None)
+        return cls(**{**known, **changes})
