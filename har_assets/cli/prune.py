@@ -12,10 +12,11 @@ import typer
 from har_assets.errors import HarError
 from har_assets.store.bucket import ArtifactBucket, open_store
 from har_assets.store.bucket_pruning import GRACE_HOURS, BucketPlan, Doomed, plan_bucket, prune_bucket
-from har_assets.store.pruning import KEEP, OLDER_THAN_DAYS, Plan, plan_pruning, plan_work_alone, registered_versions
+from har_assets.store.pruning import KEEP, OLDER_THAN_DAYS, Plan, plan_pruning, plan_work_alone
 from har_assets.store.pruning import prune as pruned
 from har_assets.store.quota import Quota
 from har_assets.system.files import format_bytes, size_of
+from har_assets.tracking.registry import registered_versions
 
 
 def prune(

@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from har_assets.errors import HarError
-from har_assets.serving.package import CHALLENGER, CHAMPION, ONNX_VERSION_TAG, registry_in_words
+from har_assets.serving.package import CHALLENGER, CHAMPION, registry_in_words
 from har_assets.store.folder import ArtifactFolder
 from har_assets.system.locks import locked
 from har_assets.tracking.client import client_of
-
-BEFORE_TAG = "har.champion_before"
-"""Of a version: the one that was champion before it, to which `rollback` returns."""
+from har_assets.tracking.tags import BEFORE_TAG, ONNX_VERSION_TAG
 
 LAST_TAG = "har.champion"
 """Of the registered model: its last champion, so that a deleted one is missed."""

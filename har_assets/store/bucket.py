@@ -169,8 +169,8 @@ class ArtifactBucket(RemoteFolder, ArtifactFolder):
     def publish(self, staging: Path, record: Record, linked: Mapping[str, Artifact] | None = None) -> Artifact:
         """Upload a staging folder, then make it the latest version of its asset; it stays here as the copy.
 
-        Files `linked` from other versions of this bucket are copied inside it and need not be here. Raises StorageError; the
-        version before then stays the latest.
+        Files `linked` from other versions of this bucket are copied inside it and need not be here. Raises StorageError;
+        the version before then stays the latest.
         """
         if self.quota:
             self.quota.refuse_when_full(record.asset, sum(int(entry["bytes"]) for entry in record.files.values()))

@@ -29,11 +29,12 @@ from pathlib import Path
 
 from har_assets.errors import HarError
 from har_assets.store.bucket import ABANDONED, CONDEMNED_PREFIX, ArtifactBucket, stamp_of
-from har_assets.store.pruning import KEEP, Log, Registered, age, needed, words
+from har_assets.store.pruning import KEEP, Log, age, needed, words
 from har_assets.store.record import LATEST, RECORD_FILE, Artifact, Record
 from har_assets.store.remote_folder import PARTS_AT_ONCE
 from har_assets.system.files import format_bytes, silent
 from har_assets.system.locks import locked
+from har_assets.tracking.registry import Registered
 
 GRACE_HOURS = 24.0
 """Hours between the two steps, unless another number is named: longer than anything reads that is no run."""
@@ -112,7 +113,7 @@ def plan_bucket(
 
     Args:
         store: the bucket.
-        registered: versions of the model registry to keep, from `registered_versions`.
+        registered: versions of the model registry to keep, from `har_assets.tracking.registry`.
         keep: newest versions of each asset to keep, 1 or more.
         grace: between condemnation and removal.
         at_work_since: start of the run that has been at work longest, seconds since 1970; None where none is.

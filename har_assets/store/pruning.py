@@ -25,12 +25,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from har_assets.errors import HarError
 from har_assets.store.record import LATEST, RECORD_FILE, Artifact
 from har_assets.system.files import format_bytes, freed, modified, remove_tree, silent
 from har_assets.system.locks import FolderLock, locked
+from har_assets.tracking.registry import Registered
 
 KEEP = 3
 """Versions of an asset that are kept because they are the newest, unless another number is named."""
@@ -46,22 +46,6 @@ LOCKED_AT_ONCE = 100
 """Versions that are removed in one go; each takes a file handle, of which a process has about a thousand."""
 
 Log = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Registered:
-    """A version of a registered model that an alias stands for, or that a rollback returns to."""
-
-    name: str
-    number: str
-    onnx_version: str
-    """Data version of the onnx_model that it serves; empty where that is not known."""
-    alias: str
-
-    @property
-    def words(self) -> str:
-        """`har_video_action version 3 (champion)`."""
-        return f"{self.name} version {self.number} ({self.alias})"
 
 
 @dataclass(frozen=True)
@@ -119,7 +103,7 @@ def plan_pruning(
 
     Args:
         root: folder of the store.
-        registered: versions of the model registry to keep, from `registered_versions`.
+        registered: versions of the model registry to keep, from `har_assets.tracking.registry`.
         keep: newest versions of each asset to keep, 1 or more.
         older_than_days: age of abandoned work and caches, 1 or more.
         going: the only versions that may go: those that the caller has locked. All others stay, and so does what they
@@ -344,50 +328,6 @@ def _abandoned(home: Path, older_than_days: float) -> Iterator[Candidate]:
                 days = (time.time() - last) / 86_400
                 told = f"{home.name}/{folder.name}: untouched for {days:.0f} days"
                 yield Candidate(folder, freed(folder), told, "work", home)
-
-
-def registered_versions(uri: str) -> list[Registered]:
-    """Versions of the model registry that an alias stands for, and those to which a rollback returns.
-
-    None without a registry: `uri` is empty, or names a local database that is not there.
-
-    Raises:
-        HarError: it does not answer, so that nobody knows what its aliases need.
-    """
-    path = uri.removeprefix("sqlite:///")
-    if not uri or (path != uri and not Path(path).is_file()):
-        return []
-    import sqlalchemy
-    from mlflow.exceptions import MlflowException
-    from requests import RequestException
-
-    from har_assets.tracking.client import client_of, one_line
-
-    try:
-        return list(_registered(client_of(uri)))
-    except (MlflowException, RequestException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
-        raise HarError(
-            f"The model registry at {uri} does not answer ({one_line(error, 160)}), and what its aliases stand for "
-            "must not be pruned: start it, or correct the tracking address."
-        ) from error
-
-
-def _registered(client: Any) -> Iterator[Registered]:
-    from har_assets.serving.package import ONNX_VERSION_TAG
-    from har_assets.serving.promotion import BEFORE_TAG
-
-    token: str | None = ""
-    while token is not None:
-        page = client.search_registered_models(max_results=100, page_token=token or None)
-        token = page.token or None
-        for model in page:
-            for alias, number in client.get_registered_model(model.name).aliases.items():
-                tags = client.get_model_version(model.name, str(number)).tags
-                yield Registered(model.name, str(number), tags.get(ONNX_VERSION_TAG, ""), alias)
-                for earlier in client.search_model_versions(f"name = '{model.name}'"):
-                    if str(earlier.version) == tags.get(BEFORE_TAG):
-                        known = earlier.tags.get(ONNX_VERSION_TAG, "")
-                        yield Registered(model.name, str(earlier.version), known, f"before {alias}")
 
 
 def words(artifact: Artifact) -> str:

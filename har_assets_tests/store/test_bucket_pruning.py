@@ -23,9 +23,9 @@ from har_assets.store import bucket_pruning
 from har_assets.store.bucket import CONDEMNED_PREFIX, ROOT_VARIABLE, ArtifactBucket, StoredArtifact, open_store
 from har_assets.store.bucket_pruning import GRACE_HOURS, Condemned, Doomed, plan_bucket, prune_bucket
 from har_assets.store.folder import ArtifactFolder
-from har_assets.store.pruning import Registered
 from har_assets.store.quota import QUOTA_VARIABLE
 from har_assets.store.record import Artifact, describe_files
+from har_assets.tracking.registry import Registered
 from har_assets_tests.project import Project
 from har_assets_tests.s3_server import S3Server, s3_server
 from har_assets_tests.store.test_bucket import Machines
@@ -285,7 +285,7 @@ def test_killed_at_random_moments_nothing_half_there_is_listed(times: int, machi
 BUSY = """
 import random, time
 from dataclasses import replace
-from har_assets.store.folder import describe_files
+from har_assets.store.record import describe_files
 from har_assets.errors import StorageGoneError
 number, late = sys.argv[3], 0
 for turn in range(int(sys.argv[4])):

@@ -84,8 +84,9 @@ def check_pruning(project: Path) -> Finding:
     """Versions and abandoned work that `har prune` would remove."""
     from har_assets.graph.resources.mlflow import MlflowTracking
     from har_assets.store.bucket import ArtifactBucket, open_store
-    from har_assets.store.pruning import plan_pruning, registered_versions
+    from har_assets.store.pruning import plan_pruning
     from har_assets.system.files import format_bytes
+    from har_assets.tracking.registry import registered_versions
 
     store = open_store(project=project)
     if isinstance(store, ArtifactBucket):  # whose every record would have to be read

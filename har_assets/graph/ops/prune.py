@@ -18,9 +18,9 @@ from har_assets.store.pruning import (
     plan_pruning,
     plan_work_alone,
     prune,
-    registered_versions,
 )
 from har_assets.system.files import format_bytes
+from har_assets.tracking.registry import registered_versions
 
 
 class PruningConfig(dg.Config):
