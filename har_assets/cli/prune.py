@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from har_assets.errors import HarError
-from har_assets.store.bucket import ArtifactBucket, open_store
+from har_assets.store.bucket import ArtifactBucket
 from har_assets.store.bucket_pruning import GRACE_HOURS, BucketPlan, Doomed, plan_bucket, prune_bucket
+from har_assets.store.opening import open_store
 from har_assets.store.pruning import KEEP, OLDER_THAN_DAYS, Plan, plan_pruning, plan_work_alone
 from har_assets.store.pruning import prune as pruned
 from har_assets.store.quota import Quota

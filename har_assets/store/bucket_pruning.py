@@ -28,10 +28,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from har_assets.errors import HarError
-from har_assets.store.bucket import ABANDONED, CONDEMNED_PREFIX, ArtifactBucket, stamp_of
-from har_assets.store.pruning import KEEP, Log, age, needed, words
-from har_assets.store.record import LATEST, RECORD_FILE, Artifact, Record
-from har_assets.store.remote_folder import PARTS_AT_ONCE
+from har_assets.store.bucket import CONDEMNED_PREFIX, ArtifactBucket, stamp_of
+from har_assets.store.copies import ABANDONED
+from har_assets.store.pruning import KEEP, Log, Version, needed
+from har_assets.store.record import LATEST, RECORD_FILE, FolderArtifact, Record
+from har_assets.store.remote_folder import PARTS_AT_ONCE, RemoteFolder
 from har_assets.system.files import format_bytes, silent
 from har_assets.system.locks import locked
 from har_assets.tracking.registry import Registered
@@ -123,33 +124,35 @@ def plan_bucket(
     """
     if keep < 1:
         raise HarError(f"keep is {keep}: choose 1 or more.")
-    listing = store.listing()
+    remote = store.remote
+    listing = remote.listing()
     sizes, tombstones, pointers = _sorted_out(listing)
     complete, rests = _read_records(store, sizes, listing)
-    by_home: dict[Path, list[Artifact]] = {}
-    for artifact in complete:
-        by_home.setdefault(artifact.folder.parent, []).append(artifact)
+    by_home: dict[Path, list[Version]] = {}
+    for version in complete:
+        by_home.setdefault(version.place.parent, []).append(version)
     known = {
-        artifact.folder: "it was made while a run was at work that still is"
-        for artifact in complete
-        if at_work_since is not None and _made(artifact).timestamp() > at_work_since - CLOCKS_S
+        version.place: "it was made while a run was at work that still is"
+        for version in complete
+        if at_work_since is not None and _uploaded(version).timestamp() > at_work_since - CLOCKS_S
     }
-    for home, name in _targets(store, pointers):
+    for home, name in _targets(remote, pointers):
         known[Path(posixpath.normpath(f"{home}/{name}"))] = "it is the latest"
-    kept = needed([sorted(found, key=age, reverse=True) for found in by_home.values()], known, registered, keep=keep)
+    by_age = [sorted(found, key=lambda version: version.age, reverse=True) for found in by_home.values()]
+    kept = needed(by_age, known, registered, keep=keep)
 
-    now, condemned = datetime.now(UTC), _since(store, tombstones)
+    now, condemned = datetime.now(UTC), _since(remote, tombstones)
     condemn: list[Doomed] = []
     waiting: list[Doomed] = []
     remove: list[Doomed] = []
     # What was made from others goes before these: at no moment does a version stay whose inputs are gone.
-    for artifact in sorted(complete, key=age, reverse=True):
-        if artifact.folder in kept:
+    for version in sorted(complete, key=lambda version: version.age, reverse=True):
+        if version.place in kept:
             continue
-        place = str(artifact.folder)
+        place = str(version.place)
         since = condemned.get(place)
         waits = _waits(since, now, grace, at_work_since) if since else ""
-        doomed = Doomed(place, sizes[place], words(artifact), since, waits)
+        doomed = Doomed(place, sizes[place], version.words, since, waits)
         (condemn if since is None else waiting if waits else remove).append(doomed)
     for place in rests:
         made = stamp_of(posixpath.basename(place))
@@ -172,21 +175,22 @@ def prune_bucket(store: ArtifactBucket, replan: Callable[[], BucketPlan], log: L
     Raises:
         HarError: what `replan` raises. StorageError; what was done by then is whole.
     """
+    remote = store.remote
     with locked(store.root / "pruning", log), locked(store.root / "promotion", log):
         plan = replan()
         for tombstone in plan.pardon:
-            store.remove_objects([tombstone])
+            remote.remove_objects([tombstone])
             log(f"pardoned {tombstone}")
         moment = json.dumps({"since": datetime.now(UTC).isoformat(timespec="seconds")}).encode()
         for doomed in plan.condemn:
-            store.write_object(doomed.tombstone, moment)
+            remote.write_object(doomed.tombstone, moment)
             log(f"condemned {doomed.why}, {format_bytes(doomed.bytes)}")
-        objects = sorted(store.listing()) if plan.remove else []
+        objects = sorted(remote.listing()) if plan.remove else []
         for doomed in plan.remove:
             record = f"{doomed.place}/{RECORD_FILE}"
-            store.remove_objects([record])
-            store.remove_objects([path for path in objects if path.startswith(f"{doomed.place}/") and path != record])
-            store.remove_objects([doomed.tombstone])
+            remote.remove_objects([record])
+            remote.remove_objects([path for path in objects if path.startswith(f"{doomed.place}/") and path != record])
+            remote.remove_objects([doomed.tombstone])
             log(f"removed {doomed.why}, {format_bytes(doomed.bytes)}")
     return Condemned(plan.condemn, plan.remove, plan.pardon)
 
@@ -210,44 +214,44 @@ def _sorted_out(listing: dict[str, int]) -> tuple[dict[str, int], list[str], lis
 
 def _read_records(
     store: ArtifactBucket, versions: Iterable[str], listing: dict[str, int]
-) -> tuple[list[Artifact], list[str]]:
-    """Complete versions, their paths as folders, and what has no record."""
+) -> tuple[list[Version], list[str]]:
+    """Complete versions, and the paths of those that have no record."""
     recorded = [place for place in versions if f"{place}/{RECORD_FILE}" in listing]
 
-    def read(place: str) -> Artifact | None:
-        copy = Artifact.read(store.root / place)  # never written twice, so a copy of it will do
-        record = copy.record if copy else Record.parse(store.read_object(f"{place}/{RECORD_FILE}") or b"")
-        return Artifact(Path(place), record) if record else None
+    def read(place: str) -> Version | None:
+        copy = FolderArtifact.read(store.root / place)  # never written twice, so a copy of it will do
+        record = copy.record if copy else Record.parse(store.remote.read_object(f"{place}/{RECORD_FILE}") or b"")
+        return Version(Path(place), record) if record else None
 
     with ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
-        complete = [artifact for artifact in pool.map(read, recorded) if artifact]
-    found = {str(artifact.folder) for artifact in complete}
+        complete = [version for version in pool.map(read, recorded) if version]
+    found = {str(version.place) for version in complete}
     return complete, [place for place in versions if place not in found]
 
 
-def _targets(store: ArtifactBucket, homes: Iterable[str]) -> Iterator[tuple[str, str]]:
+def _targets(remote: RemoteFolder, homes: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Asset and the version that its `latest` names, a path relative to the asset."""
     for home in homes:
-        yield home, (store.read_object(f"{home}/{LATEST}") or b"").decode(errors="replace").strip()
+        yield home, (remote.read_object(f"{home}/{LATEST}") or b"").decode(errors="replace").strip()
 
 
-def _since(store: ArtifactBucket, condemned: Iterable[str]) -> dict[str, datetime]:
+def _since(remote: RemoteFolder, condemned: Iterable[str]) -> dict[str, datetime]:
     """Condemned version to the time of it; now for what cannot be read."""
     found = {}
     for place in condemned:
         try:
-            told = json.loads(store.read_object(Doomed(place, 0, "").tombstone) or b"")
-            found[place] = datetime.fromisoformat(told["since"]).astimezone(UTC)
+            said = json.loads(remote.read_object(Doomed(place, 0, "").tombstone) or b"")
+            found[place] = datetime.fromisoformat(said["since"]).astimezone(UTC)
         except (ValueError, TypeError, KeyError):
             found[place] = datetime.now(UTC)
     return found
 
 
-def _made(artifact: Artifact) -> datetime:
+def _uploaded(version: Version) -> datetime:
     """When a version was uploaded, by its name."""
-    made = stamp_of(artifact.folder.name)
-    assert made
-    return made
+    uploaded = stamp_of(version.place.name)
+    assert uploaded
+    return uploaded
 
 
 def _waits(since: datetime, now: datetime, grace: timedelta, at_work_since: float | None) -> str:

@@ -17,7 +17,7 @@ import pytest
 from har_assets.errors import HarError
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.pruning import Plan, plan_pruning, prune
-from har_assets.store.record import Artifact, describe_files
+from har_assets.store.record import Artifact, FolderArtifact, describe_files
 from har_assets.system.locks import FolderLock
 from har_assets.tracking.registry import Registered
 from har_assets_tests.project import REPOSITORY, Project
@@ -31,6 +31,7 @@ def publish(store: ArtifactFolder, asset: str, name: str, **fields: object) -> A
     with store.staging(asset) as folder:
         (folder / "product.bin").write_bytes(name.encode() * 1000)
         found = store.publish(folder, replace(record, files=describe_files(folder), **fields))  # type: ignore[arg-type]
+    assert isinstance(found, FolderArtifact)
     assert found.lock
     found.lock.release()
     return found
@@ -58,7 +59,7 @@ def whole(store: ArtifactFolder) -> set[str]:
         for folder in home.iterdir():
             if folder.name.startswith(".") or folder.is_symlink():
                 continue
-            artifact = Artifact.read(folder)
+            artifact = FolderArtifact.read(folder)
             assert artifact, f"{folder} is half there"
             assert describe_files(folder) == artifact.record.files
             found.add(folder.name.rstrip("_"))
@@ -200,8 +201,8 @@ def test_a_reader_that_comes_while_its_version_is_taken_away_gets_the_latest(sto
     assert FolderLock.exclusive(old.folder) is None
     publish(store, "onnx_model", "new")
     script = (
-        "import sys; from pathlib import Path; from har_assets.store.record import Artifact\n"
-        "print('waits', flush=True); print(Artifact.hold(Path(sys.argv[1])))"
+        "import sys; from pathlib import Path; from har_assets.store.record import FolderArtifact\n"
+        "print('waits', flush=True); print(FolderArtifact.hold(Path(sys.argv[1])))"
     )
     reader = subprocess.Popen(
         [sys.executable, "-c", script, str(old.folder)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
@@ -304,7 +305,7 @@ def test_pruning_while_others_read_and_publish(turns: int, store: ArtifactFolder
     for product in (store.root / "product").glob("[!.]*/artifact.json"):
         record = json.loads(product.read_text())
         assert any(
-            Artifact.read(folder).record.data_version == record["inputs"]["source"]  # type: ignore[union-attr]
+            FolderArtifact.read(folder).record.data_version == record["inputs"]["source"]  # type: ignore[union-attr]
             for folder in (store.root / "source").glob("[!.]*/")
         ), "the lineage of a kept product is gone"
 
