@@ -338,7 +338,7 @@ def test_the_command_shows_and_removes_only_with_yes(store: ArtifactFolder, tmp_
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.count("onnx_model onnx") == 2
     assert "2 may go and free" in shown.stdout
-    assert "Nothing was removed: the same command with --yes does it." in shown.stdout
+    assert "Nothing was changed: the same command with --yes does it." in shown.stdout
     assert whole(store) == {"onnx0", "onnx1", "onnx2"}
     done = project.run("har_assets.cli", "prune", "--keep", "1", "--yes", "--json")
     assert len(json.loads(done.stdout)["removed"]) == 2
