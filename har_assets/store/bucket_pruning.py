@@ -1,18 +1,19 @@
-"""Removal of old versions from a bucket, beside readers on other machines that nobody here can see.
+"""Removal of old versions from a bucket, whose readers on other machines cannot be detected.
 
-What is kept is what `har_assets.store.pruning` keeps, and whatever was made while a run was at work that has not ended:
-parts of a product that is not there yet. Locks end at the machine, so a version that nothing needs goes in two steps,
-by two prunes:
+It keeps what `har_assets.store.pruning` keeps, and whatever was uploaded since the start of a run that is still at
+work, as that may be a part of a product that is not there yet. Locks end at the machine, so a version that nothing
+needs is deleted in two passes:
 
-1. It is condemned: the object `<asset>/.condemned-<version>` says since when. `ArtifactBucket.find` passes it over from
-   now on, so nothing new comes to rest on it; whoever has it reads on.
-2. After the grace period it is removed, if it is still not needed and every run has ended that was at work when it was
-   condemned: its record first, without which it is no version, then its files, the object that condemns it last.
+1. One prune condemns it: the object `<asset>/.condemned-<version>` says since when. From then on `ArtifactBucket.find`
+   passes it over, so nothing new is made from it; whoever reads it reads on.
+2. A prune after the grace period removes it, if it is still not needed and every run has ended that was at work when it
+   was condemned. Its record goes first, without which it is no version, then its files, then the object that condemns
+   it.
 
 A condemned version that is needed after all (an alias returned to it, a run published what it made from it) is
-pardoned. Killed at any moment a prune leaves versions whole or without a record, and the next one goes on; two at once
-do the same twice. A reader that comes too late is told so in a sentence, and a step is tried again with the newest
-version; one that has its copy needs the bucket no more.
+pardoned. A prune that is killed leaves versions whole or without a record, and the next one goes on; two at once do the
+same twice. A reader that comes too late gets a sentence that says so, and a step is tried again with the newest
+version; a reader that has its copy needs the bucket no more.
 
 The clocks of machines count: those that S3 lets in differ from its own by 15 minutes at most.
 """
@@ -38,7 +39,7 @@ from har_assets.system.locks import locked
 from har_assets.tracking.registry import Registered
 
 GRACE_HOURS = 24.0
-"""Hours between the two steps, unless another number is named: longer than anything reads that is no run."""
+"""Hours between the two passes, unless another number is named: longer than anything reads that is no run."""
 
 CLOCKS_S = 1800.0
 """Most by which the clocks of two machines differ, seconds: each by 15 minutes from that of the bucket."""
