@@ -21,9 +21,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from har_assets.store.bucket import PART_BYTES, PARTS_AT_ONCE, open_store
 from har_assets.store.folder import ArtifactFolder
+from har_assets.store.opening import open_store
+from har_assets.store.protocol import Store
 from har_assets.store.record import Record, describe_files
+from har_assets.store.remote_folder import PART_BYTES, PARTS_AT_ONCE
 
 
 def main() -> None:
@@ -65,7 +67,7 @@ def measure(folder: Path, bucket: str, size: int, rounds: int) -> None:
         work()
         seconds.setdefault(name, []).append(time.perf_counter() - start)
 
-    def publish(store: ArtifactFolder, key: str) -> None:
+    def publish(store: Store, key: str) -> None:
         with store.staging("model") as staging:
             os.link(source, staging / source.name)
             store.publish(staging, replace(EMPTY, key=key, files=describe_files(staging)))

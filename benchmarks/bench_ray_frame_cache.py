@@ -30,29 +30,30 @@ from typing import Any
 
 STEP = """
 import json, sys, time
-from har_assets.store.folder import Record, describe_files
 from har_assets.cluster.frames import PART, build_on_cluster, frame_shards
-from har_assets.graph.resources.store import ArtifactStore
 from har_assets.cluster.sharding import remove_parts
+from har_assets.store.opening import StoreLocation, chosen_root
+from har_assets.store.record import Record, describe_files
 from har_assets.video.frame_cache import CacheParams
 
 clips, shard_clips, key = json.loads(sys.argv[1])
-store = ArtifactStore()
+location = StoreLocation(chosen_root())
+store = location.open()
 params = CacheParams(128, 171, 1, 64)
 shards = frame_shards(dict.fromkeys(clips, ""), params, 120.0, shard_clips)
 started = time.perf_counter()
-with store.folder.staging("frame_cache") as folder:
+with store.staging("frame_cache") as folder:
     report, packs = build_on_cluster(
-        shards, store=store, params=params, timeout_s=120.0, folder=folder, log=lambda line: None
+        shards, location=location, params=params, timeout_s=120.0, folder=folder, log=lambda line: None
     )
     decoded = time.perf_counter() - started
     files = {**describe_files(folder), **{name: part.record.files[name] for name, part in packs.items()}}
     record = Record(asset="frame_cache", key=key, data_version=key, files=files, headline="", lineage={}, metadata={},
                     checks={}, inputs={}, config={}, seconds=0.0)
-    published = store.folder.publish(folder, record, packs)
+    published = store.publish(folder, record, packs)
 seconds = time.perf_counter() - started
 remove_parts(PART, shards, store)
-store.folder.discard(published)
+store.discard(published)
 print(json.dumps([seconds, decoded, report.clips, report.frames, report.bytes]))
 """
 

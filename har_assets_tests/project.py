@@ -141,13 +141,14 @@ def make_split_lists(folder: Path, videos: Path) -> Path:
 
 
 def trainings_in(folder: Path) -> list[int]:
-    """Training processes, torchrun included, whose request lies below a folder."""
+    """Training processes, torchrun and those that find nodes included, whose request lies below a folder."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_bytes().decode(errors="replace")
         except OSError:
             continue
-        if "har_assets.training" in command and str(folder) in command:
+        is_training = "har_assets.training" in command or "har_assets.cluster" in command
+        if is_training and str(folder) in command:
             found.append(int(process.name))
     return found

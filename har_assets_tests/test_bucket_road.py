@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from har_assets.graph.stage import STAGES
-from har_assets.store.bucket import StoredArtifact, open_store
-from har_assets.store.folder import ArtifactFolder
+from har_assets.store.bucket import BucketArtifact
+from har_assets.store.opening import open_store
+from har_assets.store.protocol import Store
 from har_assets.store.record import describe_files
 from har_assets_tests.postgres import Postgres, postgres_server
 from har_assets_tests.project import REPOSITORY, Project, log_of, make_own_videos
@@ -52,7 +53,7 @@ class Machine(Project):
         }
 
     @property
-    def store(self) -> ArtifactFolder:
+    def store(self) -> Store:
         return open_store(f"s3://{BUCKET}/har", self.folder / "artifacts")
 
 
@@ -111,7 +112,7 @@ def test_the_sample_road_in_a_bucket_equals_the_local_one(
     again = second.latest("test_predictions")
     assert again.record.metadata["top1"] == there.record.metadata["top1"]
     assert again.record.inputs == there.record.inputs
-    assert isinstance(again, StoredArtifact)
+    assert isinstance(again, BucketArtifact)
     assert first.latest("test_predictions") == again
     assert not (second.folder / "data").exists()
     copied = {path.parent.parent.name for path in (second.folder / "artifacts").glob("*/*/artifact.json")}

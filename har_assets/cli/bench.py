@@ -11,7 +11,7 @@ from rich.table import Table
 
 from har_assets.cli.output import Store, files_of, printable, progress_bar
 from har_assets.errors import HarError, VideoError
-from har_assets.store.bucket import open_store
+from har_assets.store.opening import open_store
 
 if TYPE_CHECKING:
     from har_assets.model.spec import ModelSpec

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from har_assets.errors import HarError
-from har_assets.store.record import Artifact
+from har_assets.store.record import FolderArtifact
 
 if TYPE_CHECKING:
     from har_assets.model.spec import ModelSpec, Provenance
@@ -23,7 +23,7 @@ def card(
     from har_assets.report.card import model_card, training_facts
 
     spec, provenance = _described(model)
-    published = Artifact.read(model.resolve().parent)
+    published = FolderArtifact.read(model.resolve().parent)
     facts = []
     if published is not None:
         record = published.record

@@ -10,7 +10,7 @@ import typer
 
 from har_assets.cli.output import Store, files_of, printable, progress_bar
 from har_assets.errors import HarError
-from har_assets.store.bucket import open_store
+from har_assets.store.opening import open_store
 
 if TYPE_CHECKING:
     pass

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from har_assets.store.bucket import open_store
+from har_assets.store.opening import open_store
 
 if TYPE_CHECKING:
     pass

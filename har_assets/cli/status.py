@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from har_assets.graph.stage import STAGES
-from har_assets.store.bucket import open_store
+from har_assets.store.opening import open_store
 from har_assets.store.record import Artifact
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from har_assets.cli.output import Store, in_bytes, printable
-from har_assets.store.folder import ArtifactFolder
+from har_assets.store import protocol
 
 SPLITS = ("1", "2", "3")
 INCOMING = "incoming_video_predictions"
@@ -38,13 +38,13 @@ class StatusRow:
     words: str
 
 
-def partitioned(store: ArtifactFolder) -> Iterator[tuple[str, StatusRow | None]]:
+def partitioned(store: protocol.Store) -> Iterator[tuple[str, StatusRow | None]]:
     """Each partitioned asset, and what there is of it or None."""
     yield "split_evaluation", _splits(store)
     yield INCOMING, _incoming(store.root / INCOMING)
 
 
-def _splits(store: ArtifactFolder) -> StatusRow | None:
+def _splits(store: protocol.Store) -> StatusRow | None:
     found = {split: store.below(f"split_evaluation/{split}").find_latest("test_predictions") for split in SPLITS}
     tested = {split: artifact for split, artifact in found.items() if artifact is not None}
     if not tested:

@@ -11,7 +11,8 @@ from typing import Any
 from har_assets.cluster.needs import needs
 from har_assets.cluster.sharding import Log, Shards, make_parts, parts, publish_part, shards_of
 from har_assets.dataset.folder import VIDEOS
-from har_assets.graph.resources.store import ArtifactStore
+from har_assets.store.opening import StoreLocation, chosen_root
+from har_assets.store.protocol import Store
 from har_assets.store.record import Artifact
 from har_assets.video.frame_cache import TABLES, CacheParams, CacheReport, build_frame_cache, merge_frame_caches
 
@@ -25,12 +26,15 @@ def frame_shards(hashes: dict[str, str], params: CacheParams, timeout_s: float, 
     return shards_of(hashes, [vars(params), timeout_s], size)
 
 
-def decode_shard(key: str, clips: list[str], params: CacheParams, timeout_s: float) -> None:
+def decode_shard(key: str, clips: list[str], location: StoreLocation, params: CacheParams, timeout_s: float) -> None:
     """Publish the part `key` from this node, unless it is there. Raises HarError."""
     from har_assets.graph.assets.dataset import data_here
+    from har_assets.graph.resources.store import ArtifactStore
 
-    def build(staging: Path, work: Path) -> tuple[str, dict[str, Any]]:
-        videos = data_here(ArtifactStore()) / VIDEOS
+    def build(store: Store, staging: Path, work: Path) -> tuple[str, dict[str, Any]]:
+        root = "" if location.root == chosen_root() else location.root  # the environment's is allowed everywhere
+        here = ArtifactStore(root=root, work_root=location.work_root, project=location.project, quota=location.quota)
+        videos = data_here(here) / VIDEOS
         report = build_frame_cache(
             {clip: videos / clip for clip in clips},
             params=params,
@@ -43,11 +47,11 @@ def decode_shard(key: str, clips: list[str], params: CacheParams, timeout_s: flo
         )
         return f"{report.clips:,} clips of a frame cache, {report.frames:,} frames", {"clips": report.clips}
 
-    publish_part(PART, key, build)
+    publish_part(PART, key, build, location)
 
 
 def build_on_cluster(
-    shards: Shards, *, store: ArtifactStore, params: CacheParams, timeout_s: float, folder: Path, log: Log
+    shards: Shards, *, location: StoreLocation, params: CacheParams, timeout_s: float, folder: Path, log: Log
 ) -> tuple[CacheReport, dict[str, Artifact]]:
     """Decode all shards on the nodes of the cluster that this process is part of, and merge them into `folder`.
 
@@ -55,7 +59,8 @@ def build_on_cluster(
     Raises HarError.
     """
     started = time.monotonic()
-    make = partial(decode_shard, params=params, timeout_s=timeout_s)
+    make = partial(decode_shard, location=location, params=params, timeout_s=timeout_s)
+    store = location.open()
     made = make_parts(PART, shards, make, store=store, wanted=SHARD_NEEDS, log=log)
     found = parts(PART, shards, store)
     report = merge_frame_caches([part.folder_with(TABLES) for part in found], folder, packs_elsewhere=True)

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 NEEDS_TAG = "dagster-ray/config"
 """Tag of an op under which dagster-ray looks for what it needs."""
-
 
 PROJECT = "har_project"
 """Custom resource of the node with the project's git checkout, `ray start --resources '{"har_project": 1}'`: steps that

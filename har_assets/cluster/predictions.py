@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from har_assets.cluster.needs import needs
 from har_assets.cluster.sharding import Log, Shards, make_parts, parts, publish_part, shards_of
 from har_assets.errors import HarError
-from har_assets.graph.resources.store import ArtifactStore
 from har_assets.runtime import Predictor
 from har_assets.runtime.evaluation import score_clips
+from har_assets.store.opening import StoreLocation
+from har_assets.store.protocol import Store
 from har_assets.store.record import Artifact
 from har_assets.video.frame_cache import TABLES, FrameCache
 
@@ -25,7 +26,7 @@ SHARD_NEEDS = needs(1, gpus=1)
 
 SCORES = "scores.npy"
 
-OpenModel = Callable[[Artifact, ArtifactStore, int], Predictor]
+OpenModel = Callable[[Artifact, Store, int], Predictor]
 """Opens what was published, for so many CPU threads; travels by pickle."""
 
 
@@ -37,14 +38,20 @@ def prediction_shards(clips: list[str], frames: Artifact, onnx: Artifact, recipe
     return shards_of(hashes, [recipe, vars(cache.params), onnx.record.data_version], size)
 
 
-def score_shard(key: str, clips: list[str], open_model: OpenModel, versions: dict[str, str], windows: int) -> None:
+def score_shard(
+    key: str,
+    clips: list[str],
+    location: StoreLocation,
+    open_model: OpenModel,
+    versions: dict[str, str],
+    windows: int,
+) -> None:
     """Publish the part `key` from this node, unless it is there.
 
     `versions`: data version of onnx_model and frame_cache that the step was started with. Raises HarError.
     """
-    store = ArtifactStore()
 
-    def build(staging: Path, work: Path) -> tuple[str, dict[str, Any]]:
+    def build(store: Store, staging: Path, work: Path) -> tuple[str, dict[str, Any]]:
         inputs = {asset: store.latest(asset) for asset in versions}
         for asset, version in versions.items():
             if inputs[asset].record.data_version != version:
@@ -56,13 +63,13 @@ def score_shard(key: str, clips: list[str], open_model: OpenModel, versions: dic
         np.save(staging / SCORES, score_clips(predictor, clips, cache, windows))
         return f"Scores of {len(clips):,} videos", {"runtime": predictor.runtime}
 
-    publish_part(PART, key, build)
+    publish_part(PART, key, build, location)
 
 
 def score_on_cluster(
     shards: Shards,
     *,
-    store: ArtifactStore,
+    location: StoreLocation,
     inputs: dict[str, Artifact],
     open_model: OpenModel,
     windows: int,
@@ -73,7 +80,8 @@ def score_on_cluster(
     Returns clip to mean scores, float32 [K], and the runtimes that gave them, joined by commas. Raises HarError.
     """
     versions = {asset: inputs[asset].record.data_version for asset in ("onnx_model", "frame_cache")}
-    make = partial(score_shard, open_model=open_model, versions=versions, windows=windows)
+    make = partial(score_shard, location=location, open_model=open_model, versions=versions, windows=windows)
+    store = location.open()
     make_parts(PART, shards, make, store=store, wanted=SHARD_NEEDS, log=log)
     found = parts(PART, shards, store)
     scores = {

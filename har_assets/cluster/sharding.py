@@ -20,7 +20,8 @@ from typing import Any
 
 from har_assets.cluster.needs import tasks_that_need
 from har_assets.errors import HarError
-from har_assets.graph.resources.store import ArtifactStore
+from har_assets.store.opening import StoreLocation
+from har_assets.store.protocol import Store
 from har_assets.store.record import Artifact, Record, describe_files
 from har_assets.system.files import hash_of
 from har_assets.system.locks import locked
@@ -47,23 +48,31 @@ def shards_of(hashes: dict[str, str], recipe: Any, size: int) -> Shards:
     return {hash_of([recipe, [[name, hashes[name]] for name in chunk]]): chunk for chunk in chunks}
 
 
-def publish_part(asset: str, key: str, build: Callable[[Path, Path], tuple[str, dict[str, Any]]]) -> None:
+def publish_part(
+    asset: str, key: str, build: Callable[[Store, Path, Path], tuple[str, dict[str, Any]]], location: StoreLocation
+) -> None:
     """Publish the part `key` of `asset` from this node, unless it is there.
 
-    `build` gets an empty folder for the files of the part and one, not made yet, for unfinished work; it returns a line
-    for people and JSON-ready figures. Raises what it raises, and StorageError.
+    Args:
+        asset: whose version the part is.
+        key: of the part.
+        build: gets the store, an empty folder for the files of the part and one, not made yet, for unfinished work;
+            returns a line for people and JSON-ready figures.
+        location: of the store of the step, which may be another one than the environment of this node names.
+
+    Raises what `build` raises, and StorageError.
     """
-    folder = ArtifactStore().folder
-    work = folder.work(asset, key)
+    store = location.open()
+    work = store.work(asset, key)
     # A run that was killed a moment ago may still be at it here, for as long as its steps have not noticed.
     with locked(work, lambda line: None):
-        if folder.find(asset, key) is not None:
+        if store.find(asset, key) is not None:
             return
         started = time.monotonic()
-        with folder.staging(asset) as staging:
-            headline, figures = build(staging, work)
+        with store.staging(asset) as staging:
+            headline, figures = build(store, staging, work)
             seconds = round(time.monotonic() - started, 2)
-            part = folder.publish(
+            part = store.publish(
                 staging,
                 Record(
                     asset=asset,
@@ -79,7 +88,7 @@ def publish_part(asset: str, key: str, build: Callable[[Path, Path], tuple[str, 
                     config={},
                 ),
             )
-        folder.drop_copy(part)  # which nobody would remove from this node
+        store.drop_copy(part)  # which nobody would remove from this node
         shutil.rmtree(work, ignore_errors=True)
 
 
@@ -88,7 +97,7 @@ def make_parts(
     shards: Shards,
     make: Callable[[str, list[str]], None],
     *,
-    store: ArtifactStore,
+    store: Store,
     wanted: dict[str, Any],
     log: Log,
 ) -> Shards:
@@ -145,7 +154,7 @@ def _make_part(make: Callable[[str, list[str]], None], key: str, clips: list[str
     make(key, clips)
 
 
-def parts(asset: str, keys: Iterable[str], store: ArtifactStore) -> list[Artifact]:
+def parts(asset: str, keys: Iterable[str], store: Store) -> list[Artifact]:
     """The published parts of these keys, in their order; HarError where one is missing."""
     there = _parts_there(asset, store)
     try:
@@ -154,13 +163,13 @@ def parts(asset: str, keys: Iterable[str], store: ArtifactStore) -> list[Artifac
         raise HarError(f"A part, {asset}, was removed before it was used: run the same command again.") from None
 
 
-def remove_parts(asset: str, shards: Shards, store: ArtifactStore) -> None:
+def remove_parts(asset: str, shards: Shards, store: Store) -> None:
     """Remove the parts of a plan, when what was made from them is published."""
-    for part in store.folder.versions(asset):
+    for part in store.versions(asset):
         if part.record.key in shards:
-            store.folder.discard(part)
+            store.discard(part)
 
 
-def _parts_there(asset: str, store: ArtifactStore) -> dict[str, Artifact]:
+def _parts_there(asset: str, store: Store) -> dict[str, Artifact]:
     """By key; made twice, a part has the same content."""
-    return {part.record.key: part for part in store.folder.versions(asset)}
+    return {part.record.key: part for part in store.versions(asset)}

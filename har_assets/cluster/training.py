@@ -1,6 +1,6 @@
 """A training over several nodes of a Ray cluster, which finds the nodes and starts a torchrun on each.
 
-    the step, a Ray job on node 0       training process of the step, a Ray driver: this module
+    the step, a Ray job on node 0       its process, a Ray driver: python -m har_assets.cluster, this module
         torchrun, rank 0 ...            its child; its lines are relayed, its work folder is that of the step
         ◄── rendezvous: an address of node 0, a free port ──►
     Ray task on node 1, 2, ...          the inputs copied from the bucket, torchrun as the task's child
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from har_assets.errors import HarError
-from har_assets.store.bucket import open_store
+from har_assets.store.opening import open_store
 from har_assets.system.processes import undisturbed
 from har_assets.training.request import ERROR_FILE, STOPPED, SUMMARY_FILE, TrainingRequest
 
@@ -200,7 +200,7 @@ def reserved_nodes(request: TrainingRequest, report: Report) -> Iterator[Placeme
     )
     try:
         deadline = time.monotonic() + request.node_wait_s
-        told = False
+        is_reported = False
         while not group.wait(1):
             if time.monotonic() > deadline:
                 offered = {
@@ -209,12 +209,12 @@ def reserved_nodes(request: TrainingRequest, report: Report) -> Iterator[Placeme
                     if node["Alive"]
                 }
                 raise HarError(shortage(request, offered))
-            if not told:
+            if not is_reported:
                 report(
                     f"Waiting up to {request.node_wait_s:g} s for {count} more "
                     f"node{'s' if count > 1 else ''} with {amounts_in_words(request.node_needs)}."
                 )
-                told = True
+                is_reported = True
         yield group
     finally:
         with undisturbed():

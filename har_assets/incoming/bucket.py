@@ -39,7 +39,6 @@ class VideoBucket(RemoteFolder):
     """The videos below an address; a `with` block around it removes its copies."""
 
     needs_stillness = False
-    _named_by = FOLDER_VARIABLE
 
     def __init__(self, address: str, home: Path, most_copied: int) -> None:
         """Names an address, and the folder below which copies may take `most_copied` bytes together.
@@ -50,7 +49,7 @@ class VideoBucket(RemoteFolder):
             raise HarError(
                 f"{address!r} is no place of new videos: name a folder or s3://bucket/prefix in {FOLDER_VARIABLE}."
             )
-        self._address = address.rstrip("/")
+        super().__init__(address, FOLDER_VARIABLE)
         self._home, self._most = home, most_copied
         self._sizes: dict[bytes, Signature] = {}
         """Of the listing."""

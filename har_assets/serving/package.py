@@ -33,9 +33,6 @@ CHAMPION = "champion"
 ORIGIN_TAG = "har.origin"
 """Of a version: hash of what it was made from, so that the same one is not registered twice."""
 
-ONNX_VERSION_TAG = "har.onnx_model"
-"""Of a version: data version of the onnx_model that it serves, by which its test predictions are found."""
-
 SERVING_PACKAGES = ("har_assets", "mlflow", "onnxruntime-gpu", "onnx", "numpy", "pandas", "av", "decord", "pebble")
 """Distributions that a server needs; openvino besides, where it is installed here."""
 

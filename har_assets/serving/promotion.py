@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from har_assets.errors import HarError
-from har_assets.serving.package import CHALLENGER, CHAMPION, ONNX_VERSION_TAG, registry_in_words
-from har_assets.store.folder import ArtifactFolder
+from har_assets.serving.package import CHALLENGER, CHAMPION, registry_in_words
+from har_assets.store.protocol import Store
 from har_assets.system.locks import locked
 from har_assets.tracking.client import client_of
-
-BEFORE_TAG = "har.champion_before"
-"""Of a version: the one that was champion before it, to which `rollback` returns."""
+from har_assets.tracking.tags import BEFORE_TAG, ONNX_VERSION_TAG
 
 LAST_TAG = "har.champion"
 """Of the registered model: its last champion, so that a deleted one is missed."""
@@ -78,7 +76,7 @@ class Decision:
     comparison: Comparison | None = None
 
 
-def tested_version(store: ArtifactFolder, version: Any) -> OnTestVideos:
+def tested_version(store: Store, version: Any) -> OnTestVideos:
     """The newest test predictions of a registered version; HarError, with the command, where there are none here."""
     onnx_version = version.tags.get(ONNX_VERSION_TAG, "")
     found = [
@@ -130,7 +128,7 @@ def compare(challenger: OnTestVideos, champion: OnTestVideos) -> Comparison:
 
 
 def promote(
-    uri: str, name: str, store: ArtifactFolder, *, version: str = "", alpha: float = ALPHA, log: Log = print
+    uri: str, name: str, store: Store, *, version: str = "", alpha: float = ALPHA, log: Log = print
 ) -> Decision:
     """Make the challenger champion if it is better than the champion beyond noise; the first one becomes it at once.
 
@@ -177,7 +175,7 @@ def promote(
         )
 
 
-def rollback(uri: str, name: str, store: ArtifactFolder, *, to: str = "", log: Log = print) -> Decision:
+def rollback(uri: str, name: str, store: Store, *, to: str = "", log: Log = print) -> Decision:
     """Give the alias `champion` back to the version that had it before, or to the one named.
 
     Raises:

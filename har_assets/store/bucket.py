@@ -1,4 +1,4 @@
-"""Published products in a bucket, for many machines: the versions of `artifacts.py`, read through a local folder.
+"""Published products in a bucket, for many machines, which read them through a folder of their own.
 
     s3://team/har/                           the address
       onnx_model/
@@ -17,154 +17,134 @@ Addresses are those of fsspec (`remote_folder.py`); the options that are set the
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import os
 import posixpath
 import secrets
 import shutil
-import time
-from collections import deque
-from collections.abc import Iterable, Mapping, Set
-from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from har_assets.errors import HarError, StorageAwayError, StorageError, StorageGoneError
-from har_assets.store.folder import ArtifactFolder
+from har_assets.errors import HarError, StorageError
+from har_assets.store.copies import ABANDONED, copy_here
+from har_assets.store.protocol import Store
 from har_assets.store.quota import Quota
-from har_assets.store.record import LATEST, RECORD_FILE, Artifact, Record
+from har_assets.store.record import LATEST, RECORD_FILE, Artifact, FolderArtifact, Record
 from har_assets.store.remote_folder import PARTS_AT_ONCE, RemoteFolder
-from har_assets.system.locks import locked
+from har_assets.store.work_folder import WorkFolder
 
-ROOT_VARIABLE = "HAR_ARTIFACTS"
-"""Environment variable: folder or address of the artifact store."""
-
-DEFAULT_ROOT = "artifacts"
-
-FETCHING_PREFIX = ".fetching-"
 CONDEMNED_PREFIX = ".condemned-"
 """Of the object beside a version that says since when it is going: see har_assets.store.bucket_pruning."""
-PART_BYTES = 16 * 2**20
-"""Of a large file moved at once; PARTS_AT_ONCE of them bound the memory, 128 MiB. S3 takes 10,000 parts a file: larger
-files get larger parts."""
-MOST_PARTS = 10_000
-TOLD_BYTES = 100e6
-"""Copies from this size on are logged."""
+
 STAMP = "%Y%m%dT%H%M%S"
-ABANDONED = timedelta(days=7)
-"""An upload that has no record after so long belongs to a process that was killed."""
-
-logger = logging.getLogger(__name__)
+"""Time of publication in the name of a version, UTC."""
 
 
-def open_store(
-    root: str | Path = "", work_root: str | Path = DEFAULT_ROOT, project: Path = Path(), *, quota: str = ""
-) -> ArtifactFolder:
-    """The store at a folder or at an address such as `s3://bucket/prefix`.
-
-    Args:
-        root: empty takes HAR_ARTIFACTS, else `artifacts`.
-        work_root: folder for unfinished work and copies where root is an address.
-        project: what relative folders are below.
-        quota: the most that the products may take together, `200 GB`; empty takes HAR_STORE_QUOTA.
-    """
-    root = str(root or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT)
-    if "://" in root:
-        bucket = ArtifactBucket(root, project / work_root)
-        bucket.quota = Quota.of(bucket.address, quota, lambda: sum(bucket.listing().values()))
-        return bucket
-    return ArtifactFolder(project / root, quota=Quota.of(project / root, quota))
-
-
-class StoredArtifact(Artifact):
+class BucketArtifact(Artifact):
     """A version in a bucket. Its record is at hand; its files are copied here when `folder` is first asked for."""
 
-    def __init__(self, bucket: ArtifactBucket, place: str, copy: Path, record: Record) -> None:
-        vars(self).update(bucket=bucket, place=place, copy=copy, record=record)
-
-    bucket: ArtifactBucket
-    place: str
-    """Path inside the bucket."""
-    copy: Path
-    """Where it is copied to."""
+    def __init__(self, remote: RemoteFolder, path: str, copy: Path, record: Record) -> None:
+        self._remote = remote
+        self.path = path
+        """Below the address of the bucket."""
+        self.copy = copy
+        """Folder that it is copied to."""
+        self.record = record
 
     @property
     def folder(self) -> Path:
         """Local folder with all of its files. Raises StorageError."""
-        return self.bucket.copied(self)
+        return copy_here(self._remote, self.path, self.record, self.copy)
 
     def folder_with(self, names: Iterable[str]) -> Path:
         """Local folder with these of its files at least. Raises StorageError."""
-        return self.bucket.copied(self, frozenset(names))
+        return copy_here(self._remote, self.path, self.record, self.copy, frozenset(names))
 
     @property
     def address(self) -> str:
         """Its address in the bucket."""
-        return self.bucket.address_of(self.place)
-
-    # Those of a dataclass would copy the files.
-    def __repr__(self) -> str:
-        return f"StoredArtifact({self.address})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, StoredArtifact) and self.address == other.address
-
-    def __hash__(self) -> int:
-        return hash(self.address)
+        return f"{self._remote.address}/{self.path}"
 
 
-class ArtifactBucket(RemoteFolder, ArtifactFolder):
-    """All products below one address; `root` is the local folder of copies and unfinished work."""
-
-    _named_by = ROOT_VARIABLE
+class ArtifactBucket(Store):
+    """All products below one address."""
 
     def __init__(
-        self, address: str, work_root: Path, lender: ArtifactBucket | None = None, *, quota: Quota | None = None
+        self,
+        remote: RemoteFolder,
+        copies: Path,
+        *,
+        quota: Quota | None = None,
+        inside: str = "",
+        outer: ArtifactBucket | None = None,
     ) -> None:
-        super().__init__(work_root, lender, quota=quota)
-        self._address = address.rstrip("/")
-        self._top: ArtifactBucket = lender._top if lender else self
+        """Opens nothing yet.
+
+        Args:
+            remote: the bucket.
+            copies: folder of this machine for copies and unfinished work, laid out as the bucket is.
+            quota: the most that all objects may take together.
+            inside: path of this store below the address, empty for all that is there.
+            outer: the store around this one, in which `find` looks too.
+        """
+        self.remote: RemoteFolder = remote
+        self.quota = quota
+        self._copies = Path(copies).absolute()
+        self._inside = inside
+        self._outer = outer
+        self._local = WorkFolder(self._copies / inside)
+        self.root = self._local.root
+
+    @property
+    def address(self) -> str:
+        """Where the products lie."""
+        return posixpath.join(self.remote.address, self._inside).rstrip("/")
 
     def below(self, name: str) -> ArtifactBucket:
-        """A store of its own inside this one, to which this one lends."""
-        return ArtifactBucket(f"{self._address}/{name}", self.root / name, lender=self, quota=self.quota)
+        """A store of its own inside this one; what it does not hold under a key is looked for in this one."""
+        inside = posixpath.join(self._inside, name)
+        return ArtifactBucket(self.remote, self._copies, quota=self.quota, inside=inside, outer=self)
 
     def find_latest(self, asset: str) -> Artifact | None:
         """The current version of an asset, or None. Raises StorageError."""
-        pointer, before = self._read(self._place(asset, LATEST)), None
-        found = self._version(asset, pointer.decode(errors="replace").strip()) if pointer else None
-        while pointer and found is None and pointer != before:
+        name = self._latest_name(asset)
+        before: str | None = None
+        while name is not None and name != before:
+            if found := self._version(asset, name):
+                if (self.root / asset / LATEST).resolve() != found.copy:
+                    self._local.link_latest(asset, found.copy)
+                return found
             # Pruned between the two looks, which happens to what is no longer the latest: look again.
-            pointer, before = self._read(self._place(asset, LATEST)), pointer
-            found = self._version(asset, pointer.decode(errors="replace").strip()) if pointer else None
-        if pointer and found is None:
+            name, before = self._latest_name(asset), name
+        if name is not None:
             raise StorageError(
-                f"{self._address}/{asset}/{LATEST} names a version that is not there: materialize {asset} again with "
+                f"{self.address}/{asset}/{LATEST} names a version that is not there: materialize {asset} again with "
                 "force: true."
             )
-        if found and (self.root / asset / LATEST).resolve() != found.copy:
-            self._link_latest(asset, found.copy)
-        return found
+        return None
 
     def find(self, asset: str, key: str) -> Artifact | None:
         """The newest complete version of that key that is not condemned (bucket_pruning), or None.
 
-        Raises StorageError.
+        It may lie in the store around this one. Raises StorageError.
         """
         for name in sorted(self._version_names(asset), reverse=True):
             if name.startswith(key[:12]):
                 found = self._version(asset, name)
                 if found and found.record.key == key:
                     return found
-        return self.lender.find(asset, key) if self.lender else None
+        return self._outer.find(asset, key) if self._outer else None
 
     def versions(self, asset: str) -> list[Artifact]:
         """Every complete version of an asset that is not condemned, in no order. Raises StorageError."""
         with ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
             found = pool.map(lambda name: self._version(asset, name), self._version_names(asset))
             return [artifact for artifact in found if artifact]
+
+    def staging(self, asset: str) -> AbstractContextManager[Path]:
+        """An empty folder, removed unless `publish` has taken it. HarError where the quota is used up already."""
+        return self._local.staging(asset, self.quota)
 
     def publish(self, staging: Path, record: Record, linked: Mapping[str, Artifact] | None = None) -> Artifact:
         """Upload a staging folder, then make it the latest version of its asset; it stays here as the copy.
@@ -175,7 +155,8 @@ class ArtifactBucket(RemoteFolder, ArtifactFolder):
         if self.quota:
             self.quota.refuse_when_full(record.asset, sum(int(entry["bytes"]) for entry in record.files.values()))
         name = f"{record.key[:12]}.{datetime.now(UTC).strftime(STAMP)}-{secrets.token_hex(3)}"
-        artifact = StoredArtifact(self, self._place(record.asset, name), self.root / record.asset / name, record)
+        path = posixpath.join(self._home(record.asset), name)
+        artifact = BucketArtifact(self.remote, path, self._copies / path, record)
         self._remove_abandoned(record.asset)
         self._upload(staging, artifact, linked or {})
         (staging / RECORD_FILE).write_text(record.text())
@@ -184,214 +165,93 @@ class ArtifactBucket(RemoteFolder, ArtifactFolder):
         return artifact
 
     def point_to(self, artifact: Artifact) -> None:
-        """Make a version of this store, or of the one that lends to it, the latest one. Raises StorageError."""
-        if not isinstance(artifact, StoredArtifact):
-            raise HarError(f"{artifact.folder} does not lie in {self._address}: publish it there.")
+        """Make a version of this store, or of the one around it, the latest one. Raises StorageError."""
+        own = self._own(artifact, "publish")
         asset = artifact.record.asset
-        name = posixpath.relpath(artifact.place, self._place(asset))
-        with self._faults("write"):
-            self._remote.pipe_file(self._place(asset, LATEST), f"{name}\n".encode())
-        self._link_latest(asset, artifact.copy)
-
-    def copied(self, artifact: StoredArtifact, names: Set[str] | None = None) -> Path:
-        """Folder with a copy of all files of a version: made, resumed or mended as needed. Raises StorageError.
-
-        With `names` these are all that has to be there. One process at a time copies a version; the others wait for it.
-        """
-        folder = artifact.copy
-        files = {name: entry for name, entry in artifact.record.files.items() if names is None or name in names}
-        missing = _missing(folder, files)
-        if not missing:
-            return folder
-        partial = folder.with_name(FETCHING_PREFIX + folder.name)
-        with locked(folder, logger.info):
-            missing = _missing(folder, files)
-            if missing:
-                partial.mkdir(parents=True, exist_ok=True)
-                size = sum(int(files[name]["bytes"]) for name in missing if name in files)
-                self._refuse_full_disk(partial, size)
-                if size > TOLD_BYTES:
-                    logger.info("Copying %s, %.1f GB", artifact.address, size / 1e9)
-                try:
-                    for name in sorted(missing - {RECORD_FILE}):
-                        self._copy(f"{artifact.place}/{name}", partial / name, files[name])
-                except StorageError as error:
-                    self._refuse_removed(artifact, error)
-                    raise
-                (partial / RECORD_FILE).write_text(artifact.record.text())
-                if not folder.exists() and names is None:
-                    partial.rename(folder)
-                else:  # a part of the copy is there: all that was asked for, or files were removed or cut
-                    for name in (*sorted(missing - {RECORD_FILE}), RECORD_FILE):
-                        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                        (partial / name).replace(folder / name)
-            if names is None:
-                shutil.rmtree(partial, ignore_errors=True)
-        for other in folder.parent.glob(f"{FETCHING_PREFIX}*"):  # killed, and of a version that nobody came back for
-            if datetime.fromtimestamp(other.stat().st_mtime, UTC) < datetime.now(UTC) - ABANDONED:
-                shutil.rmtree(other, ignore_errors=True)
-        return folder
-
-    def _refuse_removed(self, artifact: StoredArtifact, error: StorageError) -> None:
-        """StorageGoneError where a version has no record any more."""
-        if isinstance(error, StorageAwayError) or self._read(f"{artifact.place}/{RECORD_FILE}") is not None:
-            return
-        shutil.rmtree(artifact.copy.with_name(FETCHING_PREFIX + artifact.copy.name), ignore_errors=True)
-        raise StorageGoneError(
-            f"{artifact.address} was removed by a prune before it was copied: run the same command again, which reads "
-            "the newest version."
-        ) from None
+        home = self._home(asset)
+        self.remote.write_object(f"{home}/{LATEST}", f"{posixpath.relpath(own.path, home)}\n".encode())
+        self._local.link_latest(asset, own.copy)
 
     def discard(self, artifact: Artifact) -> None:
         """Remove a version that nothing else refers to, and its copy here: the record first. Raises StorageError."""
-        if not isinstance(artifact, StoredArtifact):
-            raise HarError(f"{artifact.folder} does not lie in {self._address}: remove it there.")
-        with self._faults("remove"):
-            self._remote.rm_file(f"{artifact.place}/{RECORD_FILE}")
-            self._remote.rm(artifact.place, recursive=True)
-        shutil.rmtree(artifact.copy, ignore_errors=True)
+        own = self._own(artifact, "remove")
+        self.remote.remove_objects([f"{own.path}/{RECORD_FILE}"])
+        self.remote.remove_folder(own.path)
+        shutil.rmtree(own.copy, ignore_errors=True)
 
     def drop_copy(self, artifact: Artifact) -> None:
         """Remove the copy of a version here; it is made again when it is asked for."""
-        if isinstance(artifact, StoredArtifact):
+        if isinstance(artifact, BucketArtifact):
             shutil.rmtree(artifact.copy, ignore_errors=True)
 
-    def try_out(self) -> float:
-        """List, write, read and remove a small object; seconds that it took. Raises StorageError."""
-        start = time.monotonic()
-        self._version_names("raw_archive")
-        place = self._place(f".har-doctor-{secrets.token_hex(6)}")
-        with self._faults("write"):
-            self._remote.pipe_file(place, b"har")
-        read = self._read(place)
-        with self._faults("remove"):
-            self._remote.rm_file(place)
-        if read != b"har":
-            raise StorageError(f"{self._address} did not give back what was written a moment ago: it cannot be used.")
-        return time.monotonic() - start
+    def work(self, asset: str, key: str) -> Path:
+        """Where unfinished work on that key is kept between attempts; made by whoever needs it."""
+        return self._local.work(asset, key)
 
     # ------------------------------------------------------------------------------------------ the bucket's side
 
-    def _version(self, asset: str, name: str) -> StoredArtifact | None:
-        """The version of that name, which may climb to a lender's; None where it is not complete."""
-        place = posixpath.normpath(self._place(asset, name))
-        copy = Path(os.path.normpath(self.root / asset / name))
-        if not copy.is_relative_to(self._top.root) or not name:
-            raise StorageError(f"{self._address}/{asset}/{LATEST} names {name!r}, which is no version: remove it.")
-        known = Artifact.read(copy)
-        record = known.record if known else Record.parse(self._read(f"{place}/{RECORD_FILE}") or b"")
+    def _home(self, asset: str) -> str:
+        """Path of an asset below the address of the bucket."""
+        return posixpath.join(self._inside, asset)
+
+    def _own(self, artifact: Artifact, doing: str) -> BucketArtifact:
+        """An artifact of a bucket; HarError for any other."""
+        if not isinstance(artifact, BucketArtifact):
+            raise HarError(f"{artifact.folder} does not lie in {self.address}: {doing} it there.")
+        return artifact
+
+    def _latest_name(self, asset: str) -> str | None:
+        """What the object `latest` of an asset says; None where there is none, or an empty one."""
+        content = self.remote.read_object(f"{self._home(asset)}/{LATEST}")
+        return content.decode(errors="replace").strip() if content else None
+
+    def _version(self, asset: str, name: str) -> BucketArtifact | None:
+        """The version of that name, a path from its asset that may lead to the store around this one.
+
+        None where it is not complete.
+        """
+        path = posixpath.normpath(posixpath.join(self._home(asset), name))
+        if path.startswith(("/", "..")) or not name:
+            raise StorageError(f"{self.address}/{asset}/{LATEST} names {name!r}, which is no version: remove it.")
+        copy = self._copies / path
+        known = FolderArtifact.read(copy)
+        record = known.record if known else Record.parse(self.remote.read_object(f"{path}/{RECORD_FILE}") or b"")
         if record is None:
             return None
         for file in record.files:
             if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
-                raise StorageError(f"{self.address_of(place)} claims a file {file!r}, outside itself: remove it.")
-        return StoredArtifact(self, place, copy, record)
+                raise StorageError(f"{self.remote.address}/{path} claims a file {file!r}, outside itself: remove it.")
+        return BucketArtifact(self.remote, path, copy, record)
 
     def _version_names(self, asset: str) -> list[str]:
         """Names of versions, complete or not, those that a prune has condemned left out."""
-        with self._faults("list"):
-            try:
-                entries = self._remote.ls(self._place(asset), detail=True)
-            except FileNotFoundError:
-                entries = []
-        self._refuse_missing_bucket(entries)
-        names = {PurePosixPath(entry["name"]).name: entry["type"] for entry in entries}
-        return [
-            name
-            for name, kind in names.items()
-            if kind == "directory" and stamp_of(name) and f"{CONDEMNED_PREFIX}{name}" not in names
-        ]
+        folders, objects = self.remote.folders_and_objects(self._home(asset))
+        return [name for name in folders if stamp_of(name) and f"{CONDEMNED_PREFIX}{name}" not in objects]
 
-    def _upload(self, folder: Path, artifact: StoredArtifact, linked: Mapping[str, Artifact]) -> None:
+    def _upload(self, folder: Path, artifact: BucketArtifact, linked: Mapping[str, Artifact]) -> None:
         """All files, checked, then the record."""
         files = artifact.record.files
-        with self._faults("write"):
-            for name, lender in linked.items():
-                if not isinstance(lender, StoredArtifact):
-                    raise HarError(f"{lender.folder} does not lie in {self._address}: publish it there.")
-                self._remote.cp_file(f"{lender.place}/{name}", f"{artifact.place}/{name}")
-            for name in files.keys() - linked.keys():
-                self._put(folder / name, f"{artifact.place}/{name}", int(files[name]["bytes"]))
-            sizes = self._remote.find(artifact.place, detail=True) if files else {}
+        for name, source in linked.items():
+            self.remote.copy_object(f"{self._own(source, 'publish').path}/{name}", f"{artifact.path}/{name}")
+        for name in files.keys() - linked.keys():
+            self.remote.upload(folder / name, f"{artifact.path}/{name}", int(files[name]["bytes"]))
+        sizes = self.remote.listing(artifact.path) if files else {}
         for name, entry in files.items():
-            stored = sizes.get(f"{artifact.place}/{name}", {}).get("size")
-            if stored != entry["bytes"]:
+            if sizes.get(name) != entry["bytes"]:
                 raise StorageError(
-                    f"{artifact.address}/{name} has {stored} bytes after its upload, not {entry['bytes']}: run the "
-                    "same command again."
+                    f"{artifact.address}/{name} has {sizes.get(name)} bytes after its upload, not {entry['bytes']}: "
+                    "run the same command again."
                 )
-        with self._faults("write"):
-            self._remote.pipe_file(f"{artifact.place}/{RECORD_FILE}", artifact.record.text().encode())
-
-    def _put(self, file: Path, place: str, size: int) -> None:
-        part = max(PART_BYTES, -(-size // MOST_PARTS))
-        self._remote.put_file(str(file), place, **({"chunksize": part} if "s3" in self._remote.protocol else {}))
-
-    def _copy(self, place: str, file: Path, entry: dict[str, Any]) -> None:
-        """Copy an object to a file, going on where an earlier attempt stopped; its size and hash are checked."""
-        size = int(entry["bytes"])
-        file.parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256()
-        with file.open("a+b") as target, ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
-            if target.tell() > size:
-                target.truncate(0)
-            target.seek(0)
-            while known := target.read(2**20):
-                digest.update(known)
-            waiting: deque[Future[bytes]] = deque()
-            starts = iter(range(target.tell(), size, PART_BYTES))
-            try:
-                while True:
-                    for start in starts:
-                        waiting.append(pool.submit(self._part, place, start, min(start + PART_BYTES, size)))
-                        if len(waiting) == PARTS_AT_ONCE:
-                            break
-                    if not waiting:
-                        break
-                    part = waiting.popleft().result()
-                    target.write(part)
-                    digest.update(part)
-            finally:
-                pool.shutdown(cancel_futures=True)
-        if entry["sha256"] not in (None, digest.hexdigest()):
-            file.unlink()
-            raise StorageError(
-                f"{self.address_of(place)} does not have the bytes that were published (SHA-256 "
-                f"{digest.hexdigest()[:12]}, not {entry['sha256'][:12]}): run the same command again; if that does "
-                "not help, materialize its asset with force: true."
-            )
-
-    def _part(self, place: str, start: int, end: int) -> bytes:
-        with self._faults("read"):
-            try:
-                part = bytes(self._remote.cat_file(place, start=start, end=end))
-            except FileNotFoundError:
-                self._refuse_missing_bucket(())
-                part = b""
-        if len(part) != end - start:
-            raise StorageError(
-                f"{self.address_of(place)} is gone or shorter than it was published: materialize its asset again with "
-                "force: true."
-            )
-        return part
+        self.remote.write_object(f"{artifact.path}/{RECORD_FILE}", artifact.record.text().encode())
 
     def _remove_abandoned(self, asset: str) -> None:
         """Remove uploads that were killed more than a week ago: folders without a record."""
         before = datetime.now(UTC) - ABANDONED
-        names = self._version_names(asset)
-        with self._faults("write"):
-            for name in names:
-                made = stamp_of(name)
-                if made and made < before and not self._remote.exists(self._place(asset, name, RECORD_FILE)):
-                    self._remote.rm(self._place(asset, name), recursive=True)
-
-    def _refuse_full_disk(self, folder: Path, need: int) -> None:
-        free = shutil.disk_usage(folder).free
-        if free < need:
-            raise HarError(
-                f"A copy from {self._address} needs {need / 1e9:.1f} GB and {self.root} has {free / 1e9:.1f} GB: free "
-                "some space, or set work_root of `store` to another disk."
-            )
+        for name in self._version_names(asset):
+            made = stamp_of(name)
+            path = f"{self._home(asset)}/{name}"
+            if made and made < before and not self.remote.exists(f"{path}/{RECORD_FILE}"):
+                self.remote.remove_folder(path)
 
 
 def stamp_of(name: str) -> datetime | None:
@@ -400,15 +260,3 @@ def stamp_of(name: str) -> datetime | None:
         return datetime.strptime(name.partition(".")[2].partition("-")[0], STAMP).replace(tzinfo=UTC)
     except ValueError:
         return None
-
-
-def _missing(folder: Path, files: dict[str, dict[str, Any]]) -> set[str]:
-    """Names of files, the record among them, that a copy lacks or has in another size."""
-    missing = set() if (folder / RECORD_FILE).is_file() else {RECORD_FILE}
-    for name, entry in files.items():
-        try:
-            if (folder / name).stat().st_size != entry["bytes"]:
-                missing.add(name)
-        except OSError:
-            missing.add(name)
-    return missing

@@ -1,18 +1,19 @@
-"""Removal of old versions from a bucket, beside readers on other machines that nobody here can see.
+"""Removal of old versions from a bucket, whose readers on other machines cannot be detected.
 
-What is kept is what `har_assets.store.pruning` keeps, and whatever was made while a run was at work that has not ended:
-parts of a product that is not there yet. Locks end at the machine, so a version that nothing needs goes in two steps,
-by two prunes:
+It keeps what `har_assets.store.pruning` keeps, and whatever was uploaded since the start of a run that is still at
+work, as that may be a part of a product that is not there yet. Locks end at the machine, so a version that nothing
+needs is deleted in two passes:
 
-1. It is condemned: the object `<asset>/.condemned-<version>` says since when. `ArtifactBucket.find` passes it over from
-   now on, so nothing new comes to rest on it; whoever has it reads on.
-2. After the grace period it is removed, if it is still not needed and every run has ended that was at work when it was
-   condemned: its record first, without which it is no version, then its files, the object that condemns it last.
+1. One prune condemns it: the object `<asset>/.condemned-<version>` says since when. From then on `ArtifactBucket.find`
+   passes it over, so nothing new is made from it; whoever reads it reads on.
+2. A prune after the grace period removes it, if it is still not needed and every run has ended that was at work when it
+   was condemned. Its record goes first, without which it is no version, then its files, then the object that condemns
+   it.
 
 A condemned version that is needed after all (an alias returned to it, a run published what it made from it) is
-pardoned. Killed at any moment a prune leaves versions whole or without a record, and the next one goes on; two at once
-do the same twice. A reader that comes too late is told so in a sentence, and a step is tried again with the newest
-version; one that has its copy needs the bucket no more.
+pardoned. A prune that is killed leaves versions whole or without a record, and the next one goes on; two at once do the
+same twice. A reader that comes too late gets a sentence that says so, and a step is tried again with the newest
+version; a reader that has its copy needs the bucket no more.
 
 The clocks of machines count: those that S3 lets in differ from its own by 15 minutes at most.
 """
@@ -28,15 +29,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from har_assets.errors import HarError
-from har_assets.store.bucket import ABANDONED, CONDEMNED_PREFIX, ArtifactBucket, stamp_of
-from har_assets.store.pruning import KEEP, Log, Registered, age, needed, words
-from har_assets.store.record import LATEST, RECORD_FILE, Artifact, Record
-from har_assets.store.remote_folder import PARTS_AT_ONCE
+from har_assets.store.bucket import CONDEMNED_PREFIX, ArtifactBucket, stamp_of
+from har_assets.store.copies import ABANDONED
+from har_assets.store.pruning import KEEP, Log, Version, needed
+from har_assets.store.record import LATEST, RECORD_FILE, FolderArtifact, Record
+from har_assets.store.remote_folder import PARTS_AT_ONCE, RemoteFolder
 from har_assets.system.files import format_bytes, silent
 from har_assets.system.locks import locked
+from har_assets.tracking.registry import Registered
 
 GRACE_HOURS = 24.0
-"""Hours between the two steps, unless another number is named: longer than anything reads that is no run."""
+"""Hours between the two passes, unless another number is named: longer than anything reads that is no run."""
 
 CLOCKS_S = 1800.0
 """Most by which the clocks of two machines differ, seconds: each by 15 minutes from that of the bucket."""
@@ -112,7 +115,7 @@ def plan_bucket(
 
     Args:
         store: the bucket.
-        registered: versions of the model registry to keep, from `registered_versions`.
+        registered: versions of the model registry to keep, from `har_assets.tracking.registry`.
         keep: newest versions of each asset to keep, 1 or more.
         grace: between condemnation and removal.
         at_work_since: start of the run that has been at work longest, seconds since 1970; None where none is.
@@ -122,33 +125,35 @@ def plan_bucket(
     """
     if keep < 1:
         raise HarError(f"keep is {keep}: choose 1 or more.")
-    listing = store.listing()
+    remote = store.remote
+    listing = remote.listing()
     sizes, tombstones, pointers = _sorted_out(listing)
     complete, rests = _read_records(store, sizes, listing)
-    by_home: dict[Path, list[Artifact]] = {}
-    for artifact in complete:
-        by_home.setdefault(artifact.folder.parent, []).append(artifact)
+    by_home: dict[Path, list[Version]] = {}
+    for version in complete:
+        by_home.setdefault(version.place.parent, []).append(version)
     known = {
-        artifact.folder: "it was made while a run was at work that still is"
-        for artifact in complete
-        if at_work_since is not None and _made(artifact).timestamp() > at_work_since - CLOCKS_S
+        version.place: "it was made while a run was at work that still is"
+        for version in complete
+        if at_work_since is not None and _uploaded(version).timestamp() > at_work_since - CLOCKS_S
     }
-    for home, name in _targets(store, pointers):
+    for home, name in _targets(remote, pointers):
         known[Path(posixpath.normpath(f"{home}/{name}"))] = "it is the latest"
-    kept = needed([sorted(found, key=age, reverse=True) for found in by_home.values()], known, registered, keep=keep)
+    by_age = [sorted(found, key=lambda version: version.age, reverse=True) for found in by_home.values()]
+    kept = needed(by_age, known, registered, keep=keep)
 
-    now, condemned = datetime.now(UTC), _since(store, tombstones)
+    now, condemned = datetime.now(UTC), _since(remote, tombstones)
     condemn: list[Doomed] = []
     waiting: list[Doomed] = []
     remove: list[Doomed] = []
     # What was made from others goes before these: at no moment does a version stay whose inputs are gone.
-    for artifact in sorted(complete, key=age, reverse=True):
-        if artifact.folder in kept:
+    for version in sorted(complete, key=lambda version: version.age, reverse=True):
+        if version.place in kept:
             continue
-        place = str(artifact.folder)
+        place = str(version.place)
         since = condemned.get(place)
         waits = _waits(since, now, grace, at_work_since) if since else ""
-        doomed = Doomed(place, sizes[place], words(artifact), since, waits)
+        doomed = Doomed(place, sizes[place], version.words, since, waits)
         (condemn if since is None else waiting if waits else remove).append(doomed)
     for place in rests:
         made = stamp_of(posixpath.basename(place))
@@ -171,21 +176,22 @@ def prune_bucket(store: ArtifactBucket, replan: Callable[[], BucketPlan], log: L
     Raises:
         HarError: what `replan` raises. StorageError; what was done by then is whole.
     """
+    remote = store.remote
     with locked(store.root / "pruning", log), locked(store.root / "promotion", log):
         plan = replan()
         for tombstone in plan.pardon:
-            store.remove_objects([tombstone])
+            remote.remove_objects([tombstone])
             log(f"pardoned {tombstone}")
         moment = json.dumps({"since": datetime.now(UTC).isoformat(timespec="seconds")}).encode()
         for doomed in plan.condemn:
-            store.write_object(doomed.tombstone, moment)
+            remote.write_object(doomed.tombstone, moment)
             log(f"condemned {doomed.why}, {format_bytes(doomed.bytes)}")
-        objects = sorted(store.listing()) if plan.remove else []
+        objects = sorted(remote.listing()) if plan.remove else []
         for doomed in plan.remove:
             record = f"{doomed.place}/{RECORD_FILE}"
-            store.remove_objects([record])
-            store.remove_objects([path for path in objects if path.startswith(f"{doomed.place}/") and path != record])
-            store.remove_objects([doomed.tombstone])
+            remote.remove_objects([record])
+            remote.remove_objects([path for path in objects if path.startswith(f"{doomed.place}/") and path != record])
+            remote.remove_objects([doomed.tombstone])
             log(f"removed {doomed.why}, {format_bytes(doomed.bytes)}")
     return Condemned(plan.condemn, plan.remove, plan.pardon)
 
@@ -209,44 +215,44 @@ def _sorted_out(listing: dict[str, int]) -> tuple[dict[str, int], list[str], lis
 
 def _read_records(
     store: ArtifactBucket, versions: Iterable[str], listing: dict[str, int]
-) -> tuple[list[Artifact], list[str]]:
-    """Complete versions, their paths as folders, and what has no record."""
+) -> tuple[list[Version], list[str]]:
+    """Complete versions, and the paths of those that have no record."""
     recorded = [place for place in versions if f"{place}/{RECORD_FILE}" in listing]
 
-    def read(place: str) -> Artifact | None:
-        copy = Artifact.read(store.root / place)  # never written twice, so a copy of it will do
-        record = copy.record if copy else Record.parse(store.read_object(f"{place}/{RECORD_FILE}") or b"")
-        return Artifact(Path(place), record) if record else None
+    def read(place: str) -> Version | None:
+        copy = FolderArtifact.read(store.root / place)  # never written twice, so a copy of it will do
+        record = copy.record if copy else Record.parse(store.remote.read_object(f"{place}/{RECORD_FILE}") or b"")
+        return Version(Path(place), record) if record else None
 
     with ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
-        complete = [artifact for artifact in pool.map(read, recorded) if artifact]
-    found = {str(artifact.folder) for artifact in complete}
+        complete = [version for version in pool.map(read, recorded) if version]
+    found = {str(version.place) for version in complete}
     return complete, [place for place in versions if place not in found]
 
 
-def _targets(store: ArtifactBucket, homes: Iterable[str]) -> Iterator[tuple[str, str]]:
+def _targets(remote: RemoteFolder, homes: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Asset and the version that its `latest` names, a path relative to the asset."""
     for home in homes:
-        yield home, (store.read_object(f"{home}/{LATEST}") or b"").decode(errors="replace").strip()
+        yield home, (remote.read_object(f"{home}/{LATEST}") or b"").decode(errors="replace").strip()
 
 
-def _since(store: ArtifactBucket, condemned: Iterable[str]) -> dict[str, datetime]:
+def _since(remote: RemoteFolder, condemned: Iterable[str]) -> dict[str, datetime]:
     """Condemned version to the time of it; now for what cannot be read."""
     found = {}
     for place in condemned:
         try:
-            told = json.loads(store.read_object(Doomed(place, 0, "").tombstone) or b"")
-            found[place] = datetime.fromisoformat(told["since"]).astimezone(UTC)
+            said = json.loads(remote.read_object(Doomed(place, 0, "").tombstone) or b"")
+            found[place] = datetime.fromisoformat(said["since"]).astimezone(UTC)
         except (ValueError, TypeError, KeyError):
             found[place] = datetime.now(UTC)
     return found
 
 
-def _made(artifact: Artifact) -> datetime:
+def _uploaded(version: Version) -> datetime:
     """When a version was uploaded, by its name."""
-    made = stamp_of(artifact.folder.name)
-    assert made
-    return made
+    uploaded = stamp_of(version.place.name)
+    assert uploaded
+    return uploaded
 
 
 def _waits(since: datetime, now: datetime, grace: timedelta, at_work_since: float | None) -> str:

@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from har_assets.store.folder import ArtifactFolder
 from har_assets.store.product import Build, Product
+from har_assets.store.protocol import Store
 from har_assets.store.record import Artifact, Record, describe_files, merge_lineage
 from har_assets.system.files import hash_of
 from har_assets.system.usage import measured
@@ -51,7 +51,7 @@ class ProductKey:
 
 
 def find_or_build(
-    store: ArtifactFolder,
+    store: Store,
     key: ProductKey,
     build: Callable[[Build], Product],
     *,

@@ -25,12 +25,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from har_assets.errors import HarError
-from har_assets.store.record import LATEST, RECORD_FILE, Artifact
+from har_assets.store.record import LATEST, RECORD_FILE, FolderArtifact, Record
 from har_assets.system.files import format_bytes, freed, modified, remove_tree, silent
 from har_assets.system.locks import FolderLock, locked
+from har_assets.tracking.registry import Registered
 
 KEEP = 3
 """Versions of an asset that are kept because they are the newest, unless another number is named."""
@@ -49,19 +49,23 @@ Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Registered:
-    """A version of a registered model that an alias stands for, or that a rollback returns to."""
+class Version:
+    """A complete version of an asset."""
 
-    name: str
-    number: str
-    onnx_version: str
-    """Data version of the onnx_model that it serves; empty where that is not known."""
-    alias: str
+    place: Path
+    """Its folder, or its path below the address of a bucket."""
+    record: Record
 
     @property
     def words(self) -> str:
-        """`har_video_action version 3 (champion)`."""
-        return f"{self.name} version {self.number} ({self.alias})"
+        """`onnx_model 3f0c9a1b2d4e of 2026-11-03 10:00: fp32`, for people."""
+        record = self.record
+        return f"{record.asset} {self.place.name} of {record.created[:16].replace('T', ' ')}: {record.headline}"
+
+    @property
+    def age(self) -> tuple[str, float]:
+        """What versions are sorted by: the time at which they were made."""
+        return self.record.created, modified(self.place)
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ def plan_pruning(
 
     Args:
         root: folder of the store.
-        registered: versions of the model registry to keep, from `registered_versions`.
+        registered: versions of the model registry to keep, from `har_assets.tracking.registry`.
         keep: newest versions of each asset to keep, 1 or more.
         older_than_days: age of abandoned work and caches, 1 or more.
         going: the only versions that may go: those that the caller has locked. All others stay, and so does what they
@@ -135,10 +139,10 @@ def plan_pruning(
     latest = ((home / LATEST).resolve() for home in homes if (home / LATEST).is_symlink())
     kept = needed(versions, dict.fromkeys(latest, "it is the latest"), registered, keep=keep, going=going)
     candidates = [
-        Candidate(artifact.folder, freed(artifact.folder), words(artifact), "version", artifact.folder)
+        Candidate(version.place, freed(version.place), version.words, "version", version.place)
         # What was made from others goes before these: at no moment does a version stay whose inputs are gone.
-        for artifact in sorted(itertools.chain(*versions), key=age, reverse=True)
-        if artifact.folder not in kept
+        for version in sorted(itertools.chain(*versions), key=_age, reverse=True)
+        if version.place not in kept
     ]
     for home in homes:
         candidates += _abandoned(home, older_than_days)
@@ -152,14 +156,14 @@ def plan_work_alone(root: Path, older_than_days: float = OLDER_THAN_DAYS) -> Pla
 
 
 def needed(
-    versions: Iterable[Sequence[Artifact]],
+    versions: Iterable[Sequence[Version]],
     known: dict[Path, str],
     registered: Iterable[Registered],
     *,
     keep: int,
     going: frozenset[Path] | None = None,
 ) -> dict[Path, str]:
-    """Folders of the versions that must stay, and why.
+    """Places of the versions that must stay, and why.
 
     Args:
         versions: those of each asset, the newest first.
@@ -172,17 +176,17 @@ def needed(
     every = list(itertools.chain(*by_home))
     kept = dict(known)
     for found in by_home:
-        for artifact in found[:keep]:
-            kept.setdefault(artifact.folder, f"it is one of the {keep} newest")
-    for version in registered:
+        for version in found[:keep]:
+            kept.setdefault(version.place, f"it is one of the {keep} newest")
+    for model in registered:
         for asset in ("onnx_model", "test_predictions", "serving_model"):
-            found = [artifact for artifact in every if artifact.record.asset == asset]
-            serving = [artifact for artifact in found if _stands_for(artifact, version)]
-            _keep_one(serving, kept, f"{version.words} needs it")
+            found = [version for version in every if version.record.asset == asset]
+            serving = [version for version in found if _stands_for(version, model)]
+            _keep_one(serving, kept, f"{model.words} needs it")
     if going is not None:
-        for artifact in every:
-            if artifact.folder not in going:
-                kept.setdefault(artifact.folder, "it is not to go now")
+        for version in every:
+            if version.place not in going:
+                kept.setdefault(version.place, "it is not to go now")
     _keep_lineages(every, kept)
     return kept
 
@@ -283,52 +287,51 @@ def _folders(folder: Path) -> list[Path]:
         return []
 
 
-def _versions(home: Path) -> list[Artifact]:
+def _versions(home: Path) -> list[Version]:
     """Complete versions, the newest first."""
-    found = [Artifact.read(folder) for folder in _folders(home) if not folder.name.startswith(".")]
-    return sorted((artifact for artifact in found if artifact), key=age, reverse=True)
+    found = (FolderArtifact.read(folder) for folder in _folders(home) if not folder.name.startswith("."))
+    return sorted((Version(artifact.folder, artifact.record) for artifact in found if artifact), key=_age, reverse=True)
 
 
-def age(artifact: Artifact) -> tuple[str, float]:
-    """What versions are sorted by: the time at which they were made."""
-    return artifact.record.created, modified(artifact.folder)
+def _age(version: Version) -> tuple[str, float]:
+    return version.age
 
 
-def _stands_for(artifact: Artifact, version: Registered) -> bool:
-    record = artifact.record
+def _stands_for(version: Version, model: Registered) -> bool:
+    record = version.record
     if record.asset == "serving_model":
-        return record.metadata.get("registered") == {"name": version.name, "version": version.number}
-    if not version.onnx_version:
+        return record.metadata.get("registered") == {"name": model.name, "version": model.number}
+    if not model.onnx_version:
         return False
     if record.asset == "onnx_model":
-        return record.data_version == version.onnx_version
-    return record.asset == "test_predictions" and record.inputs.get("onnx_model") == version.onnx_version
+        return record.data_version == model.onnx_version
+    return record.asset == "test_predictions" and record.inputs.get("onnx_model") == model.onnx_version
 
 
-def _keep_one(found: Iterable[Artifact], kept: dict[Path, str], reason: str) -> list[Artifact]:
+def _keep_one(found: Iterable[Version], kept: dict[Path, str], reason: str) -> list[Version]:
     """Keep, of equal versions, one in each folder: a kept one or the newest. Returns those that are kept by this."""
-    by_home: dict[Path, list[Artifact]] = {}
-    for artifact in found:
-        by_home.setdefault(artifact.folder.parent, []).append(artifact)
+    by_home: dict[Path, list[Version]] = {}
+    for version in found:
+        by_home.setdefault(version.place.parent, []).append(version)
     chosen = []
     for equal in by_home.values():
-        if not any(artifact.folder in kept for artifact in equal):
-            newest = max(equal, key=age)
-            kept[newest.folder] = reason
+        if not any(version.place in kept for version in equal):
+            newest = max(equal, key=_age)
+            kept[newest.place] = reason
             chosen.append(newest)
     return chosen
 
 
-def _keep_lineages(every: list[Artifact], kept: dict[Path, str]) -> None:
+def _keep_lineages(every: list[Version], kept: dict[Path, str]) -> None:
     """Keep what kept versions were made from, and what that was made from."""
-    by_version: dict[tuple[str, str], list[Artifact]] = {}
-    for artifact in every:
-        by_version.setdefault((artifact.record.asset, artifact.record.data_version), []).append(artifact)
-    waiting = [artifact for artifact in every if artifact.folder in kept]
+    by_version: dict[tuple[str, str], list[Version]] = {}
+    for version in every:
+        by_version.setdefault((version.record.asset, version.record.data_version), []).append(version)
+    waiting = [version for version in every if version.place in kept]
     while waiting:
         child = waiting.pop()
         for source in child.record.inputs.items():
-            reason = f"{child.record.asset} {child.folder.name} was made from it"
+            reason = f"{child.record.asset} {child.place.name} was made from it"
             waiting += _keep_one(by_version.get(source, ()), kept, reason)
 
 
@@ -342,55 +345,5 @@ def _abandoned(home: Path, older_than_days: float) -> Iterator[Candidate]:
             last = max((modified(path) for path in folder.rglob("*")), default=modified(folder))
             if max(last, modified(folder)) < before:
                 days = (time.time() - last) / 86_400
-                told = f"{home.name}/{folder.name}: untouched for {days:.0f} days"
-                yield Candidate(folder, freed(folder), told, "work", home)
-
-
-def registered_versions(uri: str) -> list[Registered]:
-    """Versions of the model registry that an alias stands for, and those to which a rollback returns.
-
-    None without a registry: `uri` is empty, or names a local database that is not there.
-
-    Raises:
-        HarError: it does not answer, so that nobody knows what its aliases need.
-    """
-    path = uri.removeprefix("sqlite:///")
-    if not uri or (path != uri and not Path(path).is_file()):
-        return []
-    import sqlalchemy
-    from mlflow.exceptions import MlflowException
-    from requests import RequestException
-
-    from har_assets.tracking.client import client_of, one_line
-
-    try:
-        return list(_registered(client_of(uri)))
-    except (MlflowException, RequestException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
-        raise HarError(
-            f"The model registry at {uri} does not answer ({one_line(error, 160)}), and what its aliases stand for "
-            "must not be pruned: start it, or correct the tracking address."
-        ) from error
-
-
-def _registered(client: Any) -> Iterator[Registered]:
-    from har_assets.serving.package import ONNX_VERSION_TAG
-    from har_assets.serving.promotion import BEFORE_TAG
-
-    token: str | None = ""
-    while token is not None:
-        page = client.search_registered_models(max_results=100, page_token=token or None)
-        token = page.token or None
-        for model in page:
-            for alias, number in client.get_registered_model(model.name).aliases.items():
-                tags = client.get_model_version(model.name, str(number)).tags
-                yield Registered(model.name, str(number), tags.get(ONNX_VERSION_TAG, ""), alias)
-                for earlier in client.search_model_versions(f"name = '{model.name}'"):
-                    if str(earlier.version) == tags.get(BEFORE_TAG):
-                        known = earlier.tags.get(ONNX_VERSION_TAG, "")
-                        yield Registered(model.name, str(earlier.version), known, f"before {alias}")
-
-
-def words(artifact: Artifact) -> str:
-    """`onnx_model 3f0c9a1b2d4e of 2026-11-03 10:00: fp32`, for people."""
-    record = artifact.record
-    return f"{record.asset} {artifact.folder.name} of {record.created[:16].replace('T', ' ')}: {record.headline}"
+                why = f"{home.name}/{folder.name}: untouched for {days:.0f} days"
+                yield Candidate(folder, freed(folder), why, "work", home)

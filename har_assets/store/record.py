@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -14,9 +15,10 @@ from har_assets.system.files import sha256_of
 from har_assets.system.locks import FolderLock
 
 RECORD_FILE = "artifact.json"
-
+"""File of a version that holds its record, written last: without it a folder is no version."""
 
 LATEST = "latest"
+"""Beside the versions of an asset: link to the current one, in a bucket an object that names it."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,24 @@ class Record:
             return None
 
 
-@dataclass(frozen=True)
-class Artifact:
-    """A published version."""
+class Artifact(ABC):
+    """A published version, wherever it lies: `FolderArtifact`, or `BucketArtifact` of har_assets.store.bucket."""
 
-    folder: Path
     record: Record
-    lock: FolderLock | None = field(default=None, compare=False, repr=False)
-    """While it is held the version is not pruned; freed with this object. None where nothing is to be held."""
+
+    @property
+    @abstractmethod
+    def folder(self) -> Path:
+        """Folder of this machine with all of its files. Raises StorageError where they cannot be copied here."""
+
+    @abstractmethod
+    def folder_with(self, names: Iterable[str]) -> Path:
+        """Folder of this machine with these of its files at least. Raises StorageError as `folder`."""
+
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """Where it lies, for people: a folder, or an address in a bucket."""
 
     def file(self, name: str) -> Path:
         """Path of one of its files; MissingArtifactError when it was removed by hand."""
@@ -82,19 +94,43 @@ class Artifact:
             )
         return path
 
-    def folder_with(self, names: Iterable[str]) -> Path:
-        """Folder with these of its files at least: of a version in a bucket no others are copied."""
-        return self.folder
-
-    @property
-    def address(self) -> str:
-        """Where it lies, for people: a folder, or an address in a bucket."""
-        return str(self.folder)
-
     @property
     def bytes(self) -> int:
         """Size of its files together."""
         return sum(int(entry["bytes"]) for entry in self.record.files.values())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.address})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Artifact) and (self.address, self.record) == (other.address, other.record)
+
+    def __hash__(self) -> int:
+        return hash(self.address)
+
+
+class FolderArtifact(Artifact):
+    """A version that lies in a folder of this machine."""
+
+    def __init__(self, folder: Path, record: Record, lock: FolderLock | None = None) -> None:
+        self._folder = folder
+        self.record = record
+        self.lock = lock
+        """While it is held the version is not pruned; freed with this object. None where nothing is to be held."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self._folder
+
+    def folder_with(self, names: Iterable[str]) -> Path:
+        """The folder, which has all of its files."""
+        return self._folder
+
+    @property
+    def address(self) -> str:
+        """The folder, for people."""
+        return str(self._folder)
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:

@@ -7,15 +7,24 @@ AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL.
 from __future__ import annotations
 
 import contextlib
+import secrets
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any, ClassVar
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from har_assets.errors import StorageAwayError, StorageError
 
 PARTS_AT_ONCE = 8
 """So that a connection's delay does not limit the rate."""
+
+PART_BYTES = 16 * 2**20
+"""A large file moves in parts of this size; PARTS_AT_ONCE of them bound the memory, 128 MiB."""
+
+MOST_PARTS = 10_000
+"""S3 takes no more parts of one file: larger files get larger parts."""
 
 S3_OPTIONS: dict[str, Any] = {
     # Another machine may have written a moment ago.
@@ -27,20 +36,23 @@ S3_OPTIONS: dict[str, Any] = {
 
 
 class RemoteFolder:
-    """What is below an address such as `s3://bucket/prefix`. Opened when it is first asked for anything."""
+    """What is below an address such as `s3://bucket/prefix`. Opened when it is first asked for anything.
 
-    _address: str
-    """Without a slash at its end."""
-    _named_by: ClassVar[str]
-    """Environment variable that names the address, for sentences."""
+    Paths are relative to the address, places begin with the bucket.
+    """
+
+    def __init__(self, address: str, named_by: str) -> None:
+        """`named_by`: the environment variable that names the address, for sentences."""
+        self._address = address.rstrip("/")
+        self._named_by = named_by
 
     @property
     def address(self) -> str:
-        """Where it lies."""
+        """Where it lies, without a slash at its end."""
         return self._address
 
     def address_of(self, place: str) -> str:
-        """Address of a path inside the bucket."""
+        """Address of a place."""
         return f"{self._address.partition('://')[0]}://{place}"
 
     @cached_property
@@ -59,34 +71,65 @@ class RemoteFolder:
     def _place(self, *names: str) -> str:
         return "/".join((self._remote._strip_protocol(self._address), *names))
 
-    def _read(self, place: str) -> bytes | None:
-        """Content of a small object, or None where there is none."""
+    def listing(self, path: str = "") -> dict[str, int]:
+        """Every object below the address, or below a path there: its path from there to its bytes.
+
+        Raises StorageError.
+        """
+        top = self._place(*filter(None, [path]))
+        with self._faults("list"):
+            found = self._remote.find(top, detail=True)
+        self._refuse_missing_bucket(found)
+        return {place.removeprefix(f"{top}/"): int(entry["size"] or 0) for place, entry in found.items()}
+
+    def size(self) -> int:
+        """Bytes of all objects together. Raises StorageError."""
+        return sum(self.listing().values())
+
+    def folders_and_objects(self, path: str) -> tuple[set[str], set[str]]:
+        """Names of what is directly below a path: of folders, and of objects. Raises StorageError."""
+        with self._faults("list"):
+            try:
+                entries = self._remote.ls(self._place(path), detail=True)
+            except FileNotFoundError:
+                entries = []
+        self._refuse_missing_bucket(entries)
+        folders, objects = (
+            {PurePosixPath(entry["name"]).name for entry in entries if (entry["type"] == "directory") is is_folder}
+            for is_folder in (True, False)
+        )
+        return folders, objects
+
+    def exists(self, path: str) -> bool:
+        """Whether there is an object at a path. Raises StorageError."""
+        with self._faults("list"):
+            return bool(self._remote.exists(self._place(path)))
+
+    def read_object(self, path: str) -> bytes | None:
+        """Content of a small object, or None where there is none. Raises StorageError."""
         with self._faults("read"):
             try:
-                return bytes(self._remote.cat_file(place))
+                return bytes(self._remote.cat_file(self._place(path)))
             except FileNotFoundError:
                 self._refuse_missing_bucket(())
                 return None
 
-    def listing(self) -> dict[str, int]:
-        """Path below the address to bytes, of every object. Raises StorageError."""
-        top = self._place()
-        with self._faults("list"):
-            found = self._remote.find(top, detail=True)
-        self._refuse_missing_bucket(found)
-        return {path.removeprefix(f"{top}/"): int(entry["size"] or 0) for path, entry in found.items()}
-
-    def read_object(self, path: str) -> bytes | None:
-        """Content of a small object at a path below the address, or None where there is none. Raises StorageError."""
-        return self._read(self._place(path))
+    def read_part(self, path: str, start: int, end: int) -> bytes:
+        """Bytes `start` to `end` of an object; empty where there is none, fewer where it ends. Raises StorageError."""
+        with self._faults("read"):
+            try:
+                return bytes(self._remote.cat_file(self._place(path), start=start, end=end))
+            except FileNotFoundError:
+                self._refuse_missing_bucket(())
+                return b""
 
     def write_object(self, path: str, content: bytes) -> None:
-        """Write a small object at a path below the address. Raises StorageError."""
+        """Write a small object. Raises StorageError."""
         with self._faults("write"):
             self._remote.pipe_file(self._place(path), content)
 
     def remove_objects(self, paths: Iterable[str]) -> None:
-        """Remove objects at paths below the address; those that are gone already do not matter. Raises StorageError."""
+        """Remove objects; those that are gone already do not matter. Raises StorageError."""
 
         def remove_one(path: str) -> None:
             with self._faults("remove"), contextlib.suppress(FileNotFoundError):
@@ -94,6 +137,35 @@ class RemoteFolder:
 
         with ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
             list(pool.map(remove_one, paths))
+
+    def remove_folder(self, path: str) -> None:
+        """Remove every object below a path. Raises StorageError."""
+        with self._faults("remove"):
+            self._remote.rm(self._place(path), recursive=True)
+
+    def upload(self, file: Path, path: str, size: int) -> None:
+        """Write a file of `size` bytes, a large one in parts. Raises StorageError."""
+        part = max(PART_BYTES, -(-size // MOST_PARTS))
+        options = {"chunksize": part} if "s3" in self._remote.protocol else {}
+        with self._faults("write"):
+            self._remote.put_file(str(file), self._place(path), **options)
+
+    def copy_object(self, source: str, target: str) -> None:
+        """Copy an object to another path without reading it. Raises StorageError."""
+        with self._faults("write"):
+            self._remote.cp_file(self._place(source), self._place(target))
+
+    def try_out(self) -> float:
+        """List, write, read and remove a small object; seconds that it took. Raises StorageError."""
+        start = time.monotonic()
+        path = f".har-doctor-{secrets.token_hex(6)}"
+        self.folders_and_objects(path)
+        self.write_object(path, b"har")
+        read = self.read_object(path)
+        self.remove_objects([path])
+        if read != b"har":
+            raise StorageError(f"{self._address} did not give back what was written a moment ago: it cannot be used.")
+        return time.monotonic() - start
 
     def _refuse_missing_bucket(self, found: Iterable[Any]) -> None:
         """An object that is not there, and a bucket that is not there, look the same."""

@@ -1,83 +1,39 @@
 """`python -m har_assets.training request.json`: the process in which a training runs.
 
 Started by the asset trained_checkpoint through Dagster Pipes, or by hand. Where the request asks for several
-devices or machines it becomes torchrun, which starts this module once a device; where the machines are to be found on
-a Ray cluster it first becomes har_assets.cluster.training, which starts this module once a node. It ends with the
-process that started it, stops in order on SIGINT and SIGTERM (the last whole epoch is kept), and says its
-failure in one sentence in `error.txt` of the work folder.
+devices or machines it becomes torchrun, which starts this module once a device. A request that wants its nodes found
+on a Ray cluster is for `python -m har_assets.cluster`, which starts this module once a node.
 """
 
-import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from types import FrameType
-
-from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, open_dagster_pipes
 
 from har_assets.errors import HarError
-from har_assets.system.processes import die_with_parent
+from har_assets.training.entry import reporting, run_request, started_by_torchrun, write_reason
 from har_assets.training.request import ERROR_FILE, STOPPED, TrainingRequest
 
 
 def main(request_file: Path) -> int:
     """Train as the request says; exit status 0, 1 with the reason in `error.txt`, 130 when it was stopped."""
-    worker = "TORCHELASTIC_RUN_ID" in os.environ
-    parent = os.environ.get("HAR_PARENT_PID")
-    if worker:
-        die_with_parent()
-    elif parent:
-        die_with_parent(int(parent))
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        request = TrainingRequest.read(request_file)
-    except HarError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    error_file = Path(request.work) / ERROR_FILE
-    if not worker:
-        error_file.unlink(missing_ok=True)
-    try:
-        if request.nodes > 1 and not request.rendezvous:
-            from har_assets.cluster.training import train_on_nodes
-
-            with _reporting() as report:
-                return train_on_nodes(request, report)
-        if not worker and (request.nodes > 1 or request.devices != 1):
-            from har_assets.training.fit import count_devices
-
-            devices = count_devices(request)
-            if request.nodes * devices > 1:
-                return _torchrun(request_file, request, devices)
-        return _train(request)
-    except HarError as error:
-        _say(error_file, str(error))
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        _say(error_file, STOPPED)
-        return 130
-    except Exception as error:
-        _say(error_file, f"Training failed with {type(error).__name__}: {error}")
-        raise
+    return run_request(request_file, partial(_train, request_file))
 
 
-@contextlib.contextmanager
-def _reporting() -> Iterator[Callable[[str], None]]:
-    """Where lines for people go: to the step that started this process, else to standard output."""
-    if DAGSTER_PIPES_CONTEXT_ENV_VAR in os.environ and os.environ.get("RANK", "0") == "0":
-        with open_dagster_pipes() as pipes:
-            yield pipes.log.info
-    else:
-        yield print
+def _train(request_file: Path, request: TrainingRequest) -> int:
+    if request.nodes > 1 and not request.rendezvous:
+        raise HarError(
+            f"{request_file} asks for {request.nodes} nodes of a Ray cluster: start `python -m har_assets.cluster "
+            f"{request_file}` in a job of that cluster, or set rendezvous to host:port of one of your machines."
+        )
+    from har_assets.training.fit import count_devices, fit
 
-
-def _train(request: TrainingRequest) -> int:
-    with _reporting() as report:
-        from har_assets.training.fit import fit
-
+    if not started_by_torchrun() and (request.nodes > 1 or request.devices != 1):
+        devices = count_devices(request)
+        if request.nodes * devices > 1:
+            return _torchrun(request_file, request, devices)
+    with reporting() as report:
         fit(request, report)
     return 0
 
@@ -119,7 +75,7 @@ def _torchrun(request_file: Path, request: TrainingRequest, devices: int) -> int
         if killed:
             # The others then fail for want of it, which is not the cause.
             error_file.unlink(missing_ok=True)
-        _say(
+        write_reason(
             error_file,
             f"The training process of device {next(iter(killed or error.failures))} ended with "
             f"{next(iter(killed.values()), 1)} and no word of why (killed? out of memory?): look at its output in the "
@@ -128,16 +84,6 @@ def _torchrun(request_file: Path, request: TrainingRequest, devices: int) -> int
         print(f"error: {error_file.read_text()}", file=sys.stderr)
         return 130 if error_file.read_text() == STOPPED else 1
     return 0
-
-
-def _say(error_file: Path, sentence: str) -> None:
-    """Write why a training ended, unless a process before this one has: the first failure is the cause."""
-    with contextlib.suppress(FileExistsError), error_file.open("x") as file:
-        file.write(sentence)
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import numpy as np
 
 from har_assets.cluster.address import RAY_VARIABLE
 from har_assets.cluster.needs import PROJECT
-from har_assets.store.bucket import open_store
-from har_assets.store.folder import ArtifactFolder
+from har_assets.store.opening import open_store
+from har_assets.store.protocol import Store
 from har_assets.video.frame_cache import FrameCache
 from har_assets_tests.cluster.ray_nodes import Cluster, ray_cluster
 from har_assets_tests.postgres import Postgres, postgres_server
@@ -40,7 +40,7 @@ class Site(Project):
         }
 
     @property
-    def store(self) -> ArtifactFolder:
+    def store(self) -> Store:
         return open_store(f"s3://{BUCKET}/{self.prefix}", self.folder / "artifacts")
 
     @classmethod
@@ -100,7 +100,7 @@ def keys_of(s3: S3Server) -> Iterator[None]:
         S3FileSystem.clear_instance_cache()
 
 
-def same_products(here: ArtifactFolder, there: ArtifactFolder, assets: tuple[str, ...]) -> None:
+def same_products(here: Store, there: Store, assets: tuple[str, ...]) -> None:
     """Assert that two stores have the same keys, data versions, lineage, frames, accuracy and scores."""
     for asset in assets:
         one, two = here.latest(asset).record, there.latest(asset).record

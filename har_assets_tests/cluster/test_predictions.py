@@ -11,10 +11,10 @@ import pytest
 
 from har_assets.cluster.predictions import PART, prediction_shards, score_on_cluster, score_shard
 from har_assets.errors import HarError
-from har_assets.graph.resources.store import ArtifactStore
 from har_assets.runtime import Predictor, open_model
 from har_assets.runtime.evaluation import predict_manifest, prediction_table
-from har_assets.store.folder import ArtifactFolder
+from har_assets.store.opening import StoreLocation
+from har_assets.store.protocol import Store
 from har_assets.store.record import Artifact, describe_files
 from har_assets.video.frame_cache import FrameCache
 from har_assets_tests.store.test_folder import make_record
@@ -22,11 +22,11 @@ from har_assets_tests.store.test_folder import make_record
 MODEL = "video_action_model.onnx"
 
 
-def open_onnx(onnx: Artifact, store: ArtifactStore, threads: int) -> Predictor:
+def open_onnx(onnx: Artifact, store: Store, threads: int) -> Predictor:
     return open_model(onnx.file(MODEL), "onnxruntime_cpu", threads=threads)
 
 
-def publish(store: ArtifactFolder, asset: str, version: str, files: dict[str, Path]) -> Artifact:
+def publish(store: Store, asset: str, version: str, files: dict[str, Path]) -> Artifact:
     with store.staging(asset) as folder:
         for name, file in files.items():
             shutil.copy(file, folder / name)
@@ -37,14 +37,15 @@ def publish(store: ArtifactFolder, asset: str, version: str, files: dict[str, Pa
 @pytest.fixture
 def store(
     tmp_path: Path, tiny_cache: Path, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[ArtifactStore, dict[str, Artifact]]:
-    """The store of a node, in its working folder, with a model and frames."""
-    monkeypatch.chdir(tmp_path)
-    store = ArtifactStore()
-    return store, {
-        "onnx_model": publish(store.folder, "onnx_model", "1", {MODEL: tiny_onnx}),
+) -> tuple[StoreLocation, dict[str, Artifact]]:
+    """A store that is not the one of the environment, with a model and frames."""
+    monkeypatch.setenv("HAR_ARTIFACTS", str(tmp_path / "of_the_environment"))
+    location = StoreLocation(str(tmp_path / "chosen"))
+    store = location.open()
+    return location, {
+        "onnx_model": publish(store, "onnx_model", "1", {MODEL: tiny_onnx}),
         "frame_cache": publish(
-            store.folder, "frame_cache", "1", {path.name: path for path in (tiny_cache / "cache").iterdir()}
+            store, "frame_cache", "1", {path.name: path for path in (tiny_cache / "cache").iterdir()}
         ),
     }
 
@@ -56,7 +57,7 @@ def manifest_of(tiny_cache: Path) -> pd.DataFrame:
 
 
 def test_scores_of_parts_are_those_of_one_process(
-    store: tuple[ArtifactStore, dict[str, Artifact]], tiny_cache: Path
+    store: tuple[StoreLocation, dict[str, Artifact]], tiny_cache: Path
 ) -> None:
     here, inputs = store
     manifest = manifest_of(tiny_cache)
@@ -65,12 +66,12 @@ def test_scores_of_parts_are_those_of_one_process(
     assert sorted(clips) == sorted(set(manifest["clip"]) - {"jump/broken.avi"})
     versions = {"onnx_model": "1", "frame_cache": "1"}
     for key, chunk in shards.items():
-        score_shard(key, chunk, open_onnx, versions, 2)
-    common: dict[str, Any] = {"store": here, "inputs": inputs, "open_model": open_onnx, "windows": 2}
+        score_shard(key, chunk, here, open_onnx, versions, 2)
+    common: dict[str, Any] = {"location": here, "inputs": inputs, "open_model": open_onnx, "windows": 2}
     said: list[str] = []
     scores, runtime = score_on_cluster(shards, **common, log=said.append)
     assert said == [f"{len(shards)} shards, {len(shards)} of them made before."]
-    predictor = open_onnx(inputs["onnx_model"], here, 0)
+    predictor = open_onnx(inputs["onnx_model"], here.open(), 0)
     table, scores_NK = predict_manifest(predictor, manifest, FrameCache(inputs["frame_cache"].folder), 2)
     merged, merged_NK = prediction_table(scores, manifest, predictor.spec.labels, runtime)
     pd.testing.assert_frame_equal(table, merged)
@@ -78,7 +79,7 @@ def test_scores_of_parts_are_those_of_one_process(
 
 
 def test_a_part_is_known_by_model_frames_and_configuration(
-    store: tuple[ArtifactStore, dict[str, Artifact]], tiny_cache: Path, tiny_onnx: Path
+    store: tuple[StoreLocation, dict[str, Artifact]], tiny_cache: Path, tiny_onnx: Path
 ) -> None:
     here, inputs = store
     clips = list(pd.read_csv(tiny_cache / "train.csv")["clip"])
@@ -90,21 +91,21 @@ def test_a_part_is_known_by_model_frames_and_configuration(
     first = keys(frames, onnx, {"windows": 2})
     assert first == keys(frames, onnx, {"windows": 2})
     assert not first & keys(frames, onnx, {"windows": 3})
-    assert not first & keys(frames, publish(here.folder, "onnx_model", "2", {MODEL: tiny_onnx}), {"windows": 2})
-    changed = here.folder.root / "changed.csv"
+    assert not first & keys(frames, publish(here.open(), "onnx_model", "2", {MODEL: tiny_onnx}), {"windows": 2})
+    changed = here.open().root / "changed.csv"
     lines = (frames.folder / "index.csv").read_text().splitlines(keepends=True)
     digest = lines[1].split(",")[1]
     changed.write_text("".join(lines).replace(digest, "0" * 64))
     files = {path.name: path for path in frames.folder.iterdir() if path.name != "artifact.json"}
-    other = publish(here.folder, "frame_cache", "2", {**files, "index.csv": changed})
+    other = publish(here.open(), "frame_cache", "2", {**files, "index.csv": changed})
     assert len(first & keys(other, onnx, {"windows": 2})) == len(first) - 1, "one changed video costs its own part"
 
 
 def test_a_model_that_was_made_again_meanwhile_is_refused(
-    store: tuple[ArtifactStore, dict[str, Artifact]], tiny_cache: Path
+    store: tuple[StoreLocation, dict[str, Artifact]], tiny_cache: Path
 ) -> None:
     here, _ = store
     clip = pd.read_csv(tiny_cache / "train.csv")["clip"][0]
     with pytest.raises(HarError, match="onnx_model was made again"):
-        score_shard("k" * 64, [clip], open_onnx, {"onnx_model": "0", "frame_cache": "1"}, 2)
-    assert here.folder.find(PART, "k" * 64) is None
+        score_shard("k" * 64, [clip], here, open_onnx, {"onnx_model": "0", "frame_cache": "1"}, 2)
+    assert here.open().find(PART, "k" * 64) is None

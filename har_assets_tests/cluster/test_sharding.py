@@ -1,20 +1,26 @@
 """A frame cache in parts: which clips go where, and that the whole is what one process would have made."""
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from har_assets.cluster.frames import frame_shards
+from har_assets.cluster.frames import PART, frame_shards
 from har_assets.cluster.needs import needs, tasks_that_need
 from har_assets.cluster.sharding import make_parts, parts, publish_part, remove_parts
 from har_assets.errors import HarError
-from har_assets.graph.resources.store import ArtifactStore
 from har_assets.store.folder import ArtifactFolder
+from har_assets.store.opening import StoreLocation
+from har_assets.store.protocol import Store
 from har_assets.store.record import Record
 from har_assets.video.frame_cache import CacheParams, FrameCache, build_frame_cache, merge_frame_caches
+from har_assets_tests.cluster.ray_nodes import ray_cluster
 from har_assets_tests.conftest import write_video
+from har_assets_tests.project import REPOSITORY
 
 PARAMS = CacheParams(12, 16, 1, 8)
 
@@ -87,33 +93,79 @@ def test_a_part_is_known_by_its_clips_and_parameters() -> None:
 
 
 def test_a_part_is_made_once_found_by_its_key_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HAR_ARTIFACTS", raising=False)
-    store = ArtifactStore()
+    monkeypatch.setenv("HAR_ARTIFACTS", str(tmp_path / "of_the_environment"))
+    location = StoreLocation("chosen", project=str(tmp_path))
+    store = location.open()
     shards = {letter * 64: [f"wave/{letter}.avi"] for letter in "abc"}
     built = []
 
-    def build(staging: Path, work: Path) -> tuple[str, dict[str, int]]:
+    def build(here: Store, staging: Path, work: Path) -> tuple[str, dict[str, int]]:
+        assert here.root == store.root
         built.append(staging)
         work.mkdir()
         (staging / "clips.txt").write_text(str(len(built)))
         return "a clip", {"clips": 1}
 
     for key in (*shards, *shards):
-        publish_part("some_part", key, build)
+        publish_part("some_part", key, build, location)
     assert len(built) == len(shards)
-    publish_part("some_part", "d" * 64, build)  # of another plan
+    publish_part("some_part", "d" * 64, build, location)  # of another plan
     found = parts("some_part", ["c" * 64, "a" * 64], store)
     assert [part.file("clips.txt").read_text() for part in found] == ["3", "1"]
     assert found[0].record.metadata["clips"] == 1
-    assert list((tmp_path / "artifacts" / "some_part").glob(".work-*")) == []
+    assert list((tmp_path / "chosen" / "some_part").glob(".work-*")) == []
     said: list[str] = []
     made = make_parts("some_part", shards, pytest.fail, store=store, wanted={}, log=said.append)  # type: ignore[arg-type]
     assert (made, said) == ({}, ["3 shards, 3 of them made before."])
     remove_parts("some_part", shards, store)
-    assert [part.record.key for part in store.folder.versions("some_part")] == ["d" * 64]
+    assert [part.record.key for part in store.versions("some_part")] == ["d" * 64]
     with pytest.raises(HarError, match="some_part, was removed before it was used"):
         parts("some_part", shards, store)
+
+
+ON_THE_STEP = """
+import json, sys
+from pathlib import Path
+from har_assets.cluster.frames import build_on_cluster, frame_shards
+from har_assets.store.opening import StoreLocation
+from har_assets.video.frame_cache import CacheParams
+root, project, folder, clips = json.loads(sys.argv[1])
+params = CacheParams(12, 16, 1, 8)
+shards = frame_shards(dict.fromkeys(clips, "md5"), params, 60.0, 2)
+report, _ = build_on_cluster(shards, location=StoreLocation(root, project=project), params=params, timeout_s=60.0,
+                             folder=Path(folder), log=print)
+print(len(shards), report.clips)
+"""
+
+
+@pytest.mark.slow  # starts a cluster
+def test_shards_are_published_to_the_store_of_the_step_whatever_the_node_would_choose(
+    tmp_path: Path, clips: dict[str, Path]
+) -> None:
+    """On a real node, whose environment names another store."""
+    good = [name for name in clips if "clip" in name]
+    for name in good:
+        target = tmp_path / "project" / "data" / "videos" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(clips[name].read_bytes())
+    chosen, merged = tmp_path / "chosen", tmp_path / "merged"
+    merged.mkdir()
+    environment = {"HAR_ARTIFACTS": str(tmp_path / "of_the_environment"), "PYTHONPATH": str(REPOSITORY)}
+    arguments = json.dumps([str(chosen), str(tmp_path / "project"), str(merged), good])
+    with ray_cluster(tmp_path / "head", environment) as cluster:
+        cluster.add(tmp_path / "node")
+        done = subprocess.run(
+            [sys.executable, "-c", ON_THE_STEP, arguments],
+            env={**cluster.environment, "RAY_ADDRESS": cluster.gcs},
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=200,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "3 5"
+    assert len(ArtifactFolder(chosen).versions(PART)) == 3
+    assert not (tmp_path / "of_the_environment").exists()
 
 
 def test_a_shard_asks_for_a_gpu_where_there_is_one() -> None:

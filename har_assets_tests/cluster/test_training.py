@@ -19,7 +19,7 @@ from har_assets.errors import HarError
 from har_assets.model.lightning import load_checkpoint
 from har_assets.model.spec import ModelSpec
 from har_assets.store.record import Artifact
-from har_assets.training.request import STOPPED, TrainingRequest
+from har_assets.training.request import ERROR_FILE, STOPPED, TrainingRequest
 from har_assets_tests.cluster.ray_nodes import Cluster, Node, ray_cluster
 from har_assets_tests.cluster.ray_site import Site, services_of
 from har_assets_tests.postgres import Postgres, postgres_server
@@ -399,6 +399,24 @@ def test_options_are_fields_of_the_configuration() -> None:
 
     assert {"nodes", "devices", "rendezvous", "node_wait_s"} <= TrainingConfig.model_fields.keys()
     assert {"nodes", "rendezvous", "node_wait_s"} <= TrainingConfig.not_content
+
+
+def test_each_entry_point_names_the_other_one(tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec) -> None:
+    def start(module: str, request: TrainingRequest) -> tuple[int, str]:
+        path = request.write(tmp_path / "request.json")
+        done = subprocess.run(
+            [sys.executable, "-m", module, str(path)], text=True, capture_output=True, check=False, timeout=100
+        )
+        assert "Traceback" not in done.stderr
+        assert (tmp_path / ERROR_FILE).read_text() == done.stderr.removeprefix("error: ").rstrip("\n")
+        return done.returncode, done.stderr
+
+    status, said = start("har_assets.training", on_cluster(tmp_path, tiny_cache, tiny_spec))
+    assert status == 1
+    assert "asks for 3 nodes of a Ray cluster: start `python -m har_assets.cluster" in said
+    status, said = start("har_assets.cluster", request_for(tmp_path, tiny_cache, tiny_spec))
+    assert status == 1
+    assert "asks for no nodes of a Ray cluster: start `python -m har_assets.training" in said
 
 
 def test_local_projects_need_a_rendezvous(tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec) -> None:

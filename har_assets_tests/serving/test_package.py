@@ -8,6 +8,7 @@ import pytest
 from har_assets.errors import HarError
 from har_assets.serving import package
 from har_assets.serving.package import RegistryError, Version, compare_answer, is_registered, register, save_model
+from har_assets.tracking.tags import ONNX_VERSION_TAG
 from har_assets_tests.mlflow_server import MlflowServer
 from har_assets_tests.serving.server import ModelServer, encoded
 
@@ -45,7 +46,7 @@ def test_a_server_keeps_the_model_and_its_absence_is_one_sentence(
             return save_model(tiny_onnx, folder, CONFIG, {}, model)
 
         def registered(folder: str, **options: Any) -> Version:
-            tags = {package.ORIGIN_TAG: "one", package.ONNX_VERSION_TAG: "v1"}
+            tags = {package.ORIGIN_TAG: "one", ONNX_VERSION_TAG: "v1"}
             return register(server.uri, run_id, "tiny", tmp_path / folder, save, tags, **options)
 
         first = registered("first")

@@ -1,4 +1,4 @@
-"""Artifacts in a bucket, on a real server on loopback; what they share with a folder is in test_artifacts.py."""
+"""Artifacts in a bucket, on a real server on loopback; what they share with a folder is in test_folder.py."""
 
 import json
 import os
@@ -17,11 +17,13 @@ from har_assets.cli.doctor import examine, finding
 from har_assets.cli.doctor import project as project_checks
 from har_assets.errors import HarError, MissingArtifactError, StorageAwayError, StorageError
 from har_assets.graph.resources.store import ArtifactStore
-from har_assets.store import bucket as bucket_module
-from har_assets.store.bucket import PART_BYTES, ROOT_VARIABLE, ArtifactBucket, StoredArtifact, open_store
-from har_assets.store.folder import STAGING_PREFIX, ArtifactFolder
+from har_assets.store.bucket import ArtifactBucket, BucketArtifact
+from har_assets.store.folder import ArtifactFolder
+from har_assets.store.opening import ROOT_VARIABLE, open_store
+from har_assets.store.protocol import Store
 from har_assets.store.record import Artifact, Record, describe_files
-from har_assets.store.remote_folder import S3_OPTIONS
+from har_assets.store.remote_folder import MOST_PARTS, PART_BYTES, S3_OPTIONS, RemoteFolder
+from har_assets.store.work_folder import STAGING_PREFIX
 from har_assets_tests.s3_server import BUCKET, S3Server, s3_server
 from har_assets_tests.store.test_folder import make_record, publish
 
@@ -65,7 +67,7 @@ class Machines:
 
     def start(self, name: str, code: str, *arguments: str) -> subprocess.Popen[str]:
         """Python code in a process, with `store` at hand."""
-        start = "import sys; from har_assets.store.bucket import *; from har_assets.store.folder import *\n"
+        start = "import sys; from har_assets.store.opening import open_store\n"
         start += "from har_assets_tests.store.test_folder import make_record, publish\n"
         start += "store = open_store(sys.argv[1], sys.argv[2])\n"
         return subprocess.Popen(
@@ -93,7 +95,7 @@ def machines(server: S3Server, tmp_path: Path, connect: Callable[[S3Server], Non
     return Machines(server, tmp_path)
 
 
-def publish_large(store: ArtifactFolder, size: int, key: str = KEY, fill: bytes = b"0123456789abcdef") -> Artifact:
+def publish_large(store: Store, size: int, key: str = KEY, fill: bytes = b"0123456789abcdef") -> Artifact:
     with store.staging("trained_checkpoint") as folder:
         (folder / "large.bin").write_bytes((fill * (size // len(fill) + 1))[:size])
         (folder / "small.txt").write_text(key)
@@ -121,16 +123,16 @@ def test_another_machine_reads_the_latest_version_by_local_paths(machines: Machi
 def test_files_are_copied_when_they_are_asked_for_and_once(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(machines["one"], make_record())
     read = machines["two"].latest("onnx_model")
-    assert isinstance(read, StoredArtifact)
+    assert isinstance(read, BucketArtifact)
     assert read.bytes == 1
     assert "onnx_model" in repr(read)
     assert not read.copy.exists()
     before = read.file("model.onnx").stat().st_ino
-    monkeypatch.setattr(ArtifactBucket, "_part", lambda *arguments: pytest.fail("copied again"))
+    monkeypatch.setattr(RemoteFolder, "read_part", lambda *arguments: pytest.fail("copied again"))
     assert machines["two"].latest("onnx_model").file("model.onnx").stat().st_ino == before
 
 
-def publish_packs(store: ArtifactFolder, key: str, **packs: bytes) -> Artifact:
+def publish_packs(store: Store, key: str, **packs: bytes) -> Artifact:
     with store.staging("frame_cache_part") as folder:
         for name, content in packs.items():
             (folder / f"{name}.npy").write_bytes(content)
@@ -141,7 +143,7 @@ def publish_packs(store: ArtifactFolder, key: str, **packs: bytes) -> Artifact:
 def test_single_files_are_copied_where_no_more_are_asked_for(machines: Machines) -> None:
     publish_packs(machines["one"], KEY, one=b"1" * 100, two=b"2" * 100)
     read = machines["two"].latest("frame_cache_part")
-    assert isinstance(read, StoredArtifact)
+    assert isinstance(read, BucketArtifact)
     folder = read.folder_with(["index.csv"])
     assert {path.name for path in folder.iterdir()} == {"index.csv", "artifact.json"}
     assert read.folder_with(["two.npy"]) == folder
@@ -155,14 +157,17 @@ def test_single_files_are_copied_where_no_more_are_asked_for(machines: Machines)
 
 @pytest.mark.parametrize("kind", ["folder", "bucket"])
 def test_a_version_takes_files_of_others_over_and_keeps_them(machines: Machines, kind: str, tmp_path: Path) -> None:
-    here, there = (ArtifactFolder(tmp_path / "store"),) * 2 if kind == "folder" else (machines["one"], machines["two"])
+    here: Store = machines["one"]
+    there: Store = machines["two"]
+    if kind == "folder":
+        here = there = ArtifactFolder(tmp_path / "store")
     parts = [publish_packs(there, letter * 64, **{letter: letter.encode() * 1000}) for letter in "ab"]
-    lent = {f"{letter}.npy": part for letter, part in zip("ab", parts, strict=True)}
+    linked = {f"{letter}.npy": part for letter, part in zip("ab", parts, strict=True)}
     with here.staging("frame_cache") as folder:
         (folder / "index.csv").write_text("clip\n")
-        files = {**describe_files(folder), **{name: part.record.files[name] for name, part in lent.items()}}
-        published = here.publish(folder, make_record("frame_cache", KEY, files=files), lent)
-    if isinstance(published, StoredArtifact):
+        files = {**describe_files(folder), **{name: part.record.files[name] for name, part in linked.items()}}
+        published = here.publish(folder, make_record("frame_cache", KEY, files=files), linked)
+    if isinstance(published, BucketArtifact):
         assert not (published.copy / "a.npy").exists(), "it has not been here"
     for part in parts:
         there.discard(part)
@@ -262,9 +267,9 @@ def test_killed_while_uploading_leaves_the_version_before(machines: Machines) ->
     before = publish_large(machines["one"], 1000)
     code = (
         "from har_assets_tests.store.test_bucket import publish_large\n"
-        "from har_assets.store.bucket import ArtifactBucket as B; put = B._put\n"
+        "from har_assets.store.remote_folder import RemoteFolder as R; put = R.upload\n"
         "def tell(*arguments):\n    put(*arguments); print('put', flush=True)\n"
-        "B._put = tell; publish_large(store, 60_000_000, 'b' * 64)"
+        "R.upload = tell; publish_large(store, 60_000_000, 'b' * 64)"
     )
     process = machines.start("one", code)
     assert process.stdout is not None
@@ -298,11 +303,11 @@ def test_uploads_that_were_killed_long_ago_are_removed(machines: Machines) -> No
 def test_a_copy_goes_on_where_it_was_killed(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
     published = publish_large(machines["one"], 3 * PART_BYTES)
     code = (
-        "from har_assets.store.bucket import ArtifactBucket as B; import time; part = B._part\n"
+        "from har_assets.store.remote_folder import RemoteFolder as R; import time; part = R.read_part\n"
         "def slow(self, place, start, end):\n"
         "    if start >= 2 * 16 * 2**20: print('two parts', flush=True); time.sleep(60)\n"
         "    return part(self, place, start, end)\n"
-        "B._part = slow; store.latest('trained_checkpoint').folder"
+        "R.read_part = slow; store.latest('trained_checkpoint').folder"
     )
     process = machines.start("two", code)
     assert process.stdout is not None
@@ -316,14 +321,14 @@ def test_a_copy_goes_on_where_it_was_killed(machines: Machines, monkeypatch: pyt
     process.wait()
     assert not (partial.parent.parent / published.folder.name).exists()
     asked: list[int] = []
-    part = ArtifactBucket._part
+    part = RemoteFolder.read_part
 
-    def counted(self: ArtifactBucket, place: str, start: int, end: int) -> bytes:
-        if place.endswith("large.bin"):
+    def counted(self: RemoteFolder, path: str, start: int, end: int) -> bytes:
+        if path.endswith("large.bin"):
             asked.append(start)
-        return part(self, place, start, end)
+        return part(self, path, start, end)
 
-    monkeypatch.setattr(ArtifactBucket, "_part", counted)
+    monkeypatch.setattr(RemoteFolder, "read_part", counted)
     read = machines["two"].latest("trained_checkpoint")
     assert read.file("large.bin").read_bytes() == published.file("large.bin").read_bytes()
     assert 0 not in asked
@@ -345,9 +350,9 @@ def test_unfinished_copies_that_nobody_came_back_for_are_removed(machines: Machi
 def test_processes_of_one_machine_share_a_copy(machines: Machines) -> None:
     publish_large(machines["one"], 40_000_000)
     code = (
-        "from har_assets.store.bucket import ArtifactBucket as B; part = B._part; count = []\n"
+        "from har_assets.store.remote_folder import RemoteFolder as R; part = R.read_part; count = []\n"
         "def counted(*arguments):\n    count.append(1); return part(*arguments)\n"
-        "B._part = counted; found = store.latest('trained_checkpoint')\n"
+        "R.read_part = counted; found = store.latest('trained_checkpoint')\n"
         "print(len(count) or found.file('large.bin').stat().st_size, len(count))"
     )
     running = [machines.start("two", code) for _ in range(3)]
@@ -502,19 +507,22 @@ def test_any_kind_of_fsspec_will_do(tmp_path: Path) -> None:
     assert open_store(address, tmp_path / "two").latest("onnx_model").file("model.onnx").read_text() == "by memory"
 
 
-def test_parts_of_huge_files_stay_within_what_s3_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_parts_of_huge_files_stay_within_what_s3_takes(tmp_path: Path) -> None:
     sizes: list[dict[str, Any]] = []
 
     class Remote:
         protocol = ("s3",)
 
+        def _strip_protocol(self, address: str) -> str:
+            return address.removeprefix("s3://")
+
         def put_file(self, file: str, place: str, **options: Any) -> None:
             sizes.append(options)
 
-    store = ArtifactBucket("s3://x", tmp_path)
-    vars(store)["_remote"] = Remote()
-    store._put(tmp_path, "x/y", 5 * 10**12)
-    assert 5 * 10**12 / sizes[0]["chunksize"] <= bucket_module.MOST_PARTS
+    remote = RemoteFolder("s3://x", "")
+    vars(remote)["_remote"] = Remote()
+    remote.upload(tmp_path, "y", 5 * 10**12)
+    assert 5 * 10**12 / sizes[0]["chunksize"] <= MOST_PARTS
 
 
 def test_records_travel_unchanged(tmp_path: Path) -> None:

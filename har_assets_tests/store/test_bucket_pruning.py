@@ -20,12 +20,14 @@ from har_assets.cli.doctor import project as project_checks
 from har_assets.errors import HarError, PassingError, StorageGoneError
 from har_assets.graph.running.dead_runs import at_work_since
 from har_assets.store import bucket_pruning
-from har_assets.store.bucket import CONDEMNED_PREFIX, ROOT_VARIABLE, ArtifactBucket, StoredArtifact, open_store
+from har_assets.store.bucket import CONDEMNED_PREFIX, ArtifactBucket, BucketArtifact
 from har_assets.store.bucket_pruning import GRACE_HOURS, Condemned, Doomed, plan_bucket, prune_bucket
-from har_assets.store.folder import ArtifactFolder
-from har_assets.store.pruning import Registered
+from har_assets.store.opening import ROOT_VARIABLE, open_store
+from har_assets.store.protocol import Store
 from har_assets.store.quota import QUOTA_VARIABLE
 from har_assets.store.record import Artifact, describe_files
+from har_assets.store.remote_folder import RemoteFolder
+from har_assets.tracking.registry import Registered
 from har_assets_tests.project import Project
 from har_assets_tests.s3_server import S3Server, s3_server
 from har_assets_tests.store.test_bucket import Machines
@@ -58,7 +60,7 @@ def machines(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 made = iter(range(10**6))
 
 
-def publish(store: ArtifactFolder, asset: str, name: str, **fields: object) -> Artifact:
+def publish(store: Store, asset: str, name: str, **fields: object) -> Artifact:
     """A version whose key and data version are readable, younger than all before it."""
     number = next(made)
     created = f"2026-01-01T{number // 3600:02d}:{number // 60 % 60:02d}:{number % 60:02d}+00:00"
@@ -84,7 +86,7 @@ def whole(machines: Machines, reader: str = "checker") -> set[str]:
     """Keys of versions that are listed, by a machine that has no copies: all of them can be read, and are right."""
     shutil.rmtree(machines.folder / reader, ignore_errors=True)
     store = machines[reader]
-    listing = store.listing()
+    listing = store.remote.listing()
     found = set()
     for path in listing:
         home, _, name = path.rpartition("/")
@@ -105,7 +107,7 @@ def test_a_version_is_condemned_by_one_prune_and_removed_by_one_after_the_grace_
     before = machines.objects()
     plan = plan_bucket(machines["two"], keep=1)
     assert (names(plan.condemn), plan.remove, plan.waiting) == ({"first", "second"}, (), ())
-    assert plan.bytes == sum(one.listing().values())
+    assert plan.bytes == sum(one.remote.listing().values())
     assert machines.objects() == before, "a plan changes nothing"
 
     done = prune(machines["two"], grace=timedelta(hours=1))
@@ -226,11 +228,11 @@ def test_a_pointer_that_moves_while_its_version_goes_is_read_again(
         publish(machines["one"], "onnx_model", name)
     for _ in range(2):
         prune(machines["one"])
-    read, stale = ArtifactBucket._read, iter([b"old_________.20260101T000000-000000\n"])
+    read, stale = RemoteFolder.read_object, iter([b"old_________.20260101T000000-000000\n"])
     monkeypatch.setattr(
-        ArtifactBucket,
-        "_read",
-        lambda self, place: next(stale, None) or read(self, place) if place.endswith("latest") else read(self, place),
+        RemoteFolder,
+        "read_object",
+        lambda self, path: next(stale, None) or read(self, path) if path.endswith("latest") else read(self, path),
     )
     assert machines["two"].latest("onnx_model").record.data_version == "new"
 
@@ -254,7 +256,7 @@ def test_rests_go_and_uploads_under_way_stay(machines: Machines) -> None:
 KILLED = """
 from datetime import timedelta
 from har_assets.store.bucket_pruning import plan_bucket, prune_bucket
-store.listing(); print("begins", flush=True)
+store.remote.listing(); print("begins", flush=True)
 for _ in range(2):
     prune_bucket(store, lambda: plan_bucket(store, keep=1, grace=timedelta(0)))
 """
@@ -285,7 +287,7 @@ def test_killed_at_random_moments_nothing_half_there_is_listed(times: int, machi
 BUSY = """
 import random, time
 from dataclasses import replace
-from har_assets.store.folder import describe_files
+from har_assets.store.record import describe_files
 from har_assets.errors import StorageGoneError
 number, late = sys.argv[3], 0
 for turn in range(int(sys.argv[4])):
@@ -399,9 +401,9 @@ def test_the_quota_of_a_bucket_refuses_before_anything_is_uploaded(
     machines: Machines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(machines["one"], "onnx_model", "first")
-    used = sum(machines["one"].listing().values())
+    used = sum(machines["one"].remote.listing().values())
 
-    def of(size: int) -> ArtifactFolder:
+    def of(size: int) -> Store:
         return open_store(machines.address, machines.folder / "one", quota=f"{size} B")
 
     before = machines.objects()
@@ -418,5 +420,5 @@ def test_the_quota_of_a_bucket_refuses_before_anything_is_uploaded(
         assert found.state == expected
     monkeypatch.setenv(QUOTA_VARIABLE, "1 GB")
     assert isinstance(
-        publish(open_store(machines.address, machines.folder / "one"), "onnx_model", "second"), StoredArtifact
+        publish(open_store(machines.address, machines.folder / "one"), "onnx_model", "second"), BucketArtifact
     )

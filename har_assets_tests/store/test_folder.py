@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from har_assets.errors import HarError, MissingArtifactError
-from har_assets.store.folder import STAGING_PREFIX, ArtifactFolder
-from har_assets.store.record import Artifact, Record, describe_files, merge_lineage
+from har_assets.store.folder import ArtifactFolder
+from har_assets.store.protocol import Store
+from har_assets.store.record import Artifact, FolderArtifact, Record, describe_files, merge_lineage
+from har_assets.store.work_folder import STAGING_PREFIX
 from har_assets.system.files import hash_of
 
 
@@ -27,7 +29,7 @@ def make_record(asset: str = "onnx_model", key: str = "a" * 64, **fields: object
     return replace(record, **fields)  # type: ignore[arg-type]
 
 
-def publish(store: ArtifactFolder, record: Record, content: str = "x") -> Artifact:
+def publish(store: Store, record: Record, content: str = "x") -> Artifact:
     with store.staging(record.asset) as folder:
         (folder / "model.onnx").write_text(content)
         return store.publish(folder, replace(record, files=describe_files(folder)))
@@ -104,8 +106,8 @@ def test_hash_ignores_the_order_of_keys_and_sees_every_value() -> None:
 
 
 def test_lineage_of_different_splits_is_refused(tmp_path: Path) -> None:
-    one = Artifact(tmp_path, make_record("frame_cache", lineage={"split": 1, "dataset": "hmdb51"}))
-    two = Artifact(tmp_path, make_record("test_manifest", lineage={"split": 2, "dataset": "hmdb51"}))
+    one = FolderArtifact(tmp_path, make_record("frame_cache", lineage={"split": 1, "dataset": "hmdb51"}))
+    two = FolderArtifact(tmp_path, make_record("test_manifest", lineage={"split": 2, "dataset": "hmdb51"}))
     with pytest.raises(HarError, match="test_manifest was made with split 2, frame_cache with 1"):
         merge_lineage({"frame_cache": one, "test_manifest": two})
     assert merge_lineage({"frame_cache": one}) == {"split": 1, "dataset": "hmdb51"}

@@ -16,9 +16,10 @@ import pytest
 
 from har_assets.errors import HarError
 from har_assets.store.folder import ArtifactFolder
-from har_assets.store.pruning import Plan, Registered, plan_pruning, prune, registered_versions
-from har_assets.store.record import Artifact, describe_files
+from har_assets.store.pruning import Plan, plan_pruning, prune
+from har_assets.store.record import Artifact, FolderArtifact, describe_files
 from har_assets.system.locks import FolderLock
+from har_assets.tracking.registry import Registered
 from har_assets_tests.project import REPOSITORY, Project
 from har_assets_tests.store.test_folder import make_record
 
@@ -30,6 +31,7 @@ def publish(store: ArtifactFolder, asset: str, name: str, **fields: object) -> A
     with store.staging(asset) as folder:
         (folder / "product.bin").write_bytes(name.encode() * 1000)
         found = store.publish(folder, replace(record, files=describe_files(folder), **fields))  # type: ignore[arg-type]
+    assert isinstance(found, FolderArtifact)
     assert found.lock
     found.lock.release()
     return found
@@ -57,7 +59,7 @@ def whole(store: ArtifactFolder) -> set[str]:
         for folder in home.iterdir():
             if folder.name.startswith(".") or folder.is_symlink():
                 continue
-            artifact = Artifact.read(folder)
+            artifact = FolderArtifact.read(folder)
             assert artifact, f"{folder} is half there"
             assert describe_files(folder) == artifact.record.files
             found.add(folder.name.rstrip("_"))
@@ -199,8 +201,8 @@ def test_a_reader_that_comes_while_its_version_is_taken_away_gets_the_latest(sto
     assert FolderLock.exclusive(old.folder) is None
     publish(store, "onnx_model", "new")
     script = (
-        "import sys; from pathlib import Path; from har_assets.store.folder import Artifact\n"
-        "print('waits', flush=True); print(Artifact.hold(Path(sys.argv[1])))"
+        "import sys; from pathlib import Path; from har_assets.store.record import FolderArtifact\n"
+        "print('waits', flush=True); print(FolderArtifact.hold(Path(sys.argv[1])))"
     )
     reader = subprocess.Popen(
         [sys.executable, "-c", script, str(old.folder)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
@@ -259,7 +261,8 @@ BUSY = """
 import random, sys
 from dataclasses import replace
 from pathlib import Path
-from har_assets.store.folder import ArtifactFolder, describe_files
+from har_assets.store.folder import ArtifactFolder
+from har_assets.store.record import describe_files
 from har_assets_tests.store.test_folder import make_record
 store, number = ArtifactFolder(Path(sys.argv[1])), sys.argv[2]
 for turn in range(int(sys.argv[3])):
@@ -302,7 +305,7 @@ def test_pruning_while_others_read_and_publish(turns: int, store: ArtifactFolder
     for product in (store.root / "product").glob("[!.]*/artifact.json"):
         record = json.loads(product.read_text())
         assert any(
-            Artifact.read(folder).record.data_version == record["inputs"]["source"]  # type: ignore[union-attr]
+            FolderArtifact.read(folder).record.data_version == record["inputs"]["source"]  # type: ignore[union-attr]
             for folder in (store.root / "source").glob("[!.]*/")
         ), "the lineage of a kept product is gone"
 
@@ -327,36 +330,6 @@ def test_old_work_and_caches_go_unless_their_asset_is_being_made(store: Artifact
     assert {path.name for path in home.glob(".*")} == {".work-bbbbbbbbbbbb"}
 
 
-def test_aliases_are_read_from_a_real_registry(tmp_path: Path) -> None:
-    from mlflow import MlflowClient
-
-    assert registered_versions("") == []
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    assert registered_versions(uri) == []
-    assert not (tmp_path / "mlflow.db").exists(), "looking makes no database"
-    client = MlflowClient(uri)
-    client.create_registered_model("har_video_action")
-    for number in (1, 2, 3):
-        tags = {"har.onnx_model": f"onnx{number}", **({"har.champion_before": "1"} if number == 2 else {})}
-        client.create_model_version("har_video_action", str(tmp_path), tags=tags)
-    client.set_registered_model_alias("har_video_action", "champion", "2")
-    client.set_registered_model_alias("har_video_action", "challenger", "3")
-    assert set(registered_versions(uri)) == {
-        Registered("har_video_action", "2", "onnx2", "champion"),
-        Registered("har_video_action", "1", "onnx1", "before champion"),
-        Registered("har_video_action", "3", "onnx3", "challenger"),
-    }
-    client.delete_model_version("har_video_action", "1")
-    assert len(registered_versions(uri)) == 2
-
-
-def test_a_registry_that_does_not_answer_forbids_pruning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(HarError, match=r"does not answer .* must not be pruned: start it") as error:
-        registered_versions("http://127.0.0.1:9")
-    assert "\n" not in str(error.value)
-
-
 def test_the_command_shows_and_removes_only_with_yes(store: ArtifactFolder, tmp_path: Path) -> None:
     project = Project.make(tmp_path)
     for number in range(3):
@@ -365,7 +338,7 @@ def test_the_command_shows_and_removes_only_with_yes(store: ArtifactFolder, tmp_
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.count("onnx_model onnx") == 2
     assert "2 may go and free" in shown.stdout
-    assert "Nothing was removed: the same command with --yes does it." in shown.stdout
+    assert "Nothing was changed: the same command with --yes does it." in shown.stdout
     assert whole(store) == {"onnx0", "onnx1", "onnx2"}
     done = project.run("har_assets.cli", "prune", "--keep", "1", "--yes", "--json")
     assert len(json.loads(done.stdout)["removed"]) == 2

@@ -32,7 +32,7 @@ HMDB51_BYTES = 25_000_000_000
 
 def check_disk(project: Path) -> Finding:
     """Free space against what the data set of the project needs."""
-    from har_assets.store.bucket import open_store
+    from har_assets.store.opening import open_store
 
     published = open_store(project=project).find_latest("raw_archive")
     source = published.record.lineage.get("dataset", "") if published else os.environ.get("HAR_SOURCE", "")
@@ -59,14 +59,14 @@ def check_disk(project: Path) -> Finding:
 
 def check_quota(project: Path) -> Finding:
     """Size of the store against its quota and against what the disk could hold."""
-    from har_assets.store.bucket import ArtifactBucket, open_store
+    from har_assets.store.opening import open_store
     from har_assets.store.quota import QUOTA_VARIABLE
     from har_assets.system.files import format_bytes, size_of
 
     store = open_store(project=project)
     quota = store.quota
     if quota is None:
-        if isinstance(store, ArtifactBucket):
+        if store.remote is not None:
             return Finding("quota", OK, f"none, and {store.address} is not measured without one")
         return Finding("quota", OK, f"none; the store holds {format_bytes(size_of(store.root))}")
     used = quota.used()
@@ -75,7 +75,7 @@ def check_quota(project: Path) -> Finding:
         return Finding("quota", PROBLEM, f"{found}: nothing is published", f"har prune, or raise {QUOTA_VARIABLE}")
     if used > 0.9 * quota.bytes:
         return Finding("quota", WARNING, found, f"har prune, or raise {QUOTA_VARIABLE}")
-    if not isinstance(store, ArtifactBucket) and quota.bytes - used > shutil.disk_usage(project).free:
+    if store.remote is None and quota.bytes - used > shutil.disk_usage(project).free:
         return Finding("quota", WARNING, f"{found}, and the disk is full before that", f"lower {QUOTA_VARIABLE}")
     return Finding("quota", OK, found)
 
@@ -83,12 +83,13 @@ def check_quota(project: Path) -> Finding:
 def check_pruning(project: Path) -> Finding:
     """Versions and abandoned work that `har prune` would remove."""
     from har_assets.graph.resources.mlflow import MlflowTracking
-    from har_assets.store.bucket import ArtifactBucket, open_store
-    from har_assets.store.pruning import plan_pruning, registered_versions
+    from har_assets.store.opening import open_store
+    from har_assets.store.pruning import plan_pruning
     from har_assets.system.files import format_bytes
+    from har_assets.tracking.registry import registered_versions
 
     store = open_store(project=project)
-    if isinstance(store, ArtifactBucket):  # whose every record would have to be read
+    if store.remote is not None:  # whose every record would have to be read
         return Finding("pruning", OK, f"`har prune` looks at every record of {store.address}, and says what may go")
     plan = plan_pruning(store.root, registered_versions(MlflowTracking().uri(project)))
     if not plan.candidates:
@@ -120,19 +121,21 @@ def check_folders(project: Path) -> Finding:
 
 def check_bucket(project: Path) -> Finding:
     """Whether products can be put into the bucket, where there is one, and read back."""
-    from har_assets.store.bucket import ArtifactBucket, open_store
+    from har_assets.store.opening import open_store
 
     store = open_store(project=project)
-    if not isinstance(store, ArtifactBucket):
+    if store.remote is None:
         return Finding("bucket", OK, f"none: products are in {store.address}")
-    return Finding("bucket", OK, f"{store.address} takes, gives and removes an object in {store.try_out():.2f} s")
+    return Finding(
+        "bucket", OK, f"{store.address} takes, gives and removes an object in {store.remote.try_out():.2f} s"
+    )
 
 
 def check_data(project: Path) -> list[Finding]:
     """data.dvc, data/ and what video_clips published agree; the bytes are on the disk once."""
     from har_assets.graph.assets.dataset import CLIP_HASHES, changed_files
     from har_assets.graph.resources.dvc import Dvc
-    from har_assets.store.bucket import open_store
+    from har_assets.store.opening import open_store
 
     dvc, data = Dvc(), project / "data"
     tracked = dvc.tracked_version(project)
@@ -211,7 +214,7 @@ def check_leftovers(project: Path) -> Finding:
 
 def leftovers(project: Path) -> list[Path]:
     """Staging folders whose process has died."""
-    from har_assets.store.folder import STAGING_PREFIX
+    from har_assets.store.work_folder import STAGING_PREFIX
 
     return [
         folder

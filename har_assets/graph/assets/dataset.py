@@ -812,7 +812,7 @@ def frame_cache(
         from har_assets.cluster.sharding import remove_parts
 
         with failures_in_words():
-            remove_parts(PART, shards, store)
+            remove_parts(PART, shards, store.folder)
     return result
 
 
@@ -857,7 +857,7 @@ def cached_frames(
         from har_assets.cluster.frames import build_on_cluster
 
         report, packs = build_on_cluster(
-            shards, store=store, params=params, timeout_s=config.timeout_s, folder=build.folder, log=log
+            shards, location=store.location, params=params, timeout_s=config.timeout_s, folder=build.folder, log=log
         )
     else:
         tables = [read_manifest_of(build.inputs[f"{role}_manifest"], role) for role in ROLES]

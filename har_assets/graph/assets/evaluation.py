@@ -16,6 +16,7 @@ from har_assets.graph.publishing import made, result_of
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.store.product import Build, Product
+from har_assets.store.protocol import Store
 from har_assets.store.record import Artifact
 
 CONFUSION = "test_confusion.png"
@@ -87,7 +88,7 @@ def make_test_predictions(
             shards = prediction_shards(clips, inputs["frame_cache"], inputs["onnx_model"], recipe, config.shard_clips)
             scores_of_clip, runtime = score_on_cluster(
                 shards,
-                store=store,
+                location=store.location,
                 inputs=inputs,
                 open_model=open_predictor,
                 windows=config.windows,
@@ -95,7 +96,7 @@ def make_test_predictions(
             )
         else:
             scores_of_clip, runtime = scored_here(
-                clips, open_predictor(inputs["onnx_model"], store), inputs["frame_cache"], config.windows
+                clips, open_predictor(inputs["onnx_model"], store.folder), inputs["frame_cache"], config.windows
             )
         labels = read_spec(inputs["onnx_model"].file(ONNX)).labels
         table, scores_NK = prediction_table(scores_of_clip, manifest, labels, runtime)
@@ -132,7 +133,7 @@ def make_test_predictions(
         from har_assets.cluster.predictions import PART
         from har_assets.cluster.sharding import remove_parts
 
-        remove_parts(PART, shards, store)
+        remove_parts(PART, shards, store.folder)
     return result
 
 
@@ -148,7 +149,7 @@ def scored_here(
     return dict(zip(there, score_clips(predictor, there, cache, windows), strict=True)), predictor.runtime
 
 
-def _predictor(runtime: str, onnx: Artifact, store: ArtifactStore, threads: int = 0) -> "Predictor":
+def _predictor(runtime: str, onnx: Artifact, store: Store, threads: int = 0) -> "Predictor":
     from har_assets.runtime import open_model
 
     if runtime == "onnx":

@@ -15,6 +15,7 @@ from har_assets.serving.limits import ServingLimits
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
 from har_assets.system.files import hash_of
+from har_assets.tracking.tags import ONNX_VERSION_TAG
 
 MODEL_NAME = "har_video_action"
 """Registered model, unless the configuration names another."""
@@ -103,7 +104,7 @@ def serving_model(
             origin = hash_of({"onnx": facts["onnx_sha256"], "config": served, "run": build.run.run_id})
             tags = {
                 package.ORIGIN_TAG: origin,
-                package.ONNX_VERSION_TAG: onnx.record.data_version,
+                ONNX_VERSION_TAG: onnx.record.data_version,
                 **{name: str(value) for name, value in facts.items() if name != "labels"},
             }
             version = package.register(uri, build.run.run_id, config.model_name, folder, save, tags, again=config.force)

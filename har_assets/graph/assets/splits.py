@@ -4,6 +4,7 @@ import csv
 import json
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -27,7 +28,7 @@ from har_assets.graph.publishing import made, publish
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.graph.stage import MANIFESTS, SHARED_BY_SPLITS, STAGES
-from har_assets.store.folder import ArtifactFolder
+from har_assets.store.opening import StoreLocation
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
 from har_assets.system.files import hash_of, silent
@@ -59,13 +60,13 @@ class SplitStore(ArtifactStore):
     """`1`, `2` or `3`."""
 
     @property
-    def folder(self) -> ArtifactFolder:
-        """The store itself."""
-        return super().folder.below(f"split_evaluation/{self.split}")
+    def location(self) -> StoreLocation:
+        """Where the store is: inside that of the road."""
+        return replace(super().location, inside=f"split_evaluation/{self.split}")
 
     def latest(self, asset: str) -> Artifact:
         """As in the store of the road, from which the shared products come."""
-        return super().folder.latest(asset) if asset in SHARED_BY_SPLITS else self.folder.latest(asset)
+        return super().location.open().latest(asset) if asset in SHARED_BY_SPLITS else self.folder.latest(asset)
 
     @classmethod
     def of(cls, store: ArtifactStore, split: str) -> "SplitStore":

@@ -131,7 +131,9 @@ def make_checkpoint(
             )
         note_outbox(context, store, mlflow)
         try:
-            _run(context, pipes, request.write(build.work / "request.json"), build.work)
+            # On a Ray cluster the process of the step finds the other nodes, and starts a training on each.
+            module = "har_assets.cluster" if config.nodes > 1 and not config.rendezvous else "har_assets.training"
+            _run(context, pipes, module, request.write(build.work / "request.json"), build.work)
         except BaseException:
             # A training that was killed could not end its MLflow run itself.
             report_settled(settle(Path(request.mlflow_outbox)), context.log.warning)
@@ -266,12 +268,14 @@ def _weights_in_words(weights: Artifact | None, network: str) -> str:
     return f"{facts['dataset']}, {facts['file']}, SHA-256 {facts['sha256'][:12]}"
 
 
-def _run(context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, request: Path, work: Path) -> None:
+def _run(
+    context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, module: str, request: Path, work: Path
+) -> None:
     error_file = work / ERROR_FILE
     try:
         pipes.run(
             context=context,
-            command=[sys.executable, "-m", "har_assets.training", str(request)],
+            command=[sys.executable, "-m", module, str(request)],
             env={"HAR_PARENT_PID": str(os.getpid())},
         )
     except dg.DagsterExecutionInterruptedError:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from har_assets.store.bucket import DEFAULT_ROOT, ROOT_VARIABLE, open_store
-from har_assets.store.folder import ArtifactFolder
+from har_assets.store.opening import DEFAULT_ROOT, ROOT_VARIABLE, StoreLocation, chosen_root
+from har_assets.store.protocol import Store
 from har_assets.store.record import Artifact
 from har_assets.system.confinement import confined, refuse_other_address
 
@@ -29,14 +29,20 @@ class ArtifactStore(dg.ConfigurableResource):
         return confined(Path(self.project).absolute(), Path.cwd(), "project of store")
 
     @property
-    def folder(self) -> ArtifactFolder:
-        """The store itself."""
+    def location(self) -> StoreLocation:
+        """Where the store is, for a process on another machine; HarError for a place that is not allowed."""
+        project = self.project_folder
         if "://" in self.root:
             refuse_other_address(self.root, "root of store", ROOT_VARIABLE)
         for name, folder in (("root", self.root), ("work_root", self.work_root)):
             if "://" not in folder:
-                confined(self.project_folder / folder, Path.cwd(), f"{name} of store")
-        return open_store(self.root, self.work_root, self.project_folder, quota=self.quota)
+                confined(project / folder, Path.cwd(), f"{name} of store")
+        return StoreLocation(chosen_root(self.root), self.work_root, self.project, self.quota)
+
+    @property
+    def folder(self) -> Store:
+        """The store itself."""
+        return self.location.open()
 
     @property
     def data_folder(self) -> Path:

@@ -31,7 +31,7 @@ from har_assets.cluster.training import PLACE_VARIABLE, node_needs, options_of
 from har_assets.errors import HarError
 from har_assets.graph.failures import SentenceFailure
 from har_assets.graph.running.executor import SurvivingExecutor
-from har_assets.store.bucket import DEFAULT_ROOT, ROOT_VARIABLE
+from har_assets.store.opening import DEFAULT_ROOT, ROOT_VARIABLE
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

@@ -24,7 +24,7 @@ from dagster._core.instance.ref import InstanceRef
 from dagster_graphql import DagsterGraphQLClient, DagsterGraphQLClientError
 
 from har_assets.graph.running.dead_runs import PROCESS_TAG
-from har_assets.store.record import RECORD_FILE, Artifact, describe_files
+from har_assets.store.record import RECORD_FILE, FolderArtifact, describe_files
 from har_assets_tests.incoming.server import wait_for
 from har_assets_tests.postgres import Postgres, postgres_server
 from har_assets_tests.project import REPOSITORY, Project, log_of, make_own_videos
@@ -433,7 +433,7 @@ def its_products_are_published_and_whole(instance: DagsterInstance, run: Dagster
     for event in made:
         assert event
         folder = Path(str(event.metadata["folder"].value))
-        artifact = Artifact.read(folder)
+        artifact = FolderArtifact.read(folder)
         assert artifact, f"{folder} of a successful run is not whole"
         assert artifact.record.key == event.metadata["key"].value
         assert artifact.record.data_version == (event.tags or {})["dagster/data_version"]
@@ -459,7 +459,7 @@ def everything_published_is_whole(project: Project) -> None:
         for folder in home.glob("[!.]*/"):
             if folder.is_symlink():
                 continue
-            artifact = Artifact.read(folder)
+            artifact = FolderArtifact.read(folder)
             assert artifact, f"{folder} is half there: {[path.name for path in folder.iterdir()]}"
             assert describe_files(folder) == artifact.record.files
             versions += 1

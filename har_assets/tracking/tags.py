@@ -1,0 +1,7 @@
+"""Tags of MLflow that one part of the project writes and another one reads."""
+
+ONNX_VERSION_TAG = "har.onnx_model"
+"""Of a registered version: data version of the onnx_model that it serves, by which its test predictions are found."""
+
+BEFORE_TAG = "har.champion_before"
+"""Of a registered version: number of the version that was champion before it, to which a rollback returns."""
