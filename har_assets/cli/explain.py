@@ -1,16 +1,14 @@
 """`har explain`: where and when a video speaks for the model's answer."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from har_assets.cli.output import Store, printable
 from har_assets.errors import HarError
+from har_assets.model.files import CHECKPOINT
 from har_assets.store.bucket import open_store
-
-if TYPE_CHECKING:
-    pass
 
 
 def explain(
@@ -33,7 +31,7 @@ def explain(
     target = out or Path(f"{video.stem}.webp")
     if target.suffix != ".webp":
         raise HarError(f"{target} is no .webp file, which is what is written: give another name.")
-    path = model or open_store(store).latest("trained_checkpoint").file("video_action_model.ckpt")
+    path = model or open_store(store).latest("trained_checkpoint").file(CHECKPOINT)
     predictor = CheckpointPredictor(path)
     spec = predictor.spec
     if label and label not in spec.labels:
