@@ -28,7 +28,8 @@ import torch
 from benchmarks.bench_frame_cache import find_clips
 from har_assets.model.lightning import DeployedModel, load_checkpoint
 from har_assets.runtime import Predictor, open_model
-from har_assets.runtime.video import VideoPrediction, predict_video, predict_videos, read_windows, video_clips
+from har_assets.runtime.video import VideoPrediction, predict_video, predict_videos, video_clips
+from har_assets.runtime.windows import read_windows
 from har_assets.video.workers import available_cores
 
 WARM_VIDEOS = 24

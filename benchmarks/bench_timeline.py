@@ -31,9 +31,10 @@ import numpy as np
 
 from har_assets.model.spec import ModelSpec
 from har_assets.runtime import Predictor, open_model
+from har_assets.runtime.cut import CLIP_FPS
 from har_assets.runtime.predictor import Scores
-from har_assets.runtime.timeline import CLIP_FPS, predict_timeline
-from har_assets.runtime.video import cropped_CHW
+from har_assets.runtime.timeline import predict_timeline
+from har_assets.runtime.windows import cropped_CHW
 
 FPS = 30
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from har_assets.cli.output import Store, files_of, printable, progress_bar
 from har_assets.errors import HarError, VideoError
+from har_assets.model.files import KINDS
 from har_assets.store.opening import open_store
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def _bench_clips(videos: list[Path], spec: "ModelSpec") -> "Clips":
     """Centre windows of the first videos that can be decoded, or noise without any video."""
     import numpy as np
 
-    from har_assets.runtime.video import read_windows
+    from har_assets.runtime.windows import read_windows
 
     if not videos:
         return np.random.default_rng(0).integers(0, 256, (8, *spec.clip_shape_CTHW), np.uint8)
@@ -110,14 +111,11 @@ def _bench_clips(videos: list[Path], spec: "ModelSpec") -> "Clips":
 
 
 def latest_models(store: str) -> list[Path]:
-    """The latest published ONNX file and, where there are such, checkpoint and engine."""
+    """The latest published file of the kind that is deployed and, where there are such, of every other kind."""
     folder = open_store(store)
-    models = [folder.latest("onnx_model").file("video_action_model.onnx")]
-    for asset, name in (("trained_checkpoint", "video_action_model.ckpt"), ("trt_engine", "video_action_model.engine")):
-        artifact = folder.find_latest(asset)
-        if artifact is not None:
-            models.append(artifact.file(name))
-    return models
+    deployed, *others = KINDS.values()
+    found = [(deployed, folder.latest(deployed.asset)), *((kind, folder.find_latest(kind.asset)) for kind in others)]
+    return [artifact.file(kind.file) for kind, artifact in found if artifact is not None]
 
 
 def _print_benchmark(found: "Benchmark") -> None:

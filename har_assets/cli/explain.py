@@ -1,16 +1,14 @@
 """`har explain`: where and when a video speaks for the model's answer."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from har_assets.cli.output import Store, printable
 from har_assets.errors import HarError
+from har_assets.model.files import CHECKPOINT
 from har_assets.store.opening import open_store
-
-if TYPE_CHECKING:
-    pass
 
 
 def explain(
@@ -27,13 +25,14 @@ def explain(
     from har_assets.model.saliency import class_saliency
     from har_assets.report.frames import moving_webp, shown_from_video, with_heat
     from har_assets.runtime.checkpoint import CheckpointPredictor
-    from har_assets.runtime.video import ranked, read_windows
+    from har_assets.runtime.video import ranked
+    from har_assets.runtime.windows import read_windows
     from har_assets.video.sampling import window_starts
 
     target = out or Path(f"{video.stem}.webp")
     if target.suffix != ".webp":
         raise HarError(f"{target} is no .webp file, which is what is written: give another name.")
-    path = model or open_store(store).latest("trained_checkpoint").file("video_action_model.ckpt")
+    path = model or open_store(store).latest("trained_checkpoint").file(CHECKPOINT)
     predictor = CheckpointPredictor(path)
     spec = predictor.spec
     if label and label not in spec.labels:

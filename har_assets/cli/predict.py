@@ -4,16 +4,14 @@ import csv
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from har_assets.cli.output import Store, files_of, printable, progress_bar
 from har_assets.errors import HarError
+from har_assets.model.files import KINDS, ONNX
 from har_assets.store.opening import open_store
-
-if TYPE_CHECKING:
-    pass
 
 TIMELINE = "A long video as a timeline"
 """Heading of the options of `har predict --timeline`."""
@@ -23,7 +21,10 @@ def predict(  # noqa: PLR0912
     context: typer.Context,
     videos: Annotated[list[str], typer.Argument(help="Video files, folders of them, or patterns such as 'a/*.avi'.")],
     model: Annotated[
-        Path | None, typer.Option(help="A .ckpt, .onnx or .engine file; the latest onnx_model if left out.")
+        Path | None,
+        typer.Option(
+            help=f"A {' or '.join(KINDS)} file; the latest that --runtime runs if left out, onnx_model for auto."
+        ),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Most likely actions to show.")] = 5,
     runtime: Annotated[
@@ -106,7 +107,7 @@ def predict(  # noqa: PLR0912
     files = [file for video in videos for file in files_of(video)]
     if not files:
         raise HarError(f"No videos in {', '.join(videos)}: name video files or folders that hold some.")
-    predictor = open_model(model or open_store(store).latest("onnx_model").file("video_action_model.onnx"), runtime)
+    predictor = open_model(model or latest_model(store, runtime), runtime)
     if predictor.provenance.synthetic:
         print("note: this model was trained on the built-in synthetic sample, not on real videos", file=sys.stderr)
     if timeline:
@@ -171,6 +172,17 @@ def predict(  # noqa: PLR0912
                     print(printable(f"  {score:6.1%}  {label}"))
     if failed:
         raise typer.Exit(1)
+
+
+def latest_model(store: str, runtime: str) -> Path:
+    """The latest published file that a runtime runs; for `auto` the ONNX file, which every machine can run.
+
+    HarError where none is published, and where there is no runtime of that name.
+    """
+    from har_assets.runtime.choice import runtime_named
+
+    kind = KINDS[Path(ONNX).suffix if runtime == "auto" else runtime_named(runtime).suffix]
+    return open_store(store).latest(kind.asset).file(kind.file)
 
 
 def _refuse_clashes(given: set[str], timeline: bool) -> None:

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from har_assets.cli.output import Store, in_bytes, printable
+from har_assets.model.files import ENGINE
 from har_assets.store import protocol
 
 SPLITS = ("1", "2", "3")
@@ -105,7 +106,7 @@ def status(store: Store = "") -> None:
         console.print(f"\nReport:       {report.file('evaluation_report.html')}", soft_wrap=True)
     engine = found["trt_engine"]
     if engine is not None:
-        console.print(f"\nEngine:       {engine.file('video_action_model.engine')}", soft_wrap=True)
+        console.print(f"\nEngine:       {engine.file(ENGINE)}", soft_wrap=True)
         console.print("Predict:      har predict VIDEO...")
         console.print("Web UI:       dagster dev            then http://127.0.0.1:3000/asset-groups")
         uri = os.environ.get("HAR_MLFLOW_URI") or "sqlite:///mlflow.db"

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from har_assets.errors import HarError, ModelFileError
 from har_assets.export.onnx import INPUT_NAME, read_onnx
 from har_assets.export.precision import precision_of
+from har_assets.model.files import reference_path, sidecar_path
 from har_assets.model.integrity import seal_sidecar
 from har_assets.model.spec import ModelSpec
 from har_assets.runtime.tensorrt_log import TensorRTLog
@@ -213,16 +214,6 @@ def build_engine(
         "log": list(lines),
     }
     return _write_sidecar(target, sidecar)
-
-
-def sidecar_path(engine: Path) -> Path:
-    """`x.engine` -> `x.engine.json`."""
-    return engine.with_name(engine.name + ".json")
-
-
-def reference_path(engine: Path) -> Path:
-    """`x.engine` -> `x.engine.reference.npz`."""
-    return engine.with_name(engine.name + ".reference.npz")
 
 
 def write_reference(engine: Path, clips_BCTHW: NDArray[np.uint8], scores_BK: NDArray[np.float32]) -> Path:

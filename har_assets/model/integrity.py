@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from har_assets.errors import ModelFileError
+from har_assets.model.files import KINDS, ModelKind, sidecar_path
 from har_assets.model.spec import ModelSpec, from_metadata
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ SHA256_KEY = "har_assets.sha256"
 
 SIDECAR_KEY = "sidecar_sha256"
 """Field of an engine's JSON."""
+
+_CHECKPOINT, _ONNX, _ENGINE = KINDS[".ckpt"], KINDS[".onnx"], KINDS[".engine"]
 
 
 def seal(proto: onnx.ModelProto) -> None:
@@ -56,7 +59,7 @@ def verify(path: Path) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     try:
         # Python's protobuf and not onnx.load, which would go on to open files that the model names.
-        proto.ParseFromString(_content(path, "ONNX file", "onnx_model"))
+        proto.ParseFromString(_content(path, _ONNX))
     except DecodeError:
         raise ModelFileError(f"{path} is not a readable ONNX model (damaged or cut off): export it again.") from None
     if not proto.HasField("graph"):
@@ -121,7 +124,7 @@ def verify_checkpoint(path: Path) -> None:
         ModelFileError: the file is missing, no ZIP, or a record is damaged.
     """
     if not path.is_file():
-        raise ModelFileError(f"There is no checkpoint {path}: materialize trained_checkpoint or name another file.")
+        raise _CHECKPOINT.missing(path)
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
@@ -136,7 +139,7 @@ def verify_checkpoint(path: Path) -> None:
         OverflowError,
     ) as error:
         raise ModelFileError(
-            f"{path} is not a readable checkpoint ({_first_line(error)}): train again or name another file."
+            f"{path} is not a readable {_CHECKPOINT.noun} ({_first_line(error)}): train again or name another file."
         ) from None
     if broken is not None:
         raise ModelFileError(
@@ -150,7 +153,7 @@ def seal_sidecar(fields: dict[str, Any]) -> dict[str, Any]:
     return {**content, SIDECAR_KEY: _hash_of_json(content)}
 
 
-def verify_engine(engine: Path, sidecar: Path) -> tuple[bytes, dict[str, Any]]:
+def verify_engine(engine: Path) -> tuple[bytes, dict[str, Any]]:
     """Read an engine and the JSON beside it, and check both hashes.
 
     Returns:
@@ -159,33 +162,33 @@ def verify_engine(engine: Path, sidecar: Path) -> tuple[bytes, dict[str, Any]]:
     Raises:
         ModelFileError: one of the two is missing, damaged, or does not belong to the other.
     """
-    content = _content(engine, "engine", "trt_engine")
+    content = _content(engine, _ENGINE)
+    sidecar = sidecar_path(engine)
+    again = f"materialize {_ENGINE.asset} again"
     if not sidecar.is_file():
         raise ModelFileError(
-            f"{sidecar.name} is missing beside {engine}: copy it along, it says what the engine runs on."
+            f"{sidecar.name} is missing beside {engine}: copy it along, it says what the {_ENGINE.noun} runs on."
         )
     try:
         fields = json.loads(sidecar.read_bytes())
     except (ValueError, RecursionError):
-        raise ModelFileError(f"{sidecar} is damaged (it is not JSON): materialize trt_engine again.") from None
+        raise ModelFileError(f"{sidecar} is damaged (it is not JSON): {again}.") from None
     sealed = fields.pop(SIDECAR_KEY, None) if isinstance(fields, dict) else None
     if sealed is None:
-        raise ModelFileError(f"{sidecar} carries no checksum ({SIDECAR_KEY}): materialize trt_engine again.")
+        raise ModelFileError(f"{sidecar} carries no checksum ({SIDECAR_KEY}): {again}.")
     if sealed != _hash_of_json(fields):
-        raise ModelFileError(
-            f"{sidecar} is damaged (its checksum does not fit its content): materialize trt_engine again."
-        )
+        raise ModelFileError(f"{sidecar} is damaged (its checksum does not fit its content): {again}.")
     if hashlib.sha256(content).hexdigest() != fields.get("engine_sha256"):
         raise ModelFileError(
-            f"{engine} is damaged, or {sidecar.name} belongs to another engine (the SHA-256 differs): copy both again "
-            "or materialize trt_engine."
+            f"{engine} is damaged, or {sidecar.name} belongs to another {_ENGINE.noun} (the SHA-256 differs): copy "
+            f"both again or materialize {_ENGINE.asset}."
         )
     return content, fields
 
 
-def _content(path: Path, kind: str, asset: str) -> bytes:
+def _content(path: Path, kind: ModelKind) -> bytes:
     if not path.is_file():
-        raise ModelFileError(f"There is no {kind} {path}: materialize {asset} or name another file.")
+        raise kind.missing(path)
     try:
         return path.read_bytes()
     except OSError as error:

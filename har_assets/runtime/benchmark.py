@@ -30,7 +30,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from har_assets.errors import HarError
-from har_assets.runtime.choice import available_runtimes, open_model
+from har_assets.runtime.choice import RUNTIMES, available_runtimes, open_model
 from har_assets.runtime.predictor import Clips, Scores
 from har_assets.runtime.video import VideoPrediction, predict_videos
 from har_assets.video.workers import available_cores
@@ -97,7 +97,7 @@ class Row:
     gpu_memory_mb: float | None = None
     """Memory of the GPU that it took, 10^6 bytes; None where it uses none."""
     max_difference: float | None = None
-    """Largest |difference| of any score from the first runtime of the table that computes in float32."""
+    """Largest |difference| of any score from the plainest runtime here that computes in float32."""
     top1_agreement: float | None = None
     """Share of the clips with the same top-1 as that one."""
     reason: str = ""
@@ -331,7 +331,7 @@ def _started(runtime: str, model: Path, clips_file: Path) -> Iterator[_Child]:
 def _with_agreement(rows: list[Row], children: list[_Child]) -> list[Row]:
     """Fill in how the scores of each runtime differ from those of the plainest float32 one."""
     scores = {(child.runtime, child.model.name): child.scores_BK for child in children}
-    order = ("pytorch", "onnxruntime_cpu", "onnxruntime_cuda", "openvino")
+    order = [name for name in reversed(RUNTIMES) if RUNTIMES[name].exact]
     parent_BK = next((found for name in order for (runtime, _), found in scores.items() if runtime == name), None)
     if parent_BK is None:
         return rows

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from har_assets.runtime.predictor import Clips, Predictor, Scores
+from har_assets.runtime.predictor import Clips, Predictor, Runtime, Scores
+from har_assets.system.gpu import gpu_compute_capability
 
 
 class CheckpointPredictor(Predictor):
@@ -112,3 +113,30 @@ def _compile_errors() -> tuple[type[Exception], ...]:
     from torch._inductor.exc import CppCompileError
 
     return TorchDynamoException, CppCompileError
+
+
+def why_not_compiled() -> str:
+    """Why a checkpoint cannot run compiled here, a clause with the remedy; empty where it can."""
+    # The driver is asked first: importing torch takes seconds.
+    if gpu_compute_capability() is None:
+        return "there is no CUDA GPU on this machine: choose the runtime pytorch"
+    import torch
+
+    return "" if torch.cuda.is_available() else "the installed PyTorch has no CUDA: install a CUDA build of it"
+
+
+def _load_eager(path: Path, threads: int) -> Predictor:
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+    return CheckpointPredictor(path)
+
+
+COMPILED = Runtime(
+    CompiledPredictor.name,
+    ".ckpt",
+    why_not=lambda path: why_not_compiled(),
+    load=lambda path, threads: CompiledPredictor(path),
+)
+EAGER = Runtime(CheckpointPredictor.name, ".ckpt", why_not=lambda path: "", load=_load_eager, exact=True)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
 from har_assets.errors import HarError, ModelFileError
-from har_assets.model.integrity import verify, verify_engine
-from har_assets.model.spec import ModelSpec, from_metadata
-from har_assets.runtime.predictor import Clips, Predictor, Scores
-from har_assets.system.gpu import gpu_compute_capability
+from har_assets.model.files import ModelKind, kind_of
+from har_assets.model.spec import ModelSpec
+from har_assets.runtime import checkpoint, onnx, openvino, tensorrt
+from har_assets.runtime.predictor import Clips, Predictor, Runtime, Scores
 
 AUTO_MAX_DIFFERENCE = 0.02
 """Largest difference of a score from float32's for which `auto` takes a runtime that computes in less; the gate of
@@ -41,115 +40,24 @@ class RuntimeChoice:
     """Why it cannot, a clause with the remedy; empty where it can."""
 
 
-@dataclass(frozen=True)
-class _Runtime:
-    suffix: str
-    why_not: Callable[[Path], str]
-    load: Callable[[Path, int], Predictor]
-    """From the path and the number of threads (0: every core)."""
-
-
-def _nothing(path: Path) -> str:
-    return ""
-
-
-def _why_not_compiled(path: Path) -> str:
-    # The driver's word first: importing torch takes seconds.
-    if gpu_compute_capability() is None:
-        return "there is no CUDA GPU on this machine: choose the runtime pytorch"
-    import torch
-
-    return "" if torch.cuda.is_available() else "the installed PyTorch has no CUDA: install a CUDA build of it"
-
-
-def _why_not_cuda(path: Path) -> str:
-    from har_assets.runtime.onnx import why_not_cuda
-
-    return why_not_cuda()
-
-
-def _why_not_openvino(name: str) -> Callable[[Path], str]:
-    def why(path: Path) -> str:
-        from har_assets.runtime.openvino import why_not
-
-        return why_not(name)
-
-    return why
-
-
-def _why_not_engine(name: str) -> Callable[[Path], str]:
-    def why(path: Path) -> str:
-        from har_assets.runtime.tensorrt import sidecar_path, why_not_engine
-
-        try:
-            fields = json.loads(sidecar_path(path).read_bytes())
-        except (OSError, ValueError):
-            return f"{sidecar_path(path).name} beside it cannot be read: copy it along or materialize trt_engine"
-        return why_not_engine(fields, name) if isinstance(fields, dict) else "the JSON beside it is not of trt_engine"
-
-    return why
-
-
-def _load_checkpoint(path: Path, threads: int) -> Predictor:
-    from har_assets.runtime.checkpoint import CheckpointPredictor
-
-    if threads:
-        import torch
-
-        torch.set_num_threads(threads)
-    return CheckpointPredictor(path)
-
-
-def _load_compiled(path: Path, threads: int) -> Predictor:
-    from har_assets.runtime.checkpoint import CompiledPredictor
-
-    return CompiledPredictor(path)
-
-
-def _load_onnx(provider: str) -> Callable[[Path, int], Predictor]:
-    def load(path: Path, threads: int) -> Predictor:
-        from har_assets.runtime.onnx import OnnxPredictor
-
-        return OnnxPredictor(path, provider=provider, threads=threads)
-
-    return load
-
-
-def _load_openvino(name: str) -> Callable[[Path, int], Predictor]:
-    def load(path: Path, threads: int) -> Predictor:
-        from har_assets.runtime.openvino import OpenVinoPredictor
-
-        return OpenVinoPredictor(path, name=name, threads=threads)
-
-    return load
-
-
-def _load_engine(name: str) -> Callable[[Path, int], Predictor]:
-    def load(path: Path, threads: int) -> Predictor:
-        from har_assets.runtime.tensorrt import EnginePredictor
-
-        return EnginePredictor(path, name=name)
-
-    return load
-
-
-_RUNTIMES = {
-    # Fastest first, as measured on an H100 and on 2 cores (benchmarks/bench_gpu_inference.py, `har bench`).
-    "tensorrt": _Runtime(".engine", _why_not_engine("tensorrt"), _load_engine("tensorrt")),
-    "tensorrt_rtx": _Runtime(".engine", _why_not_engine("tensorrt_rtx"), _load_engine("tensorrt_rtx")),
-    "pytorch_compiled": _Runtime(".ckpt", _why_not_compiled, _load_compiled),
-    "onnxruntime_cuda": _Runtime(".onnx", _why_not_cuda, _load_onnx("CUDA")),
-    "openvino_bf16": _Runtime(".onnx", _why_not_openvino("openvino_bf16"), _load_openvino("openvino_bf16")),
-    "openvino": _Runtime(".onnx", _why_not_openvino("openvino"), _load_openvino("openvino")),
-    "onnxruntime_cpu": _Runtime(".onnx", _nothing, _load_onnx("CPU")),
-    "pytorch": _Runtime(".ckpt", _nothing, _load_checkpoint),
+RUNTIMES: dict[str, Runtime] = {
+    runtime.name: runtime
+    for runtime in (
+        # Fastest first, as measured on an H100 and on 2 cores (benchmarks/bench_gpu_inference.py, `har bench`).
+        tensorrt.TENSORRT,
+        tensorrt.TENSORRT_RTX,
+        checkpoint.COMPILED,
+        onnx.CUDA,
+        openvino.BFLOAT16,
+        openvino.FLOAT32,
+        onnx.CPU,
+        checkpoint.EAGER,
+    )
 }
+"""Name -> runtime. A later runtime of a kind is a plainer one: what it says is wrong with a file counts."""
 
-RUNTIMES = tuple(_RUNTIMES)
-"""Names that `open_model` takes besides `auto` and `onnxruntime`."""
-
-SUFFIXES = tuple(dict.fromkeys(runtime.suffix for runtime in _RUNTIMES.values()))
-"""Kinds of model files."""
+SHORTHANDS = {onnx.CUDA_OR_CPU.name: onnx.CUDA_OR_CPU}
+"""Names that stand for one of several runtimes. `open_model` takes them too; they are not measured."""
 
 
 def available_runtimes(path: Path | str) -> list[RuntimeChoice]:
@@ -160,12 +68,21 @@ def available_runtimes(path: Path | str) -> list[RuntimeChoice]:
     Raises:
         ModelFileError: there is no such file, or it is of an unknown kind.
     """
-    path = _known(path)
+    path = Path(path)
+    kind = kind_of(path)
     choices = []
-    for name, runtime in _RUNTIMES.items():
-        reason = f"it runs {runtime.suffix} files" if runtime.suffix != path.suffix else runtime.why_not(path)
+    for name, runtime in RUNTIMES.items():
+        reason = runtime.why_not(path) if runtime.suffix == kind.suffix else f"it runs {runtime.suffix} files"
         choices.append(RuntimeChoice(name, runtime.suffix, not reason, reason))
     return sorted(choices, key=lambda choice: not choice.available)
+
+
+def runtime_named(name: str) -> Runtime:
+    """The runtime of a name that `open_model` takes besides `auto`; HarError where there is none."""
+    named = {**SHORTHANDS, **RUNTIMES}
+    if name not in named:
+        raise HarError(f"There is no runtime {name!r}: choose auto, {', '.join(named)}.")
+    return named[name]
 
 
 def open_model(path: Path | str, runtime: str = "auto", *, threads: int = 0) -> Predictor:
@@ -177,7 +94,8 @@ def open_model(path: Path | str, runtime: str = "auto", *, threads: int = 0) -> 
         path: a file that trained_checkpoint, onnx_model or trt_engine published.
         runtime: one of RUNTIMES; `onnxruntime` for CUDA where it works and else the CPU; or `auto` for the
             fastest that works here: of several, each answers the same few clips, and one that computes in less
-            than float32 has to agree with it. The result's `runtime` and `why` say which and why.
+            than float32 has to agree with it. Those of a checkpoint go by their order in RUNTIMES, unmeasured.
+            The result's `runtime` and `why` say which and why.
         threads: CPU threads of the runtime; 0 takes every core.
 
     Raises:
@@ -185,24 +103,19 @@ def open_model(path: Path | str, runtime: str = "auto", *, threads: int = 0) -> 
             another machine, or the runtime cannot run it here.
         HarError: there is no runtime of that name.
     """
-    path = _known(path)
+    path = Path(path)
+    kind = kind_of(path)
     if runtime == "auto":
-        return _fastest(path, threads)
-    if runtime == "onnxruntime" and path.suffix == ".onnx":
-        return _cuda_or_cpu(path, threads)
-    runtime = "onnxruntime_cpu" if runtime == "onnxruntime" else runtime
-    if runtime not in _RUNTIMES:
-        raise HarError(f"There is no runtime {runtime!r}: choose auto, onnxruntime, {', '.join(RUNTIMES)}.")
-    chosen = _RUNTIMES[runtime]
-    if chosen.suffix != path.suffix:
-        fitting = [name for name, other in _RUNTIMES.items() if other.suffix == path.suffix]
+        return _fastest(path, kind, threads)
+    chosen = runtime_named(runtime)
+    if chosen.suffix != kind.suffix:
+        fitting = [name for name, other in RUNTIMES.items() if other.suffix == kind.suffix]
         raise ModelFileError(
             f"The runtime {runtime} runs {chosen.suffix} files and {path} is none: choose {' or '.join(fitting)}."
         )
-    # An engine's own checks come first: of a damaged one everything else that its JSON says is worth nothing.
-    reason = "" if path.suffix == ".engine" else chosen.why_not(path)
+    reason = chosen.why_not(path)
     if reason:
-        raise ModelFileError(f"{path} cannot run in {runtime}, as {reason}.")
+        _refuse(path, kind, f"in {runtime}", reason)
     return chosen.load(path, threads)
 
 
@@ -212,80 +125,61 @@ def read_spec(path: Path | str) -> ModelSpec:
     Raises:
         ModelFileError: the file is missing, damaged, foreign or of an unknown kind.
     """
-    path = _known(path)
-    if path.suffix == ".ckpt":
-        from har_assets.model.lightning import load_checkpoint
-
-        return load_checkpoint(path).spec
-    if path.suffix == ".engine":
-        from har_assets.runtime.tensorrt import sidecar_path
-
-        _, fields = verify_engine(path, sidecar_path(path))
-        return ModelSpec.from_json(json.dumps(fields.get("spec")))
-    return from_metadata({entry.key: entry.value for entry in verify(path).metadata_props}, str(path))[0]
+    return kind_of(Path(path)).describe(Path(path))[0]
 
 
-def _known(path: Path | str) -> Path:
-    path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise ModelFileError(
-            f"{path} is no model file that can be run here: name one that ends in {' or '.join(SUFFIXES)}."
-        )
-    if not path.is_file():
-        kind, asset = {
-            ".ckpt": ("checkpoint", "trained_checkpoint"),
-            ".onnx": ("ONNX file", "onnx_model"),
-            ".engine": ("engine", "trt_engine"),
-        }[path.suffix]
-        raise ModelFileError(f"There is no {kind} {path}: materialize {asset} or name another file.")
-    return path
+def _refuse(path: Path, kind: ModelKind, where: str, reason: str) -> NoReturn:
+    """Raise ModelFileError for a file that cannot run: with the damage where it is damaged, else with the reason."""
+    kind.verify(path)
+    raise ModelFileError(f"{path} cannot run {where}, as {reason}.")
 
 
-def _cuda_or_cpu(path: Path, threads: int) -> Predictor:
-    from har_assets.runtime.onnx import OnnxPredictor, why_not_cuda
-
-    reason = why_not_cuda()
-    predictor = OnnxPredictor(path, provider="CPU" if reason else None, threads=threads)
-    if predictor.name == "onnxruntime_cpu":
-        predictor.why = reason or "its CUDA libraries could not be loaded"
+def _fastest(path: Path, kind: ModelKind, threads: int) -> Predictor:
+    """The runtime that `auto` takes."""
+    rows = [runtime for runtime in RUNTIMES.values() if runtime.suffix == kind.suffix]
+    # A file that is meant for none of them, as far as can be seen, gets the reasons of all.
+    rows = [runtime for runtime in rows if runtime.made_for(path)] or rows
+    reasons = {runtime.name: runtime.why_not(path) for runtime in rows}
+    usable = {runtime.name: runtime for runtime in rows if not reasons[runtime.name]}
+    if not usable:
+        _refuse(path, kind, "here", "; ".join(dict.fromkeys(reasons.values())))
+    if kind.measured and len(usable) > 1:
+        return _fastest_measured(path, kind, usable, threads)
+    predictor = next(iter(usable.values())).load(path, threads)
+    if predictor.why == Predictor.why:
+        predictor.why = f"the first in the order of speed: {', '.join(usable)}" if len(usable) > 1 else _only_one(kind)
     return predictor
 
 
-def _fastest(path: Path, threads: int) -> Predictor:
-    if path.suffix == ".engine":
-        from har_assets.runtime.tensorrt import EnginePredictor
-
-        predictor: Predictor = EnginePredictor(path)
-        predictor.why = "the runtime of its builder"
-        return predictor
-    names = [choice.name for choice in available_runtimes(path) if choice.available]
-    if path.suffix == ".ckpt":
-        # By the table: compiling takes longer than a measurement of it is worth.
-        predictor = _RUNTIMES[names[0]].load(path, threads)
-        if predictor.why == "as asked":
-            several = f"the faster on a GPU of {' and '.join(names)}"
-            predictor.why = several if names[1:] else "the only one for a checkpoint on a CPU"
-        return predictor
-    return _fastest_measured(path, names, threads)
+def _only_one(kind: ModelKind) -> str:
+    return f"the only one that works here for this {kind.noun}"
 
 
-def _fastest_measured(path: Path, names: list[str], threads: int) -> Predictor:
+def _fastest_measured(path: Path, kind: ModelKind, usable: dict[str, Runtime], threads: int) -> Predictor:
+    """The fastest of several whose scores agree with those of the plainest one that computes in float32."""
     predictors: dict[str, Predictor] = {}
     failed: dict[str, str] = {}
-    for name in reversed(names):  # the plainest first: it says what is wrong with the file
+    for name in reversed(usable):  # the plainest first: it says what is wrong with the file
         try:
-            predictors[name] = _RUNTIMES[name].load(path, threads)
+            predictors[name] = usable[name].load(path, threads)
         except ModelFileError as error:
             if not predictors:
                 raise
             failed[name] = str(error)
-    if len(predictors) == 1:
-        (predictor,) = predictors.values()
-        predictor.why = "the only one that works here for this file"
-        return predictor
-    seconds, scores = measure(predictors, _probe_clips(next(iter(predictors.values()))))
-    exact_BK = scores["onnxruntime_cpu"]
-    difference = {name: float(np.abs(scores_BK - exact_BK).max()) for name, scores_BK in scores.items()}
+    plainest, *others = predictors
+    best, why = plainest, _only_one(kind)
+    if others:
+        exact = next((name for name in predictors if usable[name].exact), plainest)
+        best, why = _compared(predictors, exact)
+    predictor = predictors[best]
+    predictor.why = "; ".join([why, *(f"{name} failed: {reason}" for name, reason in failed.items())])
+    return predictor
+
+
+def _compared(predictors: dict[str, Predictor], exact: str) -> tuple[str, str]:
+    """The fastest predictor that agrees with the exact one, and why: its times and those of the others."""
+    seconds, scores = measure(predictors, _probe_clips(predictors[exact]))
+    difference = {name: float(np.abs(scores_BK - scores[exact]).max()) for name, scores_BK in scores.items()}
     fit = [name for name in predictors if difference[name] <= AUTO_MAX_DIFFERENCE]
     best = min(fit, key=lambda name: seconds[name])
     times = ", ".join(
@@ -293,13 +187,10 @@ def _fastest_measured(path: Path, names: list[str], threads: int) -> Predictor:
         + ("" if name in fit else f" but scores off by {difference[name]:.2g}")
         for name in sorted(seconds, key=lambda name: seconds[name])
     )
-    predictor = predictors[best]
-    predictor.why = f"the fastest here, measured on {PROBE_CLIPS} clips: {times}"
+    why = f"the fastest here, measured on {PROBE_CLIPS} clips: {times}"
     if difference[best] > 1e-4:
-        predictor.why += f"; its scores are within {difference[best]:.1g} of float32's"
-    for name, reason in failed.items():
-        predictor.why += f"; {name} failed: {reason}"
-    return predictor
+        why += f"; its scores are within {difference[best]:.1g} of float32's"
+    return best, why
 
 
 def measure(predictors: dict[str, Predictor], clips_BCTHW: Clips) -> tuple[dict[str, float], dict[str, Scores]]:

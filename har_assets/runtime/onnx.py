@@ -8,9 +8,8 @@ from typing import Any
 from har_assets.errors import ModelFileError
 from har_assets.model.integrity import refuse_false_spec, verify
 from har_assets.model.spec import from_metadata
-from har_assets.runtime.predictor import Clips, Predictor, Scores
+from har_assets.runtime.predictor import Clips, Predictor, Runtime, Scores
 from har_assets.system.gpu import gpu_compute_capability
-from har_assets.video.workers import available_cores
 
 
 class OnnxPredictor(Predictor):
@@ -19,6 +18,8 @@ class OnnxPredictor(Predictor):
     def __init__(self, path: Path, *, provider: str | None = None, threads: int = 0) -> None:
         """`provider` is `CUDA` or `CPU`, None takes the better one; `threads` 0 takes every core."""
         import onnxruntime as ort
+
+        from har_assets.video.workers import available_cores
 
         proto = verify(path)
         spec, provenance = from_metadata({entry.key: entry.value for entry in proto.metadata_props}, str(path))
@@ -79,3 +80,30 @@ def _providers(wanted: str | None, path: str) -> list[Any]:
     # CUDA and cuDNN as PyTorch's wheels bring them, which are not on the library path.
     ort.preload_dlls()
     return ["CUDAExecutionProvider", *cpu]
+
+
+def _cuda_or_cpu(path: Path, threads: int) -> Predictor:
+    """By CUDA where that works, else by the CPU, with the reason in `why`."""
+    reason = why_not_cuda()
+    predictor = OnnxPredictor(path, provider="CPU" if reason else None, threads=threads)
+    if predictor.name == CPU.name:
+        predictor.why = reason or "its CUDA libraries could not be loaded"
+    return predictor
+
+
+CUDA = Runtime(
+    "onnxruntime_cuda",
+    ".onnx",
+    why_not=lambda path: why_not_cuda(),
+    load=lambda path, threads: OnnxPredictor(path, provider="CUDA", threads=threads),
+    exact=True,
+)
+CPU = Runtime(
+    "onnxruntime_cpu",
+    ".onnx",
+    why_not=lambda path: "",
+    load=lambda path, threads: OnnxPredictor(path, provider="CPU", threads=threads),
+    exact=True,
+)
+CUDA_OR_CPU = Runtime("onnxruntime", ".onnx", why_not=lambda path: "", load=_cuda_or_cpu, exact=True)
+"""The first of the two that works."""

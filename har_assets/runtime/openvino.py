@@ -11,8 +11,7 @@ import numpy as np
 from har_assets.errors import ModelFileError
 from har_assets.model.integrity import refuse_false_spec, verify
 from har_assets.model.spec import from_metadata
-from har_assets.runtime.predictor import Clips, Predictor, Scores
-from har_assets.video.workers import available_cores
+from har_assets.runtime.predictor import Clips, Predictor, Runtime, Scores
 
 PRECISIONS = {"openvino": "f32", "openvino_bf16": "bf16"}
 """Name of the runtime -> what OpenVINO multiplies in."""
@@ -27,6 +26,8 @@ class OpenVinoPredictor(Predictor):
         if reason:
             raise ModelFileError(f"{path} cannot run in {name}, as {reason}, or choose the runtime onnxruntime_cpu.")
         import openvino
+
+        from har_assets.video.workers import available_cores
 
         proto = verify(path)
         spec, provenance = from_metadata({entry.key: entry.value for entry in proto.metadata_props}, str(path))
@@ -70,3 +71,16 @@ def why_not(name: str) -> str:
         if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             return "this CPU has no bfloat16 instructions (AVX-512 BF16 or AMX): choose the runtime openvino"
     return ""
+
+
+def _row(name: str) -> Runtime:
+    return Runtime(
+        name,
+        ".onnx",
+        why_not=lambda path: why_not(name),
+        load=lambda path, threads: OpenVinoPredictor(path, name=name, threads=threads),
+        exact=PRECISIONS[name] == "f32",
+    )
+
+
+FLOAT32, BFLOAT16 = _row("openvino"), _row("openvino_bf16")

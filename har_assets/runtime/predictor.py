@@ -1,4 +1,4 @@
-"""One way to ask any model file: uint8 clips_BCTHW in, scores_BK out.
+"""One way to ask any model file: uint8 clips_BCTHW in, scores_BK out; and the row of a runtime, which loads one.
 
 B batch, C channels (3), T frames, H height, W width, K classes.
 """
@@ -6,6 +6,9 @@ B batch, C channels (3), T frames, H height, W width, K classes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,3 +57,29 @@ class Predictor(ABC):
     @abstractmethod
     def _scores(self, clips_BCTHW: Clips) -> Scores:
         """Scores of one batch of at most `max_batch` clips, shapes already checked."""
+
+
+def always(path: Path) -> bool:
+    """True."""
+    return True
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One way to run one kind of model file: a row of the table in choice.py, exported by the module that knows it.
+
+    Its functions import what they need, so that the table costs nothing.
+    """
+
+    name: str
+    """Name that `open_model` takes."""
+    suffix: str
+    """Suffix of the files that it runs, one of `model.files.KINDS`."""
+    why_not: Callable[[Path], str]
+    """Why it cannot run a file here, a clause with the remedy; empty where it can. Does not load the file."""
+    load: Callable[[Path, int], Predictor]
+    """The loaded model of a path, with so many CPU threads (0: every core); ModelFileError as of `open_model`."""
+    exact: bool = False
+    """Whether it computes in float32. The scores of others are compared with those of the plainest such runtime."""
+    made_for: Callable[[Path], bool] = always
+    """Whether a file is meant for it, in kinds of which each file is built for one runtime."""

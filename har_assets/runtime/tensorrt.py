@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from har_assets.errors import ModelFileError
+from har_assets.model.describe import described_in
+from har_assets.model.files import parity_path, reference_path, sidecar_path
 from har_assets.model.integrity import verify_engine
-from har_assets.model.spec import ModelSpec, Provenance
-from har_assets.runtime.parity import compare
-from har_assets.runtime.predictor import Clips, Predictor, Scores
+from har_assets.runtime.predictor import Clips, Predictor, Runtime, Scores
 from har_assets.runtime.tensorrt_log import TensorRTLog
 from har_assets.system.gpu import gpu_compute_capability
 
@@ -46,13 +46,12 @@ class EnginePredictor(Predictor):
             ModelFileError: the engine or its JSON is damaged, or this machine is not what it was built for, or
                 its scores differ from the ONNX file's.
         """
-        content, fields = verify_engine(path, sidecar_path(path))
+        content, fields = verify_engine(path)
         reason = why_not_engine(fields, name)
         if reason:
             raise ModelFileError(f"{path} cannot run here, as {reason}.")
+        spec, provenance = described_in(fields, path)
         try:
-            spec = ModelSpec.from_json(json.dumps(fields["spec"]))
-            provenance = Provenance.from_json(json.dumps(fields.get("provenance", {})))
             batch = fields["batch"]
             self.min_batch, self.max_batch = int(batch["min"]), int(batch["max"])
             self.input_name = str(fields["input"])
@@ -124,11 +123,13 @@ class EnginePredictor(Predictor):
         gates = fields.get("parity")
         if not isinstance(gates, dict) or gates.get("measured"):
             return
-        record = path.with_name(path.name + ".parity.json")
+        record = parity_path(path)
         identity = {"engine_sha256": fields["engine_sha256"], "runtime": self.runtime}
         if _passed_before(record, identity):
             return
-        clips_BCTHW, parent_BK = _read_reference(path.with_name(path.name + ".reference.npz"))
+        from har_assets.runtime.parity import compare
+
+        clips_BCTHW, parent_BK = _read_reference(reference_path(path))
         parity = compare(
             parent_BK,
             self.predict(clips_BCTHW),
@@ -151,11 +152,6 @@ class EnginePredictor(Predictor):
                 f"{parity.top1_agreement:.1%} (required {parity.top1_agreement_required:.1%}); run the ONNX file "
                 "instead, or materialize trt_engine in a higher precision."
             )
-
-
-def sidecar_path(engine: Path) -> Path:
-    """`x.engine` -> `x.engine.json`."""
-    return engine.with_name(engine.name + ".json")
 
 
 def why_not_engine(fields: dict[str, Any], name: str | None = None) -> str:
@@ -231,3 +227,28 @@ def _read_reference(path: Path) -> tuple[Clips, Scores]:
 def _warn(severity: str, message: str) -> None:
     if severity == "WARNING":
         _LOG.warning("%s", message)
+
+
+def _fields(engine: Path) -> Any:
+    """What is in the JSON beside an engine, not verified; None where it cannot be read."""
+    try:
+        return json.loads(sidecar_path(engine).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _row(name: str) -> Runtime:
+    def why_not(path: Path) -> str:
+        fields = _fields(path)
+        if fields is None:
+            return f"{sidecar_path(path).name} beside it cannot be read: copy it along or materialize trt_engine"
+        return why_not_engine(fields, name) if isinstance(fields, dict) else "the JSON beside it is not of trt_engine"
+
+    def made_for(path: Path) -> bool:
+        fields = _fields(path)
+        return isinstance(fields, dict) and fields.get("builder") == name
+
+    return Runtime(name, ".engine", why_not, lambda path, threads: EnginePredictor(path, name=name), made_for=made_for)
+
+
+TENSORRT, TENSORRT_RTX = _row("tensorrt"), _row("tensorrt_rtx")

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import shared_memory
@@ -26,17 +25,34 @@ from har_assets.errors import VideoError
 from har_assets.model.spec import ModelSpec
 from har_assets.runtime.predictor import Clips, Predictor, Scores
 from har_assets.runtime.shared_clips import Layout, SharedClips, shared_clips
-from har_assets.video.decode import VideoReader, open_container
-from har_assets.video.sampling import Frames, centre_crop, clip_windows, window_starts
+from har_assets.runtime.windows import (
+    PICTURES,
+    ReadLimits,
+    TooLongError,
+    Windows,
+    contact_sheet,
+    cropped_CHW,
+    film_sheet,
+    read_windows,
+    video_clips,
+)
 from har_assets.video.workers import available_cores, decode_many
 
-MAX_HELD_BYTES = 256 << 20
-"""Frames of one video that are held while its length is not known. A longer one is read twice: once to count."""
-
-PICTURES = 5
-"""Frames side by side in the contact sheet of a video."""
-PICTURE_HEIGHT = 96
-"""Height of a contact sheet, pixels."""
+__all__ = [
+    "ReadLimits",
+    "TooLongError",
+    "VideoFailure",
+    "VideoPrediction",
+    "Windows",
+    "contact_sheet",
+    "cropped_CHW",
+    "film_sheet",
+    "predict_video",
+    "predict_videos",
+    "ranked",
+    "read_windows",
+    "video_clips",
+]
 
 AHEAD = 16
 """Videos a worker that may be decoded or scored ahead of the oldest unfinished one."""
@@ -70,176 +86,6 @@ class VideoFailure:
     reason: str
     too_long: bool = False
     """It was not decoded, as it claims to be longer than `longest_s`."""
-
-
-class TooLongError(VideoError):
-    """A video that claims to be longer than was asked for; nothing of it was decoded."""
-
-
-@dataclass(frozen=True)
-class ReadLimits:
-    """What a video may be; one beyond it is refused, as soon as that is known."""
-
-    max_frames: int
-    """Frames of the file."""
-    max_seconds: float
-    """Frames of the file divided by the frames a second that it names; not held where it names none."""
-    max_pixels: int
-    """Height times width of a picture."""
-
-
-@dataclass(frozen=True)
-class Windows:
-    """What a decoder makes of one video."""
-
-    clips_BCTHW: Clips
-    """uint8 [windows, 3, T, H, W]."""
-    num_source_frames: int
-    """Frames of the file that were decoded."""
-    note: str
-    glimpses: tuple[Frames, ...] = ()
-    """Some frames, uncut and in order, uint8 [decode_height, decode_width, 3] each; as many as asked for, or fewer."""
-
-
-def video_clips(frames_THWC: Frames, spec: ModelSpec, windows: int) -> Clips:
-    """Windows of decoded (already strided) frames as uint8 clips [windows, 3, T, H, W]."""
-    return clip_windows(frames_THWC, window=spec.num_frames, count=windows, crop=(spec.frame_height, spec.frame_width))
-
-
-def read_windows(
-    path: Path,
-    spec: ModelSpec,
-    windows: int,
-    limits: ReadLimits | None = None,
-    *,
-    glimpses: int = 0,
-    longest_s: float = math.inf,
-) -> Windows:
-    """Decode a video and cut `windows` clips out of it, spread evenly from its first frame to its last.
-
-    The same clips as those of `video_clips`, in bounded memory: of a video too long to be held, which is as
-    long as it takes to be known, only the frames of the windows are kept when it is read a second time.
-    `glimpses` frames, spread evenly too, come along for a contact sheet.
-
-    Raises:
-        VideoError: the file yields no frame, or is beyond `limits`; the message is the reason.
-        TooLongError: it claims to be longer than `longest_s` seconds.
-    """
-    size = spec.frame_height, spec.frame_width
-    most = max(MAX_HELD_BYTES // (3 * spec.frame_height * spec.frame_width), spec.num_frames)
-    reader = _reader(path, spec)
-    if limits:
-        _refuse_large(reader, limits)
-    if reader.claimed_s > longest_s:
-        raise TooLongError(f"the video claims to be {reader.claimed_s:.0f} s long")
-    held: list[Frames] = []
-    num_frames = 0
-    seen = _Glimpses(glimpses)
-    for frame_HWC in reader:
-        if limits:
-            _refuse_long(reader, limits)
-        seen.look_at(frame_HWC, num_frames)
-        num_frames += 1
-        if num_frames <= most:
-            held.append(cropped_CHW(frame_HWC, size))
-        else:
-            held.clear()
-    starts = window_starts(num_frames, spec.num_frames, windows)
-    # Past the last frame that one is repeated.
-    numbers = [[min(start + n, num_frames - 1) for n in range(spec.num_frames)] for start in starts]
-    frames: Sequence[Frames] | dict[int, Frames] = held
-    if num_frames > most:
-        wanted = {number for window in numbers for number in window}
-        again = enumerate(_reader(path, spec))
-        frames = {number: cropped_CHW(frame_HWC, size) for number, frame_HWC in again if number in wanted}
-        if len(frames) < len(wanted):
-            raise VideoError("the file gives other frames each time it is read: it may still be written to")
-    clips_BCTHW = np.stack([np.stack([frames[number] for number in window], axis=1) for window in numbers])
-    return Windows(clips_BCTHW, reader.num_source_frames, reader.note, seen.chosen())
-
-
-class _Glimpses:
-    """`count` frames spread evenly over a video whose length shows only at its end; holds 4 count at most."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._step = 1
-        self._held: list[Frames] = []
-
-    def look_at(self, frame_HWC: Frames, number: int) -> None:
-        """Take the frame or leave it."""
-        if not self._count or number % self._step:
-            return
-        self._held.append(frame_HWC)
-        if len(self._held) == 4 * self._count:
-            self._held = self._held[::2]
-            self._step *= 2
-
-    def chosen(self) -> tuple[Frames, ...]:
-        """The frames in the middle of `count` equal parts of what is held."""
-        held, count = len(self._held), min(self._count, len(self._held))
-        return tuple(self._held[(2 * part + 1) * held // (2 * count)] for part in range(count))
-
-
-def contact_sheet(frames: Sequence[Frames]) -> bytes:
-    """Frames uint8 [H, W, 3] of one size side by side as a JPEG, PICTURE_HEIGHT pixels high; empty without any."""
-    if not frames:
-        return b""
-    from PIL import Image
-
-    row = Image.fromarray(np.concatenate(frames, axis=1))
-    row = row.resize((max(round(row.width * PICTURE_HEIGHT / row.height), 1), PICTURE_HEIGHT), Image.Resampling.BICUBIC)
-    file = io.BytesIO()
-    row.save(file, "JPEG", quality=80)
-    return file.getvalue()
-
-
-def _refuse_large(reader: VideoReader, limits: ReadLimits) -> None:
-    if reader.height * reader.width > limits.max_pixels:
-        raise VideoError(
-            f"the picture is {reader.width}x{reader.height}, {reader.width * reader.height:,} pixels; the limit is "
-            f"{limits.max_pixels:,}"
-        )
-
-
-def _refuse_long(reader: VideoReader, limits: ReadLimits) -> None:
-    if reader.num_source_frames > limits.max_frames:
-        raise VideoError(f"the video has more than {limits.max_frames:,} frames, the limit")
-    if reader.fps > 0 and reader.num_source_frames > limits.max_seconds * reader.fps:
-        raise VideoError(f"the video is longer than {limits.max_seconds:g} s, the limit")
-
-
-def _reader(path: Path, spec: ModelSpec) -> VideoReader:
-    return VideoReader(path, size=(spec.decode_height, spec.decode_width), stride=spec.frame_stride)
-
-
-def cropped_CHW(frame_HWC: Frames, size: tuple[int, int]) -> Frames:
-    """The centre of one frame, channels first: uint8 [3, size[0], size[1]], contiguous."""
-    cropped_1HWC = centre_crop(frame_HWC[None], size)
-    return np.ascontiguousarray(cropped_1HWC[0].transpose(2, 0, 1))
-
-
-def film_sheet(path: Path) -> bytes:
-    """Contact sheet of a long video: the key frames nearest to PICTURES places, without decoding what is between.
-
-    Empty where none can be decoded. For a decoding process: a damaged file may take it down.
-    """
-    import av
-
-    frames: list[Frames] = []
-    with contextlib.suppress(av.FFmpegError, IndexError), open_container(path) as container:
-        stream = container.streams.video[0]
-        stream.thread_count = 1
-        stream.codec_context.skip_frame = "NONKEY"
-        for part in range(PICTURES):
-            container.seek((container.start_time or 0) + (2 * part + 1) * (container.duration or 0) // (2 * PICTURES))
-            frame = next(container.decode(stream), None)
-            if frame is not None:
-                width = max(round(PICTURE_HEIGHT * frame.width / frame.height), 1)
-                small = frame.reformat(width, PICTURE_HEIGHT, "rgb24").to_ndarray().astype(np.uint8)
-                upright_HWC: Frames = np.rot90(small, round(frame.rotation / 90))
-                frames.append(upright_HWC)
-    return contact_sheet([frame for frame in frames if frame.shape == frames[0].shape])
 
 
 def predict_video(predictor: Predictor, path: Path, *, windows: int = 4, top: int = 5) -> VideoPrediction:

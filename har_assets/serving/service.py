@@ -22,7 +22,8 @@ from typing import Any
 from har_assets.errors import HarError, VideoError
 from har_assets.model.spec import ModelSpec
 from har_assets.runtime import Predictor, open_model
-from har_assets.runtime.video import ReadLimits, Windows, ranked, read_windows
+from har_assets.runtime.video import Windows, ranked
+from har_assets.runtime.windows import ReadLimits, read_windows
 from har_assets.serving.decoders import Decoders
 from har_assets.serving.limits import ServingLimits
 from har_assets.video.workers import available_cores

@@ -12,7 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from har_assets.export.tensorrt import EngineOptions, build_engine
+from har_assets.graph.publishing import publish
 from har_assets.incoming.results import Results, update_table
+from har_assets.model.files import CHECKPOINT, ONNX
+from har_assets.store.folder import ArtifactFolder
 from har_assets_tests.conftest import write_video
 from har_assets_tests.project import REPOSITORY
 
@@ -154,8 +158,32 @@ def test_bench_names_what_it_measured(folder: Path, tiny_onnx: Path) -> None:
     )
 
 
-def test_a_model_without_a_card_gets_one(folder: Path, tiny_onnx: Path, tiny_checkpoint: Path) -> None:
-    for model in (tiny_onnx, tiny_checkpoint):
+def test_without_a_model_the_latest_that_the_runtime_runs_is_taken(
+    folder: Path, tiny_onnx: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    store = ArtifactFolder(tmp_path / "store")
+    publish(store, "trained_checkpoint", {CHECKPOINT: tiny_checkpoint})
+    arguments = ("predict", "--json", "--store", store.root, "videos/a.avi")
+    done = har(*arguments, "--runtime", "pytorch", folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["runtime"].startswith("PyTorch ")
+    for options in ((), ("--runtime", "onnxruntime_cpu")):
+        done = har(*arguments, *options, folder=folder)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("error: onnx_model has not been materialized: run ")
+    publish(store, "onnx_model", {ONNX: tiny_onnx})
+    done = har(*arguments, "--runtime", "onnxruntime", folder=folder)
+    assert done.returncode == 0, done.stderr
+    done = har(*arguments, "--runtime", "tensorrt", folder=folder)
+    assert done.stderr.startswith("error: trt_engine has not been materialized: run ")
+    done = har(*arguments, "--runtime", "abacus", folder=folder)
+    assert done.stderr.startswith("error: There is no runtime 'abacus': choose auto, onnxruntime, ")
+
+
+def test_a_model_without_a_card_gets_one(folder: Path, tiny_onnx: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    engine = tmp_path / "tiny.engine"
+    build_engine(tiny_onnx, engine, EngineOptions(builder="tensorrt_rtx", targets=("8.9",)))
+    for model in (tiny_onnx, tiny_checkpoint, engine):
         done = har("card", model, folder=folder)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("---\nlicense:")
@@ -163,7 +191,9 @@ def test_a_model_without_a_card_gets_one(folder: Path, tiny_onnx: Path, tiny_che
         assert "| Data version | v1 |" in done.stdout
     refused = har("card", folder / "videos" / "a.avi", folder=folder)
     assert refused.returncode == 1
-    assert "is no .onnx and no .ckpt file" in refused.stderr
+    assert "is no model file: name one that ends in .onnx or .ckpt or .engine." in refused.stderr
+    refused = har("card", "none.engine", folder=folder)
+    assert refused.stderr == "error: There is no engine none.engine: materialize trt_engine or name another file.\n"
 
 
 def test_status_leaves_no_asset_out_and_tells_of_new_videos(tmp_path: Path) -> None:

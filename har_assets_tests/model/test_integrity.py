@@ -68,22 +68,22 @@ def test_an_engine_and_its_json_belong_together(tmp_path: Path) -> None:
     engine, sidecar = tmp_path / "m.engine", tmp_path / "m.engine.json"
     engine.write_bytes(b"engine")
     with pytest.raises(ModelFileError, match=r"m\.engine\.json is missing"):
-        verify_engine(engine, sidecar)
+        verify_engine(engine)
     fields = {"builder": "tensorrt", "engine_sha256": hashlib.sha256(b"engine").hexdigest()}
     sidecar.write_text(json.dumps(seal_sidecar(fields), indent=2))
-    assert verify_engine(engine, sidecar) == (b"engine", fields)
+    assert verify_engine(engine) == (b"engine", fields)
     assert seal_sidecar(seal_sidecar(fields)) == seal_sidecar(fields)
 
     sidecar.write_text(sidecar.read_text().replace("tensorrt", "tensorr_"))
     with pytest.raises(ModelFileError, match="checksum does not fit"):
-        verify_engine(engine, sidecar)
+        verify_engine(engine)
     sidecar.write_text(json.dumps(fields))
     with pytest.raises(ModelFileError, match="carries no checksum"):
-        verify_engine(engine, sidecar)
+        verify_engine(engine)
     sidecar.write_text("[]")
     with pytest.raises(ModelFileError, match=r"not JSON|carries no checksum"):
-        verify_engine(engine, sidecar)
+        verify_engine(engine)
     sidecar.write_text(json.dumps(seal_sidecar(fields)))
     engine.write_bytes(b"Engine")
     with pytest.raises(ModelFileError, match="SHA-256 differs"):
-        verify_engine(engine, sidecar)
+        verify_engine(engine)

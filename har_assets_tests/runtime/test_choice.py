@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from har_assets.errors import HarError, ModelFileError
+from har_assets.model.files import KINDS
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.runtime import RUNTIMES, Predictor, available_runtimes, choice, open_model, read_spec
-from har_assets.runtime.predictor import Clips, Scores
+from har_assets.runtime.predictor import Clips, Runtime, Scores
 from har_assets.system.gpu import gpu_compute_capability
 
 needs_openvino = pytest.mark.skipif(
@@ -55,7 +56,7 @@ def test_auto_says_what_it_took_and_why(tiny_checkpoint: Path, tiny_onnx: Path) 
         assert predictor.why.startswith("the fastest here, measured on 4 clips: ")
         assert all(f"{name} " in predictor.why for name in runnable)
     if gpu_compute_capability() is None:
-        assert open_model(tiny_checkpoint).why == "the only one for a checkpoint on a CPU"
+        assert open_model(tiny_checkpoint).why == "the only one that works here for this checkpoint"
     assert open_model(tiny_onnx, "onnxruntime_cpu").why == "as asked"
 
 
@@ -83,7 +84,7 @@ def test_a_runtime_that_cannot_run_is_refused_in_a_sentence(tiny_checkpoint: Pat
                 open_model(model, runtime)
         found = open_model(tiny_onnx, "onnxruntime")
         assert (found.name, found.why) == ("onnxruntime_cpu", "there is no CUDA GPU on this machine")
-    with pytest.raises(ModelFileError, match=r"onnxruntime_cpu runs \.onnx files"):
+    with pytest.raises(ModelFileError, match=r"onnxruntime runs \.onnx files .* choose pytorch_compiled or pytorch"):
         open_model(tiny_checkpoint, "onnxruntime")
 
 
@@ -118,10 +119,15 @@ class Fixed(Predictor):
 
 
 def chosen(monkeypatch: pytest.MonkeyPatch, runtimes: dict[str, Fixed], path: Path) -> Predictor:
-    for name, predictor in runtimes.items():
-        stands_for = choice._Runtime(".onnx", lambda path: "", lambda path, threads, found=predictor: found)
-        monkeypatch.setitem(choice._RUNTIMES, name, stands_for)
-    return choice._fastest_measured(path, list(runtimes), 0)
+    """What `auto` takes where there are no other runtimes than these; the exact one is onnxruntime_cpu."""
+    rows = {
+        name: Runtime(
+            name, ".onnx", lambda path: "", lambda path, threads, found=found: found, exact=name == "onnxruntime_cpu"
+        )
+        for name, found in runtimes.items()
+    }
+    monkeypatch.setattr(choice, "RUNTIMES", rows)
+    return open_model(path)
 
 
 def test_auto_takes_the_fastest(monkeypatch: pytest.MonkeyPatch, tiny_spec: ModelSpec, tiny_onnx: Path) -> None:
@@ -137,6 +143,41 @@ def test_auto_leaves_out_a_fast_one_with_other_scores(
     found = chosen(monkeypatch, {"openvino_bf16": wrong, "onnxruntime_cpu": right}, tiny_onnx)
     assert found is right
     assert "but scores off by 0.1" in found.why
+
+
+def test_the_exact_runtime_is_the_measure_wherever_it_stands(
+    monkeypatch: pytest.MonkeyPatch, tiny_spec: ModelSpec, tiny_onnx: Path
+) -> None:
+    wrong, right = Fixed(tiny_spec, 0.0, 0.4), Fixed(tiny_spec, 0.005, 0.3)
+    assert chosen(monkeypatch, {"onnxruntime_cpu": right, "openvino_bf16": wrong}, tiny_onnx) is right
+
+
+def test_a_runtime_that_fails_is_named_beside_the_one_that_works(
+    monkeypatch: pytest.MonkeyPatch, tiny_spec: ModelSpec, tiny_onnx: Path
+) -> None:
+    def fail(path: Path, threads: int) -> Predictor:
+        raise ModelFileError("it has no such layer.")
+
+    plain = Fixed(tiny_spec, 0.0, 0.3)
+    rows = [
+        Runtime("quick", ".onnx", lambda path: "", fail),
+        Runtime("plain", ".onnx", lambda path: "", lambda path, threads: plain, exact=True),
+    ]
+    monkeypatch.setattr(choice, "RUNTIMES", {row.name: row for row in rows})
+    assert open_model(tiny_onnx) is plain
+    assert plain.why == "the only one that works here for this ONNX file; quick failed: it has no such layer."
+    # The plainest is the one that is believed about the file.
+    monkeypatch.setattr(choice, "RUNTIMES", {row.name: row for row in reversed(rows)})
+    with pytest.raises(ModelFileError, match="no such layer"):
+        open_model(tiny_onnx)
+
+
+def test_runtimes_and_kinds_of_file_fit_together() -> None:
+    assert {runtime.suffix for runtime in RUNTIMES.values()} == KINDS.keys()
+    assert all(name == runtime.name for name, runtime in RUNTIMES.items())
+    # Scores of others are compared with its: of each kind that is measured there has to be one.
+    measured = {suffix for suffix, kind in KINDS.items() if kind.measured and suffix != ".engine"}
+    assert measured <= {runtime.suffix for runtime in RUNTIMES.values() if runtime.exact}
 
 
 def test_a_slow_network_is_asked_once(monkeypatch: pytest.MonkeyPatch, tiny_spec: ModelSpec, tiny_onnx: Path) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from har_assets.export.tensorrt import EngineOptions, build_engine, sidecar_path
-from har_assets.runtime import available_runtimes
+from har_assets.export.tensorrt import EngineOptions, build_engine
+from har_assets.model.files import KINDS, sidecar_path
 from har_assets_tests.project import REPOSITORY
-from har_assets_tests.runtime.damage import TARGETS
+from har_assets_tests.runtime.damage import runtimes_of, sound_kinds, targets_of
 
 
 @pytest.mark.parametrize("count", [40, pytest.param(400, marks=pytest.mark.slow)])
@@ -34,8 +34,15 @@ def test_damaged_model_files_are_refused_or_harmless(
     reports = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, f"died after {reports[-1:]}: {done.stderr[-2000:]}"
 
-    runtimes = sum(found.available for found in available_runtimes(tiny_onnx))
-    assert len(reports) == count // len(TARGETS) * (len(TARGETS) - 1 + runtimes)
+    kinds = sound_kinds(tmp_path)
+    assert kinds == list(KINDS.values())
+    loads = {
+        target: runtimes_of(tmp_path / f"sound{kind.suffix}", kind) for kind in kinds for target in targets_of(kind)
+    }
+    assert {"sound.ckpt", "sound.onnx", "sound.engine", "sound.engine.json"} <= loads.keys()
+    for target, runtimes in loads.items():
+        of_it = [report["runtime"] for report in reports if report["target"] == target]
+        assert of_it == count // len(loads) * runtimes
     wrong = [report for report in reports if report["outcome"] == "DIFFERENT"]
     assert not wrong
     refused = [report["outcome"] for report in reports if report["outcome"].startswith("refused: ")]

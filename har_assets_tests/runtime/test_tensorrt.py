@@ -12,11 +12,12 @@ import pytest
 
 from har_assets.errors import ModelFileError
 from har_assets.export.tensorrt import EngineOptions, build_engine
+from har_assets.model.files import sidecar_path
 from har_assets.model.integrity import seal_sidecar, verify_engine
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.runtime import available_runtimes, open_model, read_spec, tensorrt
 from har_assets.runtime.predictor import Clips, Predictor, Scores
-from har_assets.runtime.tensorrt import EnginePredictor, sidecar_path, why_not_engine
+from har_assets.runtime.tensorrt import EnginePredictor, why_not_engine
 from har_assets.system.gpu import gpu_compute_capability
 
 without_gpu = pytest.mark.skipif(gpu_compute_capability() is not None, reason="this machine has a GPU")
@@ -47,6 +48,8 @@ def test_without_a_gpu_an_engine_is_refused_in_a_sentence(engine: Path) -> None:
     for runtime in ("auto", "tensorrt_rtx"):
         with pytest.raises(ModelFileError, match=r"capability 8\.6, 8\.9 and there is no CUDA GPU .* run the ONNX"):
             open_model(engine, runtime)
+    with pytest.raises(ModelFileError, match="cannot run in tensorrt, as it was built by TensorRT-RTX: choose"):
+        open_model(engine, "tensorrt")
     reasons = {found.name: found.reason for found in available_runtimes(engine)}
     assert "no CUDA GPU" in reasons["tensorrt_rtx"]
     assert reasons["tensorrt"] == "it was built by TensorRT-RTX: choose the runtime tensorrt_rtx"
@@ -70,8 +73,9 @@ def test_a_damaged_engine_is_refused_before_anything_else(engine: Path, damage: 
     target.write_bytes(content)
     if damage == "no json":
         sidecar_path(engine).unlink()
-    with pytest.raises(ModelFileError, match=r"damaged|missing beside"):
-        open_model(engine)
+    for runtime in ("auto", "tensorrt", "tensorrt_rtx"):
+        with pytest.raises(ModelFileError, match=r"damaged|missing beside"):
+            open_model(engine, runtime)
     with pytest.raises(ModelFileError, match=r"damaged|missing beside"):
         read_spec(engine)
 
@@ -124,6 +128,16 @@ class TestFit:
         assert "choose the runtime tensorrt_rtx" in why_not_engine(fields, "tensorrt")
         assert "which is not known" in why_not_engine({**fields, "builder": "magic"})
         assert "TensorRT is not installed" in why_not_engine({**fields, "builder": "tensorrt"})
+
+
+@without_gpu
+def test_an_engine_of_an_unknown_builder_is_refused_once(engine: Path) -> None:
+    rewrite(engine, builder="magic")
+    with pytest.raises(
+        ModelFileError, match="cannot run here, as it was built by magic, which is not known: mat"
+    ) as found:
+        open_model(engine)
+    assert str(found.value).count("magic") == 1
 
 
 @without_gpu
@@ -232,5 +246,5 @@ def test_an_engine_gives_the_scores_of_its_onnx(tiny_onnx: Path, tmp_path: Path)
 
 
 def test_the_sidecar_of_the_builder_is_sealed(built_engine: Path) -> None:
-    _, fields = verify_engine(built_engine, sidecar_path(built_engine))
+    _, fields = verify_engine(built_engine)
     assert fields["batch"] == {"min": 1, "opt": 8, "max": 8}

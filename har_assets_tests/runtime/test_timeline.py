@@ -13,7 +13,7 @@ import pytest
 
 from har_assets.errors import HarError, VideoError
 from har_assets.model.spec import ModelSpec, Provenance
-from har_assets.runtime import timeline
+from har_assets.runtime import cut
 from har_assets.runtime.predictor import Clips, Predictor, Scores
 from har_assets.runtime.timeline import Segment, Timeline, merge, predict_timeline, smooth
 from har_assets.video.decode import decode_video
@@ -291,7 +291,7 @@ def test_progress_is_told_and_the_number_of_clips_has_an_end(
     tmp_path: Path, tiny_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     film = write_film(tmp_path / "film.mkv", [100, 120], [0, 500_000])
-    monkeypatch.setattr(timeline, "MAX_CLIPS", 900)
+    monkeypatch.setattr(cut, "MAX_CLIPS", 900)
     with pytest.raises(VideoError, match="more than 900 clips"):
         predict_timeline(Brightness(tiny_spec), film, hop_s=0.5)
     told: list[tuple[float, float]] = []
@@ -303,7 +303,8 @@ def test_progress_is_told_and_the_number_of_clips_has_an_end(
     )
     assert told == sorted(told)
     assert told
-    assert told[0][1] == 40
+    # On a busy machine a second passes, and is reported, before the decoding process has opened the file.
+    assert told[-1][1] == 40
 
 
 @pytest.mark.parametrize(
@@ -328,6 +329,6 @@ def test_too_little_shared_memory_is_said(tiny_spec: ModelSpec, monkeypatch: pyt
     def refuse(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(timeline.shared_memory, "SharedMemory", refuse)
+    monkeypatch.setattr(multiprocessing.shared_memory, "SharedMemory", refuse)
     with pytest.raises(HarError, match=r"no shared memory of .* smaller batch"):
         predict_timeline(Brightness(tiny_spec), Path("a.avi"))

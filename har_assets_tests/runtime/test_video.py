@@ -13,15 +13,9 @@ from har_assets.errors import HarError, VideoError
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.runtime import open_model, video
 from har_assets.runtime.predictor import Clips, Predictor, Scores
-from har_assets.runtime.video import (
-    VideoFailure,
-    VideoPrediction,
-    predict_video,
-    predict_videos,
-    read_windows,
-    video_clips,
-)
-from har_assets.video.decode import decode_video
+from har_assets.runtime.video import VideoFailure, VideoPrediction, predict_video, predict_videos, video_clips
+from har_assets.runtime.windows import read_windows
+from har_assets.video.decode import VideoReader, decode_video
 from har_assets_tests.conftest import write_video
 
 
@@ -52,7 +46,7 @@ def test_windows_are_those_of_the_one_rule(
         assert (found.num_source_frames, found.note) == (decoded.num_source_frames, decoded.note)
         # Too long to be held: read a second time.
         with monkeypatch.context() as patch:
-            patch.setattr(video, "MAX_HELD_BYTES", 1)
+            patch.setattr("har_assets.runtime.windows.MAX_HELD_BYTES", 1)
             np.testing.assert_array_equal(read_windows(path, spec, windows).clips_BCTHW, expected)
 
 
@@ -159,9 +153,9 @@ def test_too_little_shared_memory_is_said(tiny_spec: ModelSpec, monkeypatch: pyt
 def test_a_file_that_changes_while_it_is_read_is_no_prediction(
     videos: list[Path], tiny_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(video, "MAX_HELD_BYTES", 1)
-    readers = iter([video.VideoReader(videos[0], size=(20, 24)), video.VideoReader(videos[1], size=(20, 24))])
-    monkeypatch.setattr(video, "_reader", lambda path, spec: next(readers))
+    monkeypatch.setattr("har_assets.runtime.windows.MAX_HELD_BYTES", 1)
+    readers = iter([VideoReader(videos[0], size=(20, 24)), VideoReader(videos[1], size=(20, 24))])
+    monkeypatch.setattr("har_assets.runtime.windows._reader", lambda path, spec: next(readers))
     with pytest.raises(VideoError, match="other frames each time"):
         read_windows(videos[0], tiny_spec, 2)
 

@@ -11,9 +11,10 @@ import pytest
 
 from har_assets.errors import HarError
 from har_assets.store.building import ProductKey, find_or_build
-from har_assets.store.folder import STAGING_PREFIX, ArtifactFolder
+from har_assets.store.folder import ArtifactFolder
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
+from har_assets.store.work_folder import STAGING_PREFIX
 from har_assets.tracking.run_log import RunLog
 
 KEY = ProductKey("onnx_model", "1", {"precision": "fp32"})

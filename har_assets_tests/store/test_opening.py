@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from har_assets.graph.assets.splits import SplitStore
+from har_assets.graph.publishing import publish
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.store.bucket import ArtifactBucket
 from har_assets.store.opening import ROOT_VARIABLE, StoreLocation
 from har_assets.store.quota import QUOTA_VARIABLE
-from har_assets_tests.store.test_folder import make_record, publish
+from har_assets_tests.store.test_folder import make_record
 
 KEY = "a" * 64
 

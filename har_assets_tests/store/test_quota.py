@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from har_assets.errors import HarError
+from har_assets.graph.publishing import publish
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.quota import QUOTA_VARIABLE, Quota
 from har_assets.system.files import parse_size, size_of
-from har_assets_tests.store.test_folder import make_record, publish
+from har_assets_tests.store.test_folder import make_record
 
 
 def test_sizes() -> None:

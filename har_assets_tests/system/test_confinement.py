@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from har_assets.errors import HarError
+from har_assets.graph.publishing import publish
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.record import Artifact
 from har_assets.system.confinement import FOLDERS_VARIABLE, confined, hosts_of, is_among
 from har_assets_tests.project import Project
-from har_assets_tests.store.test_folder import make_record, publish
+from har_assets_tests.store.test_folder import make_record
 
 
 @pytest.fixture

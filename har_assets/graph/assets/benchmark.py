@@ -8,10 +8,10 @@ from har_assets.dataset.folder import VIDEOS
 from har_assets.errors import HarError
 from har_assets.graph.asset import AssetConfig, stage_asset
 from har_assets.graph.assets.dataset import data_here, read_manifest_of
-from har_assets.graph.assets.deployment import ENGINE, ONNX, windows_of
-from har_assets.graph.assets.training import CHECKPOINT
+from har_assets.graph.assets.deployment import windows_of
 from har_assets.graph.publishing import publish
 from har_assets.graph.resources.store import ArtifactStore
+from har_assets.model.files import KINDS
 from har_assets.store.product import Build, Product
 
 
@@ -52,13 +52,8 @@ def runtime_benchmark(
         from har_assets.runtime.benchmark import BenchmarkOptions, run_benchmark
 
         options = BenchmarkOptions(tuple(config.batch_sizes), config.rounds, config.max_seconds, config.windows)
-        onnx = build.inputs["onnx_model"].file(ONNX)
-        models = (
-            build.inputs["trained_checkpoint"].file(CHECKPOINT),
-            onnx,
-            build.inputs["trt_engine"].file(ENGINE),
-        )
-        spec = read_spec(onnx)
+        models = [build.inputs[kind.asset].file(kind.file) for kind in KINDS.values() if kind.asset in build.inputs]
+        spec = read_spec(models[0])
         windows, _ = windows_of(("test",), build.inputs, spec, config.clips)
         clips_BCTHW = np.concatenate([batch_BCTHW for batch_BCTHW, _ in windows.batches()])
         names = list(read_manifest_of(build.inputs["test_manifest"], "test")["clip"])[: config.videos]

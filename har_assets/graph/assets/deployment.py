@@ -9,11 +9,11 @@ import dagster as dg
 from har_assets.errors import HarError
 from har_assets.graph.asset import AssetConfig, stage_asset
 from har_assets.graph.assets.dataset import read_manifest_of
-from har_assets.graph.assets.training import CARD, CHECKPOINT
 from har_assets.graph.failures import failures_in_words
 from har_assets.graph.publishing import made, publish, result_of
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
+from har_assets.model.files import CARD, CHECKPOINT, ENGINE, ONNX, onnx_name, sidecar_path
 from har_assets.model.spec import ModelSpec
 from har_assets.runtime.parity import DEFAULT_LIMITS, Limits
 from har_assets.store.product import Build, Product
@@ -25,19 +25,11 @@ if TYPE_CHECKING:
     from har_assets.runtime.parity import Parity
     from har_assets.runtime.predictor import Predictor
 
-ONNX = "video_action_model.onnx"
-ENGINE = "video_action_model.engine"
-
 DATA = ("frame_cache", "test_manifest", "val_manifest", "train_manifest")
 """What conversions are compared and calibrated on."""
 
 REFERENCE_CLIPS = 8
 """Clips that travel with an engine, to compare it wherever it is first loaded."""
-
-
-def onnx_name(precision: str) -> str:
-    """`video_action_model.int8.onnx`: a precision beside the deployed one, which is `video_action_model.onnx`."""
-    return f"video_action_model.{precision}.onnx"
 
 
 class ConversionConfig(AssetConfig):
@@ -290,7 +282,7 @@ def trt_engine(
     """
 
     def product_of(build: Build) -> Product:
-        from har_assets.export.tensorrt import EngineOptions, build_engine, sidecar_path
+        from har_assets.export.tensorrt import EngineOptions, build_engine
 
         onnx = build.inputs["onnx_model"]
         options = EngineOptions(

@@ -9,12 +9,12 @@ from har_assets.cluster.address import cluster_address
 from har_assets.errors import HarError
 from har_assets.graph.asset import AssetConfig, stage_asset
 from har_assets.graph.assets.dataset import read_manifest_of
-from har_assets.graph.assets.deployment import ONNX, refuse_failed_parity
-from har_assets.graph.assets.training import CHECKPOINT
+from har_assets.graph.assets.deployment import refuse_failed_parity
 from har_assets.graph.failures import failures_in_words
 from har_assets.graph.publishing import made, result_of
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
+from har_assets.model.files import CHECKPOINT, ONNX
 from har_assets.store.product import Build, Product
 from har_assets.store.protocol import Store
 from har_assets.store.record import Artifact

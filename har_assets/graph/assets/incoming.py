@@ -21,7 +21,7 @@ import dagster as dg
 
 from har_assets.errors import HarError, VideoError
 from har_assets.graph.asset import AssetConfig, stage_asset
-from har_assets.graph.assets.deployment import ONNX, deployed_precision, refuse_failed_parity
+from har_assets.graph.assets.deployment import deployed_precision, refuse_failed_parity
 from har_assets.graph.failures import failures_in_words
 from har_assets.graph.resources.incoming import IncomingVideos
 from har_assets.graph.resources.mlflow import MlflowTracking
@@ -30,6 +30,7 @@ from har_assets.graph.running.dead_runs import end_with_run
 from har_assets.graph.stage import STAGES
 from har_assets.incoming.folder import GoneError, LocalVideo, Videos, Wanted, partition_key, printable
 from har_assets.incoming.results import TOP, Results, update_table, write_whole
+from har_assets.model.files import ONNX
 from har_assets.store.record import Artifact
 from har_assets.system.files import hash_of
 
@@ -431,7 +432,8 @@ def predict_film(
 ) -> tuple[dict[str, Any], bytes]:
     """What a result says of a long video, and its contact sheet; `go_on` is called every second and may raise."""
     from har_assets.runtime.timeline import predict_timeline
-    from har_assets.runtime.video import film_sheet, ranked
+    from har_assets.runtime.video import ranked
+    from har_assets.runtime.windows import film_sheet
     from har_assets.video.workers import decode_many
 
     go_on()

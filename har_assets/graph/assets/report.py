@@ -12,11 +12,11 @@ from har_assets.dataset.folder import VIDEOS
 from har_assets.errors import HarError
 from har_assets.graph.asset import AssetConfig, stage_asset
 from har_assets.graph.assets.dataset import data_here, read_manifest_of
-from har_assets.graph.assets.deployment import ONNX
-from har_assets.graph.assets.training import CARD, CHECKPOINT, CURVES
+from har_assets.graph.assets.training import CURVES
 from har_assets.graph.publishing import publish
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
+from har_assets.model.files import CARD, CHECKPOINT, ONNX
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
 

@@ -21,6 +21,7 @@ from har_assets.graph.publishing import made, note_outbox, publish, result_of
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.graph.stage import STAGES
+from har_assets.model.files import CARD, CHECKPOINT, WEIGHTS
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
@@ -28,10 +29,7 @@ from har_assets.tracking.client import DAGSTER_STEP_TAG
 from har_assets.tracking.outbox import report_settled, settle
 from har_assets.training.request import CONFUSION_FILE, ERROR_FILE, SUMMARY_FILE, TrainingOptions, TrainingRequest
 
-CHECKPOINT = "video_action_model.ckpt"
 CURVES = "curves.png"
-CARD = "README.md"
-"""Model card: under this name a model hub shows it."""
 
 
 class TrainingConfig(TrainingOptions, AssetConfig):
@@ -56,9 +54,6 @@ class WeightsConfig(AssetConfig):
     network: str = ""
     """Name of a network that has Kinetics-400 weights; empty: that of trained_checkpoint in the same run's
     configuration where it says `pretrained: true`, else none."""
-
-
-WEIGHTS = "weights.pt"
 
 
 @stage_asset("pretrained_weights")

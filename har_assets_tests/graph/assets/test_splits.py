@@ -9,16 +9,10 @@ from typing import Any
 import pytest
 
 from har_assets.errors import HarError, MissingArtifactError
+from har_assets.graph.assets.dataset import ManifestsConfig
 from har_assets.graph.assets.deployment import OnnxConfig
 from har_assets.graph.assets.evaluation import PredictionConfig
-from har_assets.graph.assets.splits import (
-    SPLIT_NUMBERS,
-    ManifestsConfig,
-    SplitConfig,
-    SplitStore,
-    published_figures,
-    stage_config,
-)
+from har_assets.graph.assets.splits import SPLIT_NUMBERS, SplitConfig, SplitStore, published_figures, stage_config
 from har_assets.graph.assets.training import TrainingConfig
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.store.folder import ArtifactFolder
