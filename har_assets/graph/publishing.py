@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import dagster as dg
+from pydantic import ConfigDict
 
 from har_assets.graph.failures import failures_in_words
 from har_assets.graph.resources.mlflow import MlflowTracking
@@ -22,6 +23,9 @@ from har_assets.tracking.run_log import RunLog
 
 class AssetConfig(dg.Config):
     """Configuration of an asset. Fields in `not_content` do not change what is made, only how."""
+
+    # A recorded configuration may name an option that the code has lost since.
+    model_config = ConfigDict(use_attribute_docstrings=True, extra="ignore")
 
     not_content: ClassVar[frozenset[str]] = frozenset({"force"})
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from har_assets.export.tensorrt import EngineOptions, build_engine, sidecar_path
+from har_assets.export.tensorrt import EngineOptions, build_engine
+from har_assets.model.files import sidecar_path
 from har_assets.runtime import available_runtimes
 from har_assets_tests.project import REPOSITORY
 from har_assets_tests.runtime.damage import TARGETS

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from har_assets.export.tensorrt import EngineOptions, build_engine
-from har_assets.graph.assets.deployment import ENGINE, ONNX
-from har_assets.graph.assets.training import CHECKPOINT
+from har_assets.model.files import CHECKPOINT, ENGINE, ONNX
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.record import Artifact, Record, describe_files
 from har_assets_tests.project import Project, materialize_here

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 
 from har_assets.errors import DatasetError, HarError
-from har_assets.export import windows as module
-from har_assets.export.windows import score_windows, spread_windows
+from har_assets.export.gate import score_windows
+from har_assets.model import windows as module
 from har_assets.model.spec import ModelSpec
-from har_assets.runtime import open_model
+from har_assets.model.windows import spread_windows
 from har_assets.runtime.video import video_clips
 from har_assets.video.frame_cache import FrameCache
 
@@ -50,20 +50,6 @@ def test_batches_hold_no_more_than_their_bytes(
     assert [len(clips_BCTHW) for clips_BCTHW, _ in windows.batches()] == [7, 7, 6]
     monkeypatch.setattr(module, "BATCH_BYTES", 1)
     assert {len(clips_BCTHW) for clips_BCTHW, _ in windows.batches()} == {1}
-
-
-def test_scores_of_all_predictors_on_the_same_windows(
-    manifest: pd.DataFrame, cache: FrameCache, tiny_spec: ModelSpec, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "PROGRESS_SECONDS", 0.0)
-    windows = spread_windows(manifest, cache, tiny_spec, 40)
-    predictor = open_model(tiny_onnx, "onnxruntime_cpu")
-    lines: list[str] = []
-    scores, labels_B = score_windows({"a": predictor, "b": predictor}, windows, lines.append)
-    np.testing.assert_array_equal(scores["a"], scores["b"])
-    assert scores["a"].shape == (40, 3)
-    assert labels_B.shape == (40,)
-    assert lines[0].startswith("Compared on 32 of 40 windows, ")
 
 
 def test_undecoded_clips_are_left_out_and_none_at_all_is_a_sentence(
