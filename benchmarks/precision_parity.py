@@ -18,9 +18,9 @@ from har_assets.dataset.splits import read_manifest
 from har_assets.export.onnx import export_onnx, read_onnx, write_onnx
 from har_assets.export.precision import Calibration, imitate_fp16, to_fp16, to_int8
 from har_assets.export.tensorrt import EngineOptions, build_engine, choose_builder
-from har_assets.export.windows import spread_windows
 from har_assets.model.files import CHECKPOINT
 from har_assets.model.spec import ModelSpec
+from har_assets.model.windows import spread_windows
 from har_assets.runtime.checkpoint import CheckpointPredictor
 from har_assets.runtime.onnx import OnnxPredictor
 from har_assets.runtime.parity import compare

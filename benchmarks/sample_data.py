@@ -5,12 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from har_assets.dataset.archive import extract_split_lists, extract_videos
 from har_assets.dataset.sample import write_sample
 from har_assets.dataset.splits import build_manifests, read_manifest, write_manifest
 from har_assets.model.spec import ModelSpec, Provenance
-from har_assets.runtime import open_model
-from har_assets.runtime.evaluation import evaluate, predict_manifest
+from har_assets.runtime import Predictor, open_model
+from har_assets.runtime.evaluation import evaluate, prediction_table
+from har_assets.runtime.video import video_clips
 from har_assets.training.fit import fit
 from har_assets.training.request import TrainingRequest
 from har_assets.video.frame_cache import CacheParams, FrameCache, build_frame_cache
@@ -53,6 +57,21 @@ def sample_data(folder: Path) -> SampleData:
     return SampleData(folder, tuple(json.loads((folder / "classes.json").read_text())))
 
 
+def predicted(
+    predictor: Predictor, manifest: pd.DataFrame, cache: FrameCache, windows: int, *, still_frames: bool
+) -> pd.DataFrame:
+    """The table of predictions on every clip of a manifest; `still_frames` shows each window's first frame T times."""
+    scores_of_clip = {}
+    for clip in manifest["clip"]:
+        if clip in cache:
+            clips_BCTHW = video_clips(cache.frames(clip), predictor.spec, windows)
+            if still_frames:
+                clips_BCTHW = np.repeat(clips_BCTHW[:, :, :1], predictor.spec.num_frames, axis=2)
+            scores_of_clip[clip] = predictor.predict(clips_BCTHW).mean(axis=0)
+    table, _ = prediction_table(scores_of_clip, manifest, predictor.spec.labels, predictor.runtime)
+    return table
+
+
 def train_and_test(
     data: SampleData, work: Path, params: CacheParams, spec: dict[str, Any], request: dict[str, Any], windows: int = 4
 ) -> tuple[float, dict[str, Any]]:
@@ -69,7 +88,7 @@ def train_and_test(
     )
     summary = fit(made, lambda line: None)
     predictor = open_model(work / "model.ckpt")
-    table, _ = predict_manifest(
+    table = predicted(
         predictor,
         read_manifest(Path(data.manifests["test"])),
         FrameCache(cache),

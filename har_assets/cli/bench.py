@@ -46,15 +46,18 @@ def bench(
     import dataclasses
 
     from har_assets.runtime import RUNTIMES, read_spec
-    from har_assets.runtime.benchmark import BenchmarkOptions, run_benchmark
+    from har_assets.runtime.benchmark import run_benchmark
+    from har_assets.runtime.benchmark_options import BenchmarkOptions
 
     unknown = sorted(set(runtime or ()) - set(RUNTIMES))
     if unknown:
         raise HarError(f"There is no runtime {', '.join(unknown)}: choose from {', '.join(RUNTIMES)}.")
     try:
-        options = BenchmarkOptions(tuple(int(size) for size in batch.split(",")), rounds, windows=windows)
+        batch_sizes = [int(size) for size in batch.split(",")]
     except ValueError:
         raise HarError(f"{batch!r} are no batch sizes: write numbers with commas between them, 1,8,32.") from None
+    options = BenchmarkOptions(batch_sizes=batch_sizes, rounds=rounds, windows=windows)
+    options.check()
     models = model or latest_models(store)
     spec = read_spec(models[0])
     videos = [file for argument in video or () for file in files_of(argument)]

@@ -17,7 +17,6 @@ import importlib
 import importlib.util
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,10 @@ from har_assets.export.precision import precision_of
 from har_assets.model.files import reference_path, sidecar_path
 from har_assets.model.integrity import seal_sidecar
 from har_assets.model.spec import ModelSpec
+from har_assets.options import Options
+from har_assets.runtime.tensorrt import why_not_engine
 from har_assets.runtime.tensorrt_log import TensorRTLog
+from har_assets.store.record import Artifact
 from har_assets.system.files import sha256_of
 from har_assets.system.gpu import gpu_compute_capability
 
@@ -41,9 +43,6 @@ BUILDERS = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt_rtx"}
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """Compute capabilities that TensorRT-RTX knows: Turing, Ampere, Ada, Blackwell. Not Hopper (9.0)."""
 
-DEFAULT_TARGETS = ("8.0", "8.6", "8.9", "12.0")
-"""All but Turing, for which TensorRT-RTX has no float32 3D convolution."""
-
 HARDWARE_LEVELS = ("", "ampere_plus", "same_compute_capability")
 """Name in the configuration -> the same name in capitals in HardwareCompatibilityLevel; empty is this GPU."""
 
@@ -51,14 +50,14 @@ LOG_LINES = 400
 """Lines of the build log that are kept: the first ones, and every warning and error."""
 
 
-@dataclass(frozen=True)
-class EngineOptions:
-    """How an engine is built. Fields that a builder has nothing for are refused, not ignored."""
+class EngineOptions(Options):
+    """How an engine is built. Options that a builder has nothing for are refused, not ignored."""
 
     builder: str = "auto"
-    """`auto`, `tensorrt` or `tensorrt_rtx`."""
-    targets: tuple[str, ...] = DEFAULT_TARGETS
-    """Compute capabilities of a TensorRT-RTX engine; TensorRT builds for the GPU of this machine."""
+    """`tensorrt` (needs a GPU and the extra [tensorrt]), `tensorrt_rtx` (builds anywhere), or `auto`."""
+    # All but Turing (7.5), for which TensorRT-RTX has no float32 3D convolution.
+    targets: list[str] = ["8.0", "8.6", "8.9", "12.0"]
+    """Compute capabilities that a TensorRT-RTX engine is to run on; TensorRT builds for the GPU of this machine."""
     min_batch: int = 1
     """Smallest batch size that the engine takes."""
     opt_batch: int = 8
@@ -68,14 +67,15 @@ class EngineOptions:
     workspace_mib: int = 0
     """GPU memory in MiB that a layer may use for itself; 0 leaves it to the builder."""
     hardware_compatibility: str = ""
-    """TensorRT: `ampere_plus` runs on every GPU from Ampere on, `same_compute_capability` on GPUs of this one's
+    """TensorRT only: `ampere_plus` runs on every GPU from Ampere on, `same_compute_capability` on GPUs of this one's
     compute capability; empty on this GPU's kind alone, the fastest."""
     version_compatible: bool = False
-    """TensorRT: the engine runs in later versions of the same major version too."""
+    """TensorRT only: the engine runs in later versions of the same major version too."""
     tf32: bool = False
-    """Multiply float32 by tensor cores with 10 bits of mantissa: faster, and it may not hold the gate of fp32."""
+    """Let float32 convolutions round to 10 bits of mantissa: faster, and it may not hold fp32's gate."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """HarError when an option is impossible for every builder."""
         if self.builder not in ("auto", *BUILDERS):
             raise HarError(f"There is no builder {self.builder!r}: choose auto, {' or '.join(BUILDERS)}.")
         if not 1 <= self.min_batch <= self.opt_batch <= self.max_batch:
@@ -140,6 +140,12 @@ def builder_identity(wanted: str) -> dict[str, str]:
     return {"builder": name, "version": importlib.import_module(BUILDERS[name]).__version__, "gpu": capability}
 
 
+def engine_holds(engine: Artifact) -> bool:
+    """Whether a published engine need not be made again: it was compared with its ONNX model, or cannot be here."""
+    figures = engine.record.metadata
+    return isinstance(figures.get("parity"), dict) or bool(why_not_engine(figures))
+
+
 def build_engine(
     onnx_file: Path, target: Path, options: EngineOptions, *, timing_caches: Path | None = None
 ) -> dict[str, Any]:
@@ -150,7 +156,7 @@ def build_engine(
     Args:
         onnx_file: of any precision; the engine has the same.
         target: the engine file.
-        options: checked against the builder.
+        options: checked first, against the builder too.
         timing_caches: folder in which TensorRT keeps the kernel timings of this GPU and version between builds;
             None measures all of them again. TensorRT-RTX times no kernels.
 
@@ -158,6 +164,7 @@ def build_engine(
         ModelFileError: the ONNX file is missing, foreign, or the builder refuses it (with its first error).
         HarError: the builder cannot run on this machine, or has nothing for an option.
     """
+    options.check()
     proto, spec, provenance = read_onnx(onnx_file)
     builder_name, why = choose_builder(options.builder)
     options.check_for(builder_name)

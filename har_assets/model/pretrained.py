@@ -67,26 +67,12 @@ class PretrainedWeights:
         return dataclasses.asdict(self)
 
 
-def load_pretrained(name: str, network: nn.Module, *, keep_head: bool = False) -> PretrainedWeights:
-    """Load the published weights into a network that `build_network(name, ...)` made; returns what they are.
-
-    The head stays as it is, as its classes are others, unless `keep_head`: then the network needs 400 classes,
-    whose names `kinetics_labels` gives.
-
-    Raises:
-        HarError: no such network, no weights for it, not to be had here (the message says how to place the
-            file), damaged, or not fitting the network.
-    """
-    state, weights = pretrained_state(name)
-    apply_state(name, network, state, keep_head=keep_head)
-    return weights
-
-
 def pretrained_state(name: str) -> tuple[State, PretrainedWeights]:
     """State dict (head of 400 classes included) of the published weights, and what they are.
 
     Raises:
-        HarError: as `load_pretrained`.
+        HarError: no such network, no weights for it, not to be had here (the message says how to place the file), or
+            damaged.
     """
     source = find_network(name).pretrained
     if source is None:
@@ -97,33 +83,20 @@ def pretrained_state(name: str) -> tuple[State, PretrainedWeights]:
     return _torchvision_state(name, source)
 
 
-def apply_state(name: str, network: nn.Module, state: State, *, keep_head: bool = False) -> None:
-    """Copy the tensors of a state dict into a network, without the head unless `keep_head`.
+def apply_state(name: str, network: nn.Module, state: State) -> None:
+    """Copy the tensors of a state dict into a network that `build_network(name, ...)` made, without the head.
 
-    Raises:
-        HarError: the state is not one of this network, or `keep_head` and the numbers of classes differ.
+    The head stays as it is, as its classes are others. Raises HarError where the state is not one of this network.
     """
     head = find_network(name).head
-    wanted = {key for key in network.state_dict() if keep_head or not key.startswith(head)}
-    chosen = {key: value for key, value in state.items() if keep_head or not key.startswith(head)}
-    odd = sorted(wanted ^ set(chosen))
     own = network.state_dict()
+    wanted = {key for key in own if not key.startswith(head)}
+    chosen = {key: value for key, value in state.items() if not key.startswith(head)}
+    odd = sorted(wanted ^ set(chosen))
     odd += [key for key in sorted(wanted & set(chosen)) if own[key].shape != chosen[key].shape]
-    if odd and all(key.startswith(head) for key in odd):
-        raise HarError(
-            f"The pretrained head of {name} has {len(state[odd[0]])} classes, the network {len(own[odd[0]])}: "
-            "build the network with as many, or load without keep_head."
-        )
     if odd:
         raise HarError(f"These weights are not of {name} ({len(odd)} tensors differ, first {odd[0]}): take its own.")
     network.load_state_dict(chosen, strict=False)
-
-
-def kinetics_labels() -> tuple[str, ...]:
-    """The 400 class names of Kinetics in the order of every pretrained head here, DeepMind's I3D included."""
-    from torchvision.models.video import R3D_18_Weights
-
-    return tuple(R3D_18_Weights.KINETICS400_V1.meta["categories"])
 
 
 def _i3d_state(name: str, source: WeightsSource) -> tuple[State, PretrainedWeights]:

@@ -30,6 +30,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from har_assets.errors import HarError
+from har_assets.runtime.benchmark_options import BenchmarkOptions
 from har_assets.runtime.choice import RUNTIMES, available_runtimes, open_model
 from har_assets.runtime.predictor import Clips, Scores
 from har_assets.runtime.video import VideoPrediction, predict_videos
@@ -50,24 +51,6 @@ VECTOR_UNITS = {
     "avx2": "AVX2",
 }
 """Flag in /proc/cpuinfo -> what convolutions gain from."""
-
-
-@dataclass(frozen=True)
-class BenchmarkOptions:
-    """How long and on what is measured."""
-
-    batch_sizes: tuple[int, ...] = (1, 8, 32)
-    """Clips a call."""
-    rounds: int = 20
-    """Times that each runtime is asked for each batch size, in turn with the others."""
-    max_seconds: float = 30.0
-    """Seconds of a runtime and batch size after which no further round is asked; three rounds are always made."""
-    windows: int = 4
-    """Clips of a video, from video files."""
-
-    def __post_init__(self) -> None:
-        if not self.batch_sizes or min(self.batch_sizes) < 1 or self.rounds < 1 or self.windows < 1:
-            raise HarError("A benchmark needs batch sizes, rounds and windows of 1 or more: mend its configuration.")
 
 
 @dataclass(frozen=True)
@@ -156,9 +139,10 @@ def run_benchmark(
         log: takes a line a step.
 
     Raises:
-        HarError: there is no clip, or nothing at all to measure.
+        HarError: there is no clip, nothing at all to measure, or an option is impossible.
     """
     options = options or BenchmarkOptions()
+    options.check()
     if not len(clips_BCTHW) or not models:
         raise HarError("A benchmark needs a model file and a clip: name some.")
     rows: list[Row] = []

@@ -1,4 +1,7 @@
-"""What a model says of every video of a manifest, and how often it is right."""
+"""What a model says of every video of a manifest, and how often it is right.
+
+N clips of the manifest, K classes.
+"""
 
 from __future__ import annotations
 
@@ -20,39 +23,28 @@ TOP = 5
 """Labels listed of each video."""
 
 
-def predict_manifest(
-    predictor: Predictor, manifest: pd.DataFrame, cache: FrameCache, windows: int, *, still_frames: bool = False
-) -> tuple[pd.DataFrame, NDArray[np.float32]]:
-    """Predictions on every clip of a manifest; `still_frames` shows each window's first frame T times.
-
-    Returns the table (clip, label, correct, runtime, windows, label_1, score_1, ... label_5, score_5) and the
-    mean scores, float32 [N, K], zero for clips without frames.
-    """
-    clips = [clip for clip in manifest["clip"] if clip in cache]
-    scores = score_clips(predictor, clips, cache, windows, still_frames=still_frames)
-    return prediction_table(dict(zip(clips, scores, strict=True)), manifest, predictor.spec.labels, predictor.runtime)
-
-
-def score_clips(
-    predictor: Predictor, clips: list[str], cache: FrameCache, windows: int, *, still_frames: bool = False
-) -> NDArray[np.float32]:
+def score_clips(predictor: Predictor, clips: list[str], cache: FrameCache, windows: int) -> NDArray[np.float32]:
     """Mean scores of the windows of each clip, float32 [N, K]; all clips are in the cache."""
     spec = predictor.spec
     scores_NK = np.zeros((len(clips), spec.num_classes), np.float32)
     for number, clip in enumerate(clips):
-        clips_BCTHW = video_clips(cache.frames(clip), spec, windows)
-        if still_frames:
-            clips_BCTHW = np.repeat(clips_BCTHW[:, :, :1], spec.num_frames, axis=2)
-        scores_NK[number] = predictor.predict(clips_BCTHW).mean(axis=0)
+        scores_NK[number] = predictor.predict(video_clips(cache.frames(clip), spec, windows)).mean(axis=0)
     return scores_NK
 
 
 def prediction_table(
     scores_of_clip: Mapping[str, NDArray[np.float32]], manifest: pd.DataFrame, names: tuple[str, ...], runtime: str
 ) -> tuple[pd.DataFrame, NDArray[np.float32]]:
-    """What `predict_manifest` returns, from the mean scores, float32 [K], of the clips that have frames.
+    """The table of predictions on every clip of a manifest, and their mean scores, float32 [N, K].
 
-    `names`: labels in the order of the scores. `runtime`: what gave them.
+    The table has the columns clip, label, correct, runtime, label_1, score_1, ... label_5, score_5. A clip without
+    frames has zero scores.
+
+    Args:
+        scores_of_clip: mean scores, float32 [K], of the clips that have frames.
+        manifest: columns clip and label.
+        names: labels in the order of the scores.
+        runtime: what gave them.
     """
     scores_NK = np.zeros((len(manifest), len(names)), np.float32)
     rows = []

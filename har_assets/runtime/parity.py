@@ -1,6 +1,6 @@
-"""The gate of every conversion: scores of the child against scores of its parent on the same clips.
+"""The gate of every conversion: scores of the child against scores of its parent on the same windows.
 
-B clips, K classes.
+B windows, K classes.
 
 References:
     Confidence interval of a share: Wilson 1927, "Probable inference, the law of succession, and statistical
@@ -43,7 +43,7 @@ class Limits:
     max_difference: float
     """Largest |difference| of any score (softmax, 0..1)."""
     top1_agreement: float
-    """Smallest share of clips with the same top-1, 0..1."""
+    """Smallest share of windows with the same top-1, 0..1."""
 
 
 DEFAULT_LIMITS = {
@@ -58,20 +58,20 @@ answers is the gate that matters, the largest difference catches a conversion th
 
 @dataclass(frozen=True)
 class Parity:
-    """Comparison of two models on the same clips. Scores are softmax outputs, 0..1.
+    """Comparison of two models on the same windows of videos. Scores are softmax outputs, 0..1.
 
-    Intervals are 95 % and take the clips for independent; windows of one video are not quite, so that they
+    Intervals are 95 % and take the windows for independent; those of one video are not quite, so that they
     are a little too narrow where there are several a video.
     """
 
     clips: int
-    """Clips compared."""
+    """Windows compared. Published records have them under this name."""
     max_difference: float
     """Largest |difference| of any score."""
     mean_difference: float
     """Mean |difference| of all scores."""
     top1_agreement: float
-    """Share of clips whose highest score is of the same class, 0..1."""
+    """Share of windows whose highest score is of the same class, 0..1."""
     top1_agreement_interval: Interval
     """Confidence interval of top1_agreement."""
     max_difference_allowed: float
@@ -79,11 +79,11 @@ class Parity:
     top1_agreement_required: float
     """Gate on top1_agreement."""
     parent_accuracy: float | None = None
-    """Share of clips that the parent names right; None without labels."""
+    """Share of windows that the parent names right; None without labels."""
     parent_accuracy_interval: Interval | None = None
     """Confidence interval of parent_accuracy."""
     child_accuracy: float | None = None
-    """Share of clips that the child names right; None without labels."""
+    """Share of windows that the child names right; None without labels."""
     child_accuracy_interval: Interval | None = None
     """Confidence interval of child_accuracy."""
 
@@ -98,10 +98,10 @@ class Parity:
 
     @property
     def words(self) -> str:
-        """One line for people: `same top-1 99.8 % (99.3 to 99.9 %) of 1,024 clips, max |difference| 1.2e-03`."""
+        """One line for people: `same top-1 99.8 % (99.3 to 99.9 %) of 1,024 windows, max |difference| 1.2e-03`."""
         low, high = self.top1_agreement_interval
         return (
-            f"same top-1 {self.top1_agreement:.1%} ({low:.1%} to {high:.1%}) of {self.clips:,} clips, "
+            f"same top-1 {self.top1_agreement:.1%} ({low:.1%} to {high:.1%}) of {self.clips:,} windows, "
             f"max |difference| {self.max_difference:.1e}"
         )
 
@@ -118,7 +118,7 @@ class Parity:
         if not self.passed:
             raise ParityError(
                 f"{child} differs from {parent}: max |difference| {self.max_difference:.2g} (allowed "
-                f"{self.max_difference_allowed:.2g}), same top-1 on {self.top1_agreement:.1%} of {self.clips} clips "
+                f"{self.max_difference_allowed:.2g}), same top-1 on {self.top1_agreement:.1%} of {self.clips} windows "
                 f"(required {self.top1_agreement_required:.1%}); it was not published: choose a higher precision "
                 "or other thresholds in its configuration."
             )

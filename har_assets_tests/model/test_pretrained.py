@@ -13,13 +13,7 @@ from torch import nn
 from har_assets.errors import HarError
 from har_assets.model import pretrained
 from har_assets.model.networks import backbone_parameters, build_network, head_parameters
-from har_assets.model.pretrained import (
-    apply_state,
-    kinetics_labels,
-    load_pretrained,
-    pretrained_state,
-    read_arrays,
-)
+from har_assets.model.pretrained import apply_state, pretrained_state, read_arrays
 
 
 @pytest.fixture
@@ -61,7 +55,8 @@ def test_weights_come_through_torchvisions_loader_into_its_cache(
     torch.manual_seed(2)
     network = build_network("mc3_18", 5)
     head_before = [parameter.clone() for parameter in head_parameters("mc3_18", network)]
-    weights = load_pretrained("mc3_18", network)
+    state, weights = pretrained_state("mc3_18")
+    apply_state("mc3_18", network, state)
     assert (torch_home / published.name).is_file()
     for got, wanted in zip(backbone_parameters("mc3_18", network), backbone_parameters("mc3_18", mc3), strict=True):
         assert torch.equal(got, wanted)
@@ -84,9 +79,9 @@ def test_a_file_placed_in_the_cache_needs_no_network(
     torch_home.mkdir(parents=True)
     shutil.move(published, torch_home / published.name)
     move_address(monkeypatch, f"http://127.0.0.1:9/models/{published.name}")
-    network = build_network("mc3_18", 400)
-    load_pretrained("mc3_18", network, keep_head=True)
-    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), mc3.parameters(), strict=True))
+    state, _ = pretrained_state("mc3_18")
+    assert state.keys() == mc3.state_dict().keys()
+    assert all(torch.equal(state[key], value) for key, value in mc3.state_dict().items())
 
 
 def test_without_network_the_place_of_the_file_is_named(torch_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,11 +116,6 @@ def test_the_time_limit_of_connections_is_put_back(published: Path) -> None:
     assert socket.getdefaulttimeout() == before
 
 
-def test_a_head_of_other_classes_is_not_kept(mc3: nn.Module) -> None:
-    with pytest.raises(HarError, match="head of mc3_18 has 400 classes, the network 5: build the network with as many"):
-        apply_state("mc3_18", build_network("mc3_18", 5), mc3.state_dict(), keep_head=True)
-
-
 def test_weights_of_another_network_are_refused_and_change_nothing(mc3: nn.Module) -> None:
     network = build_network("r3d_18", 5)  # same names, other shapes
     before = {key: value.clone() for key, value in network.state_dict().items()}
@@ -138,16 +128,9 @@ def test_weights_of_another_network_are_refused_and_change_nothing(mc3: nn.Modul
 
 def test_a_network_without_weights_names_those_that_have_some() -> None:
     with pytest.raises(HarError, match=r"no pretrained weights for cnn3d: .* choose one of i3d, mc3_18"):
-        load_pretrained("cnn3d", build_network("cnn3d", 3))
+        pretrained_state("cnn3d")
     with pytest.raises(HarError, match="There is no network 'resnet'"):
         pretrained_state("resnet")
-
-
-def test_kinetics_has_400_names_in_order() -> None:
-    labels = kinetics_labels()
-    assert len(set(labels)) == 400
-    assert list(labels) == sorted(labels)
-    assert (labels[0], labels[-1]) == ("abseiling", "zumba")
 
 
 def place_package(folder: Path, content: bytes) -> None:

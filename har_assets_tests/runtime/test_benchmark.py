@@ -8,7 +8,8 @@ import pytest
 from har_assets.errors import HarError
 from har_assets.report.plots import plot_runtimes
 from har_assets.runtime import available_runtimes
-from har_assets.runtime.benchmark import BenchmarkOptions, Row, describe_machine, run_benchmark
+from har_assets.runtime.benchmark import Row, describe_machine, run_benchmark
+from har_assets.runtime.benchmark_options import BenchmarkOptions
 from har_assets.system.gpu import gpu_compute_capability
 from har_assets_tests.conftest import write_video
 
@@ -17,7 +18,7 @@ def test_every_runtime_is_measured_or_has_its_reason(tiny_onnx: Path, tiny_check
     rng = np.random.default_rng(0)
     clips_BCTHW = rng.integers(0, 256, (3, 3, 4, 16, 16), np.uint8)
     video = write_video(tmp_path / "a.avi", rng.integers(0, 256, (9, 20, 24, 3), dtype=np.uint8))
-    options = BenchmarkOptions(batch_sizes=(1, 4), rounds=3, windows=2)
+    options = BenchmarkOptions(batch_sizes=[1, 4], rounds=3, windows=2)
     found = run_benchmark(
         [tiny_checkpoint, tiny_onnx],
         clips_BCTHW,
@@ -88,7 +89,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
     with pytest.raises(HarError, match="needs a model file and a clip"):
         run_benchmark([], np.zeros((1, 3, 4, 16, 16), np.uint8))
     with pytest.raises(HarError, match="of 1 or more"):
-        BenchmarkOptions(batch_sizes=(0,))
+        BenchmarkOptions(batch_sizes=[0]).check()
 
 
 def test_the_machine_is_described() -> None:

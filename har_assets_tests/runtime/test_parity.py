@@ -46,7 +46,7 @@ def test_figures_are_json_and_words() -> None:
     assert figures["mean_difference"] == pytest.approx(5e-5, rel=1e-2)
     assert figures["top1_agreement_interval"] == list(parity.top1_agreement_interval)
     assert figures["parent_accuracy"] == 0.5
-    assert parity.words == "same top-1 100.0% (34.2% to 100.0%) of 2 clips, max |difference| 5.0e-05"
+    assert parity.words == "same top-1 100.0% (34.2% to 100.0%) of 2 windows, max |difference| 5.0e-05"
 
 
 @pytest.mark.parametrize(

@@ -1,35 +1,23 @@
 """runtime_benchmark: how fast the deployed model is in every runtime of this machine."""
 
-import dataclasses
-
 import dagster as dg
 
 from har_assets.dataset.folder import VIDEOS
-from har_assets.errors import HarError
 from har_assets.graph.asset import AssetConfig, stage_asset
-from har_assets.graph.assets.dataset import data_here, read_manifest_of
-from har_assets.graph.assets.deployment import windows_of
+from har_assets.graph.assets.dataset import data_here
 from har_assets.graph.publishing import publish
 from har_assets.graph.resources.store import ArtifactStore
-from har_assets.model.files import KINDS
+from har_assets.runtime.benchmark_options import BenchmarkOptions
 from har_assets.store.product import Build, Product
 
 
-class BenchmarkConfig(AssetConfig):
+class BenchmarkConfig(BenchmarkOptions, AssetConfig):
     """What is measured and how often."""
 
-    batch_sizes: list[int] = [1, 8, 32]
-    """Clips a call."""
-    rounds: int = 20
-    """Times that each runtime is asked for each batch size, in turn with the others."""
-    max_seconds: float = 30.0
-    """Seconds of a runtime and batch size after which no further round is asked; three rounds are always made."""
     clips: int = 32
     """Different clips of the test videos that are scored."""
     videos: int = 64
     """Test videos that are predicted from their files, decoding included; 0 leaves that out."""
-    windows: int = 4
-    """Temporal clips a video."""
     runtimes: list[str] = []
     """Names of runtimes; empty takes every one."""
 
@@ -45,49 +33,16 @@ def runtime_benchmark(
     from har_assets.runtime.benchmark import describe_machine
 
     def product_of(build: Build) -> Product:
-        import numpy as np
+        from har_assets.report.benchmark import build_benchmark
 
-        from har_assets.report.plots import plot_runtimes
-        from har_assets.runtime import read_spec
-        from har_assets.runtime.benchmark import BenchmarkOptions, run_benchmark
-
-        options = BenchmarkOptions(tuple(config.batch_sizes), config.rounds, config.max_seconds, config.windows)
-        models = [build.inputs[kind.asset].file(kind.file) for kind in KINDS.values() if kind.asset in build.inputs]
-        spec = read_spec(models[0])
-        windows, _ = windows_of(("test",), build.inputs, spec, config.clips)
-        clips_BCTHW = np.concatenate([batch_BCTHW for batch_BCTHW, _ in windows.batches()])
-        names = list(read_manifest_of(build.inputs["test_manifest"], "test")["clip"])[: config.videos]
-        found = run_benchmark(
-            models,
-            clips_BCTHW,
-            videos=[data_here(store) / VIDEOS / name for name in names],
-            options=options,
+        return build_benchmark(
+            build,
+            config,
+            clips=config.clips,
+            videos=config.videos,
             runtimes=config.runtimes,
+            videos_folder=lambda: data_here(store) / VIDEOS,
             log=context.log.info,
-        )
-        best = found.fastest()
-        if best is None:
-            reasons = "; ".join(f"{row.runtime}: {row.reason}" for row in found.rows)
-            raise HarError(f"No runtime could be measured ({reasons}): run `har doctor`.")
-        with (build.folder / "runtime_benchmark.csv").open("w", newline="") as table:
-            found.write_csv(table)
-        machine = found.machine
-        plot_runtimes(
-            [dataclasses.asdict(row) for row in found.rows],
-            build.folder / "runtime_benchmark.png",
-            title=f"{spec.network}, clips of {spec.num_frames} x {spec.frame_height} x {spec.frame_width}; "
-            f"{machine['cpu']}, {machine['cores']} cores, GPU: {machine['gpu']}",
-        )
-        return Product(
-            headline=f"{best.runtime} is the fastest: {best.clips_per_s:,.0f} clips/s at batch {best.batch}",
-            metadata={
-                "runtimes": found.table(),
-                "machine": machine,
-                "clips": found.clips,
-                "videos": found.videos,
-                "fastest": best.runtime,
-            },
-            pictures=("runtime_benchmark.png",),
         )
 
     # The figures are those of a machine: on another one, or after an update, they are measured again.

@@ -21,7 +21,6 @@ import dagster as dg
 
 from har_assets.errors import HarError, VideoError
 from har_assets.graph.asset import AssetConfig, stage_asset
-from har_assets.graph.assets.deployment import deployed_precision, refuse_failed_parity
 from har_assets.graph.failures import failures_in_words
 from har_assets.graph.resources.incoming import IncomingVideos
 from har_assets.graph.resources.mlflow import MlflowTracking
@@ -31,6 +30,7 @@ from har_assets.graph.stage import STAGES
 from har_assets.incoming.folder import GoneError, LocalVideo, Videos, Wanted, partition_key, printable
 from har_assets.incoming.results import TOP, Results, update_table, write_whole
 from har_assets.model.files import ONNX
+from har_assets.model.published import deployed_precision, refuse_failed_parity
 from har_assets.store.record import Artifact
 from har_assets.system.files import hash_of
 

@@ -7,11 +7,11 @@ import dagster as dg
 
 from har_assets.errors import HarError
 from har_assets.graph.asset import GraphConfig
-from har_assets.graph.assets.deployment import published_onnx
 from har_assets.graph.failures import failures_in_words
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.model.files import CHECKPOINT
+from har_assets.model.published import published_onnx
 from har_assets.system.confinement import confined
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from har_assets import defs
 from har_assets.export.precision import precision_of
-from har_assets.graph.assets.deployment import published_onnx
+from har_assets.model.published import published_onnx
 from har_assets.runtime import open_model
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.record import Record, describe_files
@@ -257,7 +257,7 @@ def test_an_engine_is_compared_as_soon_as_the_gpu_fits(exported: Project, monkey
         assert check.passed == parity["measured"]
         return artifact, parity
 
-    monkeypatch.setattr("har_assets.runtime.open_model", stand_in)
+    monkeypatch.setattr("har_assets.export.deploy.open_model", stand_in)
     _, parity = engine_on((9, 0))
     assert "for GPUs of compute capability 8.6 and this machine's has 9.0" in parity["reason"]
     assert loaded == []

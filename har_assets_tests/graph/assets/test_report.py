@@ -13,10 +13,10 @@ import pytest
 from har_assets.dataset.splits import write_manifest
 from har_assets.model.lightning import VideoActionModel
 from har_assets.model.spec import ModelSpec, Provenance
+from har_assets.report.predictions import score_here
 from har_assets.runtime import open_model
-from har_assets.runtime.evaluation import predict_manifest
+from har_assets.runtime.evaluation import prediction_table
 from har_assets.store.record import Record, describe_files
-from har_assets.video.frame_cache import FrameCache
 from har_assets_tests.project import Project, execute_here, materialize_here
 from har_assets_tests.report.made import png
 
@@ -135,8 +135,8 @@ def made_up(tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec) -> Project:
 
     def write_predictions(folder: Path) -> None:
         predictor = open_model(project.latest("trained_checkpoint").file("video_action_model.ckpt"), "pytorch")
-        cache = FrameCache(project.latest("frame_cache").folder)
-        table, scores_NK = predict_manifest(predictor, manifest, cache, 2)
+        scores, runtime = score_here(list(manifest["clip"]), predictor, project.latest("frame_cache"), 2)
+        table, scores_NK = prediction_table(scores, manifest, LABELS, runtime)
         table.to_csv(folder / "test_predictions.csv", index=False)
         np.save(folder / "scores.npy", scores_NK)
 

@@ -1,30 +1,32 @@
 """Windows of cached videos: what conversions are compared and calibrated on, a batch at a time.
 
-B batch, C channels, T frames, H height, W width, K classes.
+B batch, C channels, T frames, H height, W width.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from har_assets.dataset.splits import read_manifest
 from har_assets.errors import DatasetError, HarError
 from har_assets.model.spec import ModelSpec
-from har_assets.runtime.predictor import Clips, Predictor, Scores
+from har_assets.store.record import Artifact
 from har_assets.video.frame_cache import FrameCache
 from har_assets.video.sampling import centre_crop, take_window, to_clip_CTHW
+
+Clips: TypeAlias = NDArray[np.uint8]
+"""uint8 [B, 3, T, H, W], RGB."""
 
 BATCH_BYTES = 16 << 20
 """Bytes of uint8 clips held at once; activations are some fifty times as many."""
 
 MAX_BATCH = 32
-
-PROGRESS_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -79,27 +81,20 @@ def spread_windows(manifest: pd.DataFrame, cache: FrameCache, spec: ModelSpec, c
     return Windows(cache, spec, tuple(places))
 
 
-def score_windows(
-    predictors: Mapping[str, Predictor], windows: Windows, log: Callable[[str], None] = print
-) -> tuple[dict[str, Scores], NDArray[np.int64]]:
-    """Scores [B, K] of each predictor on all windows, and the true class indices [B].
+def windows_of(
+    roles: tuple[str, ...], inputs: Mapping[str, Artifact], spec: ModelSpec, count: int
+) -> tuple[Windows, str]:
+    """`count` windows of the videos of the first role that has decoded ones, and that role (`train`, `val`, `test`).
 
-    Every batch is read once and given to all; only scores are kept. `log` takes a line now and then.
+    `inputs`: frame_cache and the manifests of the roles, by asset. 0 takes every window. Raises HarError where no
+    role has a decoded video.
     """
-    scores: dict[str, list[Scores]] = {name: [] for name in predictors}
-    labels: list[NDArray[np.int64]] = []
-    started = said = time.monotonic()
-    done = 0
-    for clips_BCTHW, labels_B in windows.batches():
-        for name, predictor in predictors.items():
-            scores[name].append(predictor.predict(clips_BCTHW))
-        labels.append(labels_B)
-        done += len(labels_B)
-        now = time.monotonic()
-        if now - said >= PROGRESS_SECONDS:
-            said = now
-            left = (now - started) / done * (len(windows) - done)
-            log(f"Compared on {done:,} of {len(windows):,} windows, {left:.0f} s left.")
-    if not labels:
-        raise HarError("There is no decoded test video to compare on: look at the quarantine table of frame_cache.")
-    return {name: np.concatenate(parts) for name, parts in scores.items()}, np.concatenate(labels)
+    cache = FrameCache(inputs["frame_cache"].folder)
+    for role in roles:
+        manifest = read_manifest(inputs[f"{role}_manifest"].file(f"{role}.csv"))
+        windows = spread_windows(manifest, cache, spec, count)
+        if len(windows):
+            return windows, role
+    raise HarError(
+        f"No video of {' or '.join(roles)} could be decoded: look at the quarantine table in frame_cache's metadata."
+    )

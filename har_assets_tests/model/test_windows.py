@@ -5,12 +5,13 @@ import pandas as pd
 import pytest
 
 from har_assets.errors import DatasetError, HarError
-from har_assets.export import windows as module
-from har_assets.export.windows import score_windows, spread_windows
+from har_assets.export.gate import score_windows
+from har_assets.model import windows as module
 from har_assets.model.spec import ModelSpec
-from har_assets.runtime import open_model
+from har_assets.model.windows import spread_windows, windows_of
 from har_assets.runtime.video import video_clips
 from har_assets.video.frame_cache import FrameCache
+from har_assets_tests.builds import data_of
 
 
 @pytest.fixture
@@ -52,20 +53,6 @@ def test_batches_hold_no_more_than_their_bytes(
     assert {len(clips_BCTHW) for clips_BCTHW, _ in windows.batches()} == {1}
 
 
-def test_scores_of_all_predictors_on_the_same_windows(
-    manifest: pd.DataFrame, cache: FrameCache, tiny_spec: ModelSpec, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "PROGRESS_SECONDS", 0.0)
-    windows = spread_windows(manifest, cache, tiny_spec, 40)
-    predictor = open_model(tiny_onnx, "onnxruntime_cpu")
-    lines: list[str] = []
-    scores, labels_B = score_windows({"a": predictor, "b": predictor}, windows, lines.append)
-    np.testing.assert_array_equal(scores["a"], scores["b"])
-    assert scores["a"].shape == (40, 3)
-    assert labels_B.shape == (40,)
-    assert lines[0].startswith("Compared on 32 of 40 windows, ")
-
-
 def test_undecoded_clips_are_left_out_and_none_at_all_is_a_sentence(
     manifest: pd.DataFrame, cache: FrameCache, tiny_spec: ModelSpec
 ) -> None:
@@ -79,3 +66,18 @@ def test_a_cache_of_other_frames_is_refused(manifest: pd.DataFrame, cache: Frame
     fields = {**vars(tiny_spec), "frame_stride": 2}
     with pytest.raises(DatasetError, match="of 20x24 with stride 1, the model takes 20x24 with stride 2: mat"):
         spread_windows(manifest, cache, ModelSpec(**fields), 0)
+
+
+def test_windows_are_of_the_first_role_that_has_decoded_videos(
+    tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec
+) -> None:
+    inputs = {artifact.record.asset: artifact for artifact in data_of(tmp_path, tiny_cache)}
+    windows, role = windows_of(("test", "val", "train"), inputs, tiny_spec, 6)
+    assert (len(windows), role) == (6, "test")
+    for emptied in ("test", "val"):
+        manifest = inputs[f"{emptied}_manifest"].file(f"{emptied}.csv")
+        manifest.write_text(manifest.read_text().splitlines()[0] + "\n")
+    windows, role = windows_of(("test", "val", "train"), inputs, tiny_spec, 0)
+    assert role == "train"
+    with pytest.raises(HarError, match="No video of test or val could be decoded: look at the quarantine table"):
+        windows_of(("test", "val"), inputs, tiny_spec, 6)

@@ -1,0 +1,243 @@
+"""The product of evaluation_report: a page about a model's test figures, its model card, and PNGs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from har_assets.dataset.splits import read_manifest
+from har_assets.errors import HarError
+from har_assets.model.files import CARD, CHECKPOINT, ONNX
+from har_assets.model.lightning import load_checkpoint
+from har_assets.model.networks import weights_licence
+from har_assets.model.saliency import why_no_saliency
+from har_assets.model.spec import ModelSpec, Provenance
+from har_assets.report.card import model_card, training_facts
+from har_assets.report.cards import Card, choose_clips, make_card
+from har_assets.report.content import Evaluation, Report, evaluate_with_intervals
+from har_assets.report.html import render_page
+from har_assets.report.options import ReportOptions
+from har_assets.report.plots import CURVES, plot_class_accuracy, plot_reliability, plot_strips
+from har_assets.runtime.evaluation import evaluate
+from har_assets.store.product import Build, Product
+from har_assets.store.record import Artifact
+from har_assets.video.frame_cache import FrameCache
+
+PAGE = "evaluation_report.html"
+RELIABILITY = "reliability.png"
+CLASS_ACCURACY = "class_accuracy.png"
+MISTAKES = "mistakes.png"
+SHEET_CLIPS = 4
+"""Mistakes in the picture for the web UI."""
+
+
+@dataclass(frozen=True)
+class Links:
+    """Addresses that the page shows."""
+
+    asset: Callable[[str], str]
+    """Of an asset, by its name."""
+    mlflow_run: Callable[[str], str]
+    """Of an MLflow run, by its id; empty where there is none."""
+    dagster_run: str
+    """Of the run that makes the page."""
+
+
+def build_report(
+    build: Build, options: ReportOptions, *, videos: Callable[[], Path], links: Links, log: Callable[[str], None]
+) -> Product:
+    """The product of evaluation_report.
+
+    Args:
+        build: inputs test_predictions, onnx_model, trained_checkpoint, test_manifest and frame_cache.
+        options: what is shown of single videos.
+        videos: gives the folder that the names of clips are relative to; asked where videos are shown.
+        links: addresses that the page shows.
+        log: takes a line a step.
+
+    Raises:
+        HarError: the inputs were not made from each other, or there is no test video.
+    """
+    refuse_other_parents(build.inputs)
+    found, spec, provenance, cards = _evaluate(build.inputs, options, videos, log)
+    title = f"{spec.network} on {found.videos:,} test videos{' (synthetic data)' if provenance.synthetic else ''}"
+    pictures = _draw(build.folder, found, cards.wrong, title)
+    checkpoint = build.inputs["trained_checkpoint"].record
+    training = training_facts(checkpoint.metadata, checkpoint.config)
+    _write_page(build, found, spec, provenance, cards, training, links)
+    _write_card(build, found, spec, provenance, training)
+    figures = found.figures()
+    build.run.metrics({f"test_video_{name}": value for name, value in figures.items()})
+    for name in (PAGE, CARD, *pictures):
+        build.run.file(build.folder / name)
+    top1 = found.top1
+    return Product(
+        headline=f"test top-1 {top1.value:.3f} (95 % interval {top1.low:.3f} to {top1.high:.3f}), "
+        f"{found.wrong:,} wrong of {title.partition(' on ')[2]} of {found.films:,} films",
+        metadata={
+            **figures,
+            "videos": found.videos,
+            "films": found.films,
+            "wrong": found.wrong,
+            "quarantined": found.quarantined,
+            "confusions": [dataclasses.asdict(each) for each in found.confusions],
+            "page_bytes": (build.folder / PAGE).stat().st_size,
+        },
+        pictures=pictures,
+    )
+
+
+def refuse_other_parents(inputs: Mapping[str, Artifact]) -> None:
+    """HarError where the latest predictions are not those of the latest model, data and checkpoint."""
+    for child, parents in (
+        ("test_predictions", ("onnx_model", "test_manifest", "frame_cache")),
+        ("onnx_model", ("trained_checkpoint",)),
+    ):
+        for parent in parents:
+            if inputs[child].record.inputs.get(parent) != inputs[parent].record.data_version:
+                raise HarError(
+                    f"The latest {child} was made from another {parent} than the latest: "
+                    f"`dagster asset materialize -m har_assets --select 'key:{child} or key:evaluation_report'`."
+                )
+
+
+@dataclass(frozen=True)
+class _Cards:
+    """Cards of single videos, and why they do not show what spoke for the answer."""
+
+    wrong: list[Card]
+    right: list[Card]
+    windows: int
+    no_saliency: str
+
+
+def _evaluate(
+    inputs: Mapping[str, Artifact], options: ReportOptions, videos: Callable[[], Path], log: Callable[[str], None]
+) -> tuple[Evaluation, ModelSpec, Provenance, _Cards]:
+    """Everything that is computed: figures, and what spoke for some answers."""
+    predicted = inputs["test_predictions"]
+    # A class may be called NA or 1.
+    table = pd.read_csv(predicted.file("test_predictions.csv"), keep_default_na=False, dtype=str)
+    predictions = table.assign(correct=table["correct"] == "True")
+    scores_NK = np.load(predicted.file("scores.npy"))
+    model = load_checkpoint(
+        inputs["trained_checkpoint"].file(CHECKPOINT), device="cuda" if torch.cuda.is_available() else "cpu"
+    )
+    labels = model.spec.labels
+    _, confusion_KK = evaluate(predictions, labels)
+    found = evaluate_with_intervals(predictions, _test_manifest(inputs), labels, confusion_KK)
+    why_not = why_no_saliency(model.spec.network) if options.saliency else "that was switched off"
+    wrong, right = choose_clips(predictions, labels, options.mistakes, options.right)
+    log(f"Pictures of {len(wrong)} wrong and {len(right)} right answers.")
+    cache = FrameCache(inputs["frame_cache"].folder)
+    windows = int(predicted.record.metadata["windows"])
+
+    def cards(rows: list[int]) -> list[Card]:
+        return [
+            make_card(
+                predictions.loc[row],
+                scores_NK[row],
+                model,
+                cache,
+                videos(),
+                windows=windows,
+                saliency=not why_not,
+            )
+            for row in rows
+        ]
+
+    return found, model.spec, model.provenance, _Cards(cards(wrong), cards(right), windows, why_not)
+
+
+def _draw(folder: Path, found: Evaluation, mistakes: list[Card], title: str) -> tuple[str, ...]:
+    """PNG files in the folder; returns their names."""
+    plot_reliability(found.bins, found.calibration_error, folder / RELIABILITY, title=title)
+    plot_class_accuracy(found.classes, folder / CLASS_ACCURACY, title=title)
+    if not mistakes:
+        return RELIABILITY, CLASS_ACCURACY
+    strips = [(card.caption, card.picture_HWC) for card in mistakes[:SHEET_CLIPS]]
+    plot_strips(strips, folder / MISTAKES, title=f"Most confident mistakes of {title}")
+    return RELIABILITY, CLASS_ACCURACY, MISTAKES
+
+
+def _write_page(
+    build: Build,
+    found: Evaluation,
+    spec: ModelSpec,
+    provenance: Provenance,
+    cards: _Cards,
+    training: list[tuple[str, str]],
+    links: Links,
+) -> None:
+    inputs = build.inputs
+    report = Report(
+        spec=spec,
+        provenance=provenance,
+        evaluation=found,
+        runtime=str(inputs["test_predictions"].record.metadata["runtime"]),
+        windows=cards.windows,
+        mistakes=cards.wrong,
+        right=cards.right,
+        pictures={
+            RELIABILITY: (build.folder / RELIABILITY).read_bytes(),
+            CURVES: inputs["trained_checkpoint"].file(CURVES).read_bytes(),
+        },
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
+        no_saliency=cards.no_saliency,
+        quarantine=_quarantine(inputs),
+        training=training,
+        versions=[
+            {
+                "asset": name,
+                "version": artifact.record.key[:12],
+                "made": artifact.record.created[:16].replace("T", " "),
+                "what": artifact.record.headline,
+                "link": links.asset(name),
+            }
+            for name, artifact in inputs.items()
+        ],
+        links=[
+            ("MLflow run", links.mlflow_run(provenance.mlflow_run_id) or "none: tracking is off"),
+            ("Dagster run of this page", links.dagster_run),
+        ],
+    )
+    (build.folder / PAGE).write_text(render_page(report), encoding="utf-8")
+
+
+def _write_card(
+    build: Build,
+    found: Evaluation,
+    spec: ModelSpec,
+    provenance: Provenance,
+    training: list[tuple[str, str]],
+) -> None:
+    card = model_card(
+        spec,
+        provenance,
+        file=ONNX,
+        weights_licence=weights_licence(spec.network),
+        facts=[*training, ("ONNX file", build.inputs["onnx_model"].record.headline)],
+        evaluation=found,
+    )
+    (build.folder / CARD).write_text(card, encoding="utf-8")
+
+
+def _quarantine(inputs: Mapping[str, Artifact]) -> list[tuple[str, str, str]]:
+    """Clip, part and reason of every video without frames, test videos first."""
+    test = set(_test_manifest(inputs)["clip"])
+    rows = [
+        (str(row["clip"]), "test" if row["clip"] in test else "train or validation", str(row["reason"]))
+        for row in inputs["frame_cache"].record.metadata["quarantine"]
+    ]
+    return sorted(rows, key=lambda row: (row[1] != "test", row[0]))
+
+
+def _test_manifest(inputs: Mapping[str, Artifact]) -> pd.DataFrame:
+    return read_manifest(inputs["test_manifest"].file("test.csv"))
