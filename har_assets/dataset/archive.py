@@ -38,11 +38,7 @@ import rarfile
 from har_assets.errors import ArchiveError
 from har_assets.system.files import DISK_FULL_ERRNOS, Log, Progress, format_bytes, format_seconds, require_space, silent
 from har_assets.system.locks import locked
-
-VIDEO_EXTENSIONS = frozenset(
-    {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv"}
-)
-"""Endings (lower case) of the files that are taken for videos."""
+from har_assets.video.walk import VIDEO_SUFFIXES, has_suffix, is_junk, walk_files
 
 MAX_BYTES = 200 * 10**9
 """No more bytes than this are unpacked unless asked: HMDB51 has 2.1 GB, a zip bomb petabytes."""
@@ -97,7 +93,7 @@ def extract_videos(
     source: Path,
     target: Path,
     *,
-    extensions: frozenset[str] = VIDEO_EXTENSIONS,
+    extensions: frozenset[str] = VIDEO_SUFFIXES,
     max_bytes: int = MAX_BYTES,
     max_files: int = MAX_FILES,
     replace: bool = False,
@@ -246,18 +242,10 @@ class _FolderReader:
 
     def __init__(self, folder: Path) -> None:
         self.members = []
-        seen: set[str] = set()
-        for at, folders, files in os.walk(folder, followlinks=True):
-            if (real := os.path.realpath(at)) in seen:  # a link that leads back up
-                folders.clear()
-                continue
-            seen.add(real)
-            folders.sort()
-            for name in sorted(files):
-                path = Path(at, name)
-                if path.is_file():
-                    parts = _checked_parts(path.relative_to(folder).as_posix(), folder.name)
-                    self.members.append(_Member(parts, path.stat().st_size, path, stored=True))
+        for path in walk_files(folder, follow_links=True):
+            if path.is_file():
+                parts = _checked_parts(path.relative_to(folder).as_posix(), folder.name)
+                self.members.append(_Member(parts, path.stat().st_size, path, stored=True))
 
     def open(self, member: _Member) -> IO[bytes]:
         path: Path = member.key
@@ -712,9 +700,9 @@ class _Planner:
             self._count_files(len(reader.members))
             for index, member in enumerate(reader.members):
                 name = member.parts[-1]
-                if name.startswith("._") or any(_is_hidden(folder) for folder in member.parts[:-1]):
+                if is_junk(member.parts):
                     self._others += 1
-                elif os.path.splitext(name)[1].lower() in self._extensions:
+                elif has_suffix(name, self._extensions):
                     jobs.append(self._job(member, label, source.shown))
                 elif _ARCHIVE_ENDING.search(name):
                     if depth == MAX_NESTING:
@@ -790,10 +778,6 @@ class _Planner:
         with _damage_told(source.shown), closing(reader.open(member)) as stream:
             _copy(stream, path, member, threading.Event(), _ignore_count)
         return _Source(shown, path=path, is_copy=True)
-
-
-def _is_hidden(folder: str) -> bool:
-    return folder.startswith(".") or folder == "__MACOSX"  # the latter is what macOS adds to a ZIP
 
 
 # --- pass two: copying -----------------------------------------------------------------------------

@@ -18,7 +18,6 @@ bytes          file size
 """
 
 import hashlib
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -30,7 +29,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from har_assets.dataset.archive import VIDEO_EXTENSIONS
 from har_assets.dataset.classes import (
     HMDB51_CLASSES,
     HMDB51_CLIPS,
@@ -42,6 +40,7 @@ from har_assets.dataset.classes import (
     source_film,
 )
 from har_assets.errors import DatasetError
+from har_assets.video.walk import class_videos
 
 MANIFEST_COLUMNS = {
     "clip": "str",
@@ -233,17 +232,7 @@ def _scan_videos(videos: Path) -> pd.DataFrame:
     """One row a video: label, name, bytes, film, named (the name follows HMDB51's scheme)."""
     if not videos.is_dir():
         raise DatasetError(f"there is no folder {videos}: unpack the videos first (asset video_clips).")
-    rows = []
-    with os.scandir(videos) as folders:
-        for folder in folders:
-            if folder.name.startswith(".") or not folder.is_dir():
-                continue
-            with os.scandir(folder.path) as files:
-                rows += [
-                    (folder.name, file.name, file.stat().st_size)
-                    for file in files
-                    if os.path.splitext(file.name)[1].lower() in VIDEO_EXTENSIONS
-                ]
+    rows = list(class_videos(videos))
     if not rows:
         raise DatasetError(f"{videos} holds no video in a class folder: unpack the videos again.")
     table = pd.DataFrame(rows, columns=["label", "name", "bytes"]).sort_values(["label", "name"], ignore_index=True)
