@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from har_assets.dataset.archive import extract_split_lists, extract_videos
+from har_assets.dataset.manifests import read_manifest, write_manifest
 from har_assets.dataset.sample import write_sample
-from har_assets.dataset.splits import build_manifests, read_manifest, write_manifest
+from har_assets.dataset.splits import build_manifests
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.runtime import open_model
 from har_assets.runtime.evaluation import evaluate, predict_manifest

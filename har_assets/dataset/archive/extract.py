@@ -2,7 +2,6 @@
 
 import glob
 import os
-import re
 import shutil
 import threading
 import time
@@ -16,13 +15,11 @@ from pathlib import Path
 from har_assets.dataset.archive.members import copy_member, damage_in_words, ignore_count
 from har_assets.dataset.archive.plan import MAX_BYTES, MAX_FILES, Planner, Unit, check_count
 from har_assets.dataset.archive.readers import open_reader
+from har_assets.dataset.lists import MAX_LIST_BYTES, format_of, wanted_lists
 from har_assets.errors import ArchiveError
 from har_assets.system.files import Log, Progress, format_bytes, format_seconds, require_space, silent
 from har_assets.system.locks import locked
 from har_assets.video.walk import VIDEO_SUFFIXES
-
-_SPLIT_LIST_NAME = re.compile(r".+_test_split\d+\.txt")
-_MAX_SPLIT_LIST_BYTES = 5_000_000  # the largest official one has 44 kB
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ def extract_videos(
 
 
 def extract_split_lists(source: Path, target: Path, *, log: Log = silent) -> int:
-    """Put the files `<class>_test_split<k>.txt` of an archive or folder flat into `target`.
+    """Put the split lists of an archive or folder, `har_assets.dataset.lists` knows their names, flat into `target`.
 
     Returns the number of lists (153 for HMDB51). All or nothing, as `extract_videos`.
 
@@ -116,14 +113,14 @@ def extract_split_lists(source: Path, target: Path, *, log: Log = silent) -> int
         origins: dict[str, str] = {}
         for member in reader.members:
             name = member.parts[-1]
-            if not _SPLIT_LIST_NAME.fullmatch(name):
+            if format_of(name) is None:
                 continue
             if name in origins:
                 raise ArchiveError(
                     f"{source.name} holds two lists named {name} ({origins[name]} and {member.path}): "
                     "remove one of them."
                 )
-            if member.size > _MAX_SPLIT_LIST_BYTES:
+            if member.size > MAX_LIST_BYTES:
                 raise ArchiveError(
                     f"{member.path} in {source.name} has {format_bytes(member.size)}, which is no split "
                     "list: remove it."
@@ -132,10 +129,7 @@ def extract_split_lists(source: Path, target: Path, *, log: Log = silent) -> int
             with damage_in_words(source.name), closing(reader.open(member)) as stream:
                 copy_member(stream, staging.result / name, member, threading.Event(), ignore_count)
         if not origins:
-            raise ArchiveError(
-                f"{source.name} holds no split list: expected files named CLASS_test_split1.txt, as in "
-                "HMDB51's test_train_splits.rar."
-            )
+            raise ArchiveError(f"{source.name} holds no split list: expected {wanted_lists()}.")
         with damage_in_words(source.name):
             reader.finish()
         staging.publish()

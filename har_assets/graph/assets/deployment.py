@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import dagster as dg
 
 from har_assets.cluster.needs import needs
+from har_assets.dataset.manifests import read_manifest_of
 from har_assets.errors import HarError
-from har_assets.graph.assets.dataset import read_manifest_of
 from har_assets.graph.assets.training import CARD, CHECKPOINT
 from har_assets.graph.failures import failures_in_words
 from har_assets.graph.publishing import AssetConfig, made, publish, result_of

@@ -7,8 +7,8 @@ import dagster as dg
 
 from har_assets.cluster.address import cluster_address
 from har_assets.cluster.needs import needs
+from har_assets.dataset.manifests import read_manifest_of
 from har_assets.errors import HarError
-from har_assets.graph.assets.dataset import read_manifest_of
 from har_assets.graph.assets.deployment import ONNX, refuse_failed_parity
 from har_assets.graph.assets.training import CHECKPOINT
 from har_assets.graph.failures import failures_in_words

@@ -10,8 +10,9 @@ import dagster as dg
 
 from har_assets.cluster.needs import needs
 from har_assets.dataset.folder import VIDEOS
+from har_assets.dataset.manifests import read_manifest_of
 from har_assets.errors import HarError
-from har_assets.graph.assets.dataset import data_here, read_manifest_of
+from har_assets.graph.assets.dataset import data_here
 from har_assets.graph.assets.deployment import ONNX
 from har_assets.graph.assets.training import CARD, CHECKPOINT, CURVES
 from har_assets.graph.publishing import AssetConfig, publish

@@ -4,6 +4,7 @@ import csv
 import json
 import statistics
 import warnings
+from functools import partial
 from importlib import resources
 from typing import Any, TypeVar
 
@@ -12,14 +13,13 @@ from pydantic import ValidationError
 
 from har_assets.cluster.needs import needs
 from har_assets.dataset.folder import DATASET_FILE
+from har_assets.dataset.manifests import ROLES
 from har_assets.errors import HarError, MissingArtifactError
 from har_assets.graph.assets.dataset import (
-    ROLES,
     FrameCacheConfig,
     ManifestsConfig,
     cached_frames,
     frame_cache,
-    manifest_product,
     manifests,
     sorted_clips,
 )
@@ -168,19 +168,14 @@ def evaluated_split(
     of_manifests = settings("manifests", ManifestsConfig)
     of_frames = settings("frame_cache", FrameCacheConfig)
     context.log.info(f"Split {split}: manifests and frames.")
-    sorted_by, problems, dataset = sorted_clips(of_manifests, own)
-    if not_full := problems.get("full_dataset_problems"):
-        raise HarError(f"data/ claims to be all of HMDB51 and is not: {' '.join(not_full)}")
-    for role, table in sorted_by.items():
-
-        def product_of(build: Build, role: str = role, table: Any = table) -> Product:
-            return manifest_product(build, role, table, sorted_by.summary, of_manifests, {})
-
+    clips = sorted_clips(of_manifests, own)
+    clips.refuse_short()
+    for role in ROLES:
         made(
             context,
             own,
             of_manifests,
-            product_of,
+            partial(clips.product, role=role),
             name=f"{role}_manifest",
             code_version=manifests.get_asset_spec(dg.AssetKey(f"{role}_manifest")).code_version,
             upstream=("video_clips",),
@@ -189,7 +184,7 @@ def evaluated_split(
     make_checkpoint(context, settings("trained_checkpoint", TrainingConfig), own, mlflow, pipes)
     make_onnx(context, settings("onnx_model", OnnxConfig), own, mlflow)
     found, _ = make_test_predictions(context, settings("test_predictions", PredictionConfig), own, mlflow)
-    context.log.info(f"Split {split} of {dataset.name}: {found.record.headline}")
+    context.log.info(f"Split {split} of {clips.dataset.name}: {found.record.headline}")
     return found
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from dagster import AssetCheckEvaluation, AssetCheckSeverity
 
-from har_assets.dataset import download, splits
-from har_assets.graph.assets.dataset import MANIFEST_CHECKS
+from har_assets.dataset import checks as manifest_checks
+from har_assets.dataset.checks import MANIFEST_CHECKS
+from har_assets.dataset.sources import hmdb51
 from har_assets_tests.dataset.test_download import Server, running_server
 from har_assets_tests.project import (
     REPOSITORY,
@@ -122,7 +123,7 @@ def test_a_problem_of_the_manifests_fails_the_check_of_its_name(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Manifests made a moment ago have none of these: test_splits.py has the problems themselves."""
-    monkeypatch.setattr(splits, name, lambda *_: ["something is wrong."])
+    monkeypatch.setattr(manifest_checks, name, lambda *_: ["something is wrong."])
     source = {"source": str(make_own_videos(tmp_path / "own", clips_per_class=3))}
     checks = checks_of(Project.make(tmp_path / "project"), "+key:test_manifest", {"raw_archive": source})
     assert not checks[name].passed
@@ -159,14 +160,14 @@ def test_a_download_is_recorded_trusted_once_and_verified_from_then_on(
 ) -> None:
     lists = tmp_path / "lists.rar"
     lists.write_bytes(b"lists")
-    monkeypatch.setattr(download, "HMDB51_SPLITS_MD5", "e6dbca21d4865b265ca2780205b19305")
+    monkeypatch.setattr(hmdb51, "SPLITS_MD5", "e6dbca21d4865b265ca2780205b19305")
     project = Project.make(tmp_path / "project")
     raw: dict[str, Any] = {"source": "hmdb51", "split_lists_urls": [str(lists)]}
 
     # The default addresses must give the archive that is known.
-    monkeypatch.setattr(download, "HMDB51_ARCHIVE_URLS", (server.url,))
+    monkeypatch.setattr(hmdb51, "ARCHIVE_URLS", (server.url,))
     (refusal,) = materialize_here(project, "raw_archive", {"raw_archive": raw})
-    assert f"instead of {download.HMDB51_ARCHIVE_MD5}" in refusal
+    assert f"instead of {hmdb51.ARCHIVE_MD5}" in refusal
 
     # A mirror of one's own is trusted the first time, and its hashes are recorded.
     raw["archive_urls"] = [server.url]
