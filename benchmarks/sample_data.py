@@ -11,10 +11,11 @@ from har_assets.dataset.sample import write_sample
 from har_assets.dataset.splits import build_manifests
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.runtime import open_model
-from har_assets.runtime.evaluation import evaluate, predict_manifest
+from har_assets.runtime.evaluation import evaluate
 from har_assets.training.fit import fit
 from har_assets.training.request import TrainingRequest
 from har_assets.video.frame_cache import CacheParams, FrameCache, build_frame_cache
+from har_assets_tests.predictions import predict_manifest
 
 
 @dataclass(frozen=True)

@@ -20,19 +20,6 @@ TOP = 5
 """Labels listed of each video."""
 
 
-def predict_manifest(
-    predictor: Predictor, manifest: pd.DataFrame, cache: FrameCache, windows: int, *, still_frames: bool = False
-) -> tuple[pd.DataFrame, NDArray[np.float32]]:
-    """Predictions on every clip of a manifest; `still_frames` shows each window's first frame T times.
-
-    Returns the table (clip, label, correct, runtime, windows, label_1, score_1, ... label_5, score_5) and the
-    mean scores, float32 [N, K], zero for clips without frames.
-    """
-    clips = [clip for clip in manifest["clip"] if clip in cache]
-    scores = score_clips(predictor, clips, cache, windows, still_frames=still_frames)
-    return prediction_table(dict(zip(clips, scores, strict=True)), manifest, predictor.spec.labels, predictor.runtime)
-
-
 def score_clips(
     predictor: Predictor, clips: list[str], cache: FrameCache, windows: int, *, still_frames: bool = False
 ) -> NDArray[np.float32]:
@@ -50,8 +37,10 @@ def score_clips(
 def prediction_table(
     scores_of_clip: Mapping[str, NDArray[np.float32]], manifest: pd.DataFrame, names: tuple[str, ...], runtime: str
 ) -> tuple[pd.DataFrame, NDArray[np.float32]]:
-    """What `predict_manifest` returns, from the mean scores, float32 [K], of the clips that have frames.
+    """A table and the mean scores of every clip of a manifest, from those of the clips that have frames.
 
+    Returns (clip, label, correct, runtime, windows, label_1, score_1, ... label_5, score_5), a row a clip, and the mean
+    scores, float32 [N, K], zero for clips without frames. `scores_of_clip`: clip to mean scores, float32 [K].
     `names`: labels in the order of the scores. `runtime`: what gave them.
     """
     scores_NK = np.zeros((len(manifest), len(names)), np.float32)

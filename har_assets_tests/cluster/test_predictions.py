@@ -13,10 +13,11 @@ from har_assets.cluster.predictions import PART, prediction_shards, score_on_clu
 from har_assets.errors import HarError
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.runtime import Predictor, open_model
-from har_assets.runtime.evaluation import predict_manifest, prediction_table
+from har_assets.runtime.evaluation import prediction_table
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.record import Artifact, describe_files
 from har_assets.video.frame_cache import FrameCache
+from har_assets_tests.predictions import predict_manifest
 from har_assets_tests.store.test_folder import make_record
 
 MODEL = "video_action_model.onnx"

@@ -14,9 +14,9 @@ from har_assets.dataset.manifests import write_manifest
 from har_assets.model.lightning import VideoActionModel
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.runtime import open_model
-from har_assets.runtime.evaluation import predict_manifest
 from har_assets.store.record import Record, describe_files
 from har_assets.video.frame_cache import FrameCache
+from har_assets_tests.predictions import predict_manifest
 from har_assets_tests.project import Project, execute_here, materialize_here
 from har_assets_tests.report.made import png
 
