@@ -19,7 +19,8 @@ import rarfile
 
 from har_assets.dataset.archive import extract_split_lists, extract_videos
 from har_assets.dataset.classes import HMDB51_CLASSES
-from har_assets.dataset.splits import build_manifests, read_split_lists
+from har_assets.dataset.lists import read_split_lists
+from har_assets.dataset.splits import build_manifests
 from har_assets.errors import ArchiveError
 
 

@@ -137,7 +137,7 @@ class Account:
 
 def main() -> None:
     """Print the seconds of one and of two nodes, run by run, the ratio of their medians, and the account of both."""
-    from har_assets.graph.assets.dataset import CLIP_HASHES
+    from har_assets.dataset.folder import CLIP_HASHES
     from har_assets_tests.cluster.ray_nodes import ray_cluster
     from har_assets_tests.project import Project, log_of
     from har_assets_tests.s3_server import BUCKET, s3_server

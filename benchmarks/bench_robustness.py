@@ -17,7 +17,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-from har_assets.dataset.archive import extract_videos
 from har_assets.errors import VideoError
 from har_assets.system.files import sha256_of
 from har_assets.video.workers import decode_many
@@ -91,7 +90,7 @@ def kill_extractions(folder: Path, kills: int) -> None:
     source = folder / "source.zip"
     source.write_bytes(test_archive.SOUND["zip of zips"]())
     test_archive.kill_repeatedly(source, folder / "videos", kills)
-    extract_videos(source, folder / "videos", replace=True)
+    test_archive.complete(source, folder / "videos")
     assert test_archive.contents(folder / "videos") == test_archive.CLIPS
     assert sorted(os.listdir(folder)) == ["source.zip", "videos"]
     print(f"extraction killed {kills} times: what had the target's name was always whole", flush=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from har_assets.dataset.splits import read_manifest
+from har_assets.dataset.manifests import read_manifest
 from har_assets.export.onnx import export_onnx, read_onnx, write_onnx
 from har_assets.export.precision import Calibration, imitate_fp16, to_fp16, to_int8
 from har_assets.export.tensorrt import EngineOptions, build_engine, choose_builder

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from har_assets.dataset.archive import extract_split_lists, extract_videos
+from har_assets.dataset.manifests import read_manifest, write_manifest
 from har_assets.dataset.sample import write_sample
-from har_assets.dataset.splits import build_manifests, read_manifest, write_manifest
+from har_assets.dataset.splits import build_manifests
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.runtime import Predictor, open_model
 from har_assets.runtime.evaluation import evaluate, prediction_table

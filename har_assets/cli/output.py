@@ -19,7 +19,7 @@ Store = Annotated[
 
 def files_of(argument: str) -> list[Path]:
     """The videos that an argument of `har predict` means; a file that is not there is found missing later."""
-    from har_assets.video.check import find_videos
+    from har_assets.video.walk import find_videos
 
     path = Path(argument)
     if path.is_dir():

@@ -8,13 +8,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from har_assets.cluster.address import cluster_address
 from har_assets.cluster.needs import needs
 from har_assets.cluster.sharding import Log, Shards, make_parts, parts, publish_part, shards_of
-from har_assets.dataset.folder import VIDEOS
-from har_assets.store.opening import StoreLocation, chosen_root
+from har_assets.dataset.clips import data_here
+from har_assets.dataset.folder import VIDEOS, published_files
+from har_assets.dataset.manifests import ROLES, read_manifest_of
+from har_assets.store.opening import StoreLocation
 from har_assets.store.protocol import Store
 from har_assets.store.record import Artifact
-from har_assets.video.frame_cache import TABLES, CacheParams, CacheReport, build_frame_cache, merge_frame_caches
+from har_assets.video.frame_cache import (
+    TABLES,
+    CacheParams,
+    CacheReport,
+    FrameCache,
+    build_frame_cache,
+    merge_frame_caches,
+)
 
 PART = "frame_cache_part"
 
@@ -26,15 +36,26 @@ def frame_shards(hashes: dict[str, str], params: CacheParams, timeout_s: float, 
     return shards_of(hashes, [vars(params), timeout_s], size)
 
 
+def planned_shards(store: Store, params: CacheParams, timeout_s: float, size: int) -> Shards:
+    """Shards of the clips that the published manifests name; none where at most `size` clips are new to frame_cache."""
+    known = {file["relpath"]: file["md5"] for file in published_files(store.latest("video_clips"))}
+    tables = [read_manifest_of(store.latest(f"{role}_manifest"), role) for role in ROLES]
+    hashes = {clip: known[f"{VIDEOS}/{clip}"] for table in tables for clip in table["clip"]}
+    previous = store.find_latest("frame_cache")
+    there: set[str] = set()
+    if previous is not None:
+        before = FrameCache(previous.folder)
+        there = set(before.rows.clips) if before.params == params else set()
+    few = len(hashes.keys() - there) <= size
+    return {} if few else frame_shards(hashes, params, timeout_s, size)
+
+
 def decode_shard(key: str, clips: list[str], location: StoreLocation, params: CacheParams, timeout_s: float) -> None:
     """Publish the part `key` from this node, unless it is there. Raises HarError."""
-    from har_assets.graph.assets.dataset import data_here
-    from har_assets.graph.resources.store import ArtifactStore
 
     def build(store: Store, staging: Path, work: Path) -> tuple[str, dict[str, Any]]:
-        root = "" if location.root == chosen_root() else location.root  # the environment's is allowed everywhere
-        here = ArtifactStore(root=root, work_root=location.work_root, project=location.project, quota=location.quota)
-        videos = data_here(here) / VIDEOS
+        data = data_here(Path(location.project).absolute(), store, on_cluster=bool(cluster_address()))
+        videos = data / VIDEOS
         report = build_frame_cache(
             {clip: videos / clip for clip in clips},
             params=params,

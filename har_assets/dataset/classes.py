@@ -134,12 +134,3 @@ def parse_clip_name(name: str, label: str | None = None) -> ClipName | None:
         quality=match["quality"],
         number=int(match["number"]),
     )
-
-
-def source_film(name: str, label: str) -> str:
-    """Return the source film of a clip of class `label`: the text before `_<label>_<tags>`.
-
-    A name that does not follow HMDB51's scheme counts as a film of its own: its stem is returned.
-    """
-    match = _pattern_of_label(label).fullmatch(name)
-    return match["film"] if match else name.rpartition(".")[0] or name

@@ -1,141 +1,25 @@
-"""Manifests: which clip trains, which validates, which tests.
+"""Splits: which clip trains, which validates, which tests.
 
 HMDB51's three official splits mark every clip 1 (train), 2 (test) or 0 (unused): 70, 30 and the rest of each
 class. They have no validation set; here one is held out of train by source film, so that the best checkpoint
 is not chosen on scenes that it was trained on.
-
-A manifest is a table with one row a clip, sorted by `clip`:
-
-=============  =====================================================================================
-clip           path below the video folder, `<class>/<file>`
-label          class name
-label_index    place of the class in the class list
-film           source film; `<class>/<stem>` where the file name does not tell one
-split          number of the split
-role           `train`, `val` or `test`
-bytes          file size
-=============  =====================================================================================
 """
 
 import hashlib
-import os
-import re
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from har_assets.dataset.archive import VIDEO_EXTENSIONS
-from har_assets.dataset.classes import (
-    HMDB51_CLASSES,
-    HMDB51_CLIPS,
-    HMDB51_SPLITS,
-    HMDB51_TEST_CLIPS,
-    HMDB51_TRAIN_CLIPS,
-    HMDB51_UNUSED_CLIPS,
-    parse_clip_name,
-    source_film,
-)
+from har_assets.dataset.classes import HMDB51_SPLITS
+from har_assets.dataset.folder import videos_on_disk
+from har_assets.dataset.groups import DEFAULT_RULE, RULES, Rule, recording_of
+from har_assets.dataset.lists import read_split_lists
+from har_assets.dataset.manifests import MANIFEST_COLUMNS, ROLES, TEST_FRACTION, Manifests, films_with_labels
 from har_assets.errors import DatasetError
 
-MANIFEST_COLUMNS = {
-    "clip": "str",
-    "label": "str",
-    "label_index": "int64",
-    "film": "str",
-    "split": "int64",
-    "role": "str",
-    "bytes": "int64",
-}
-"""Columns of a manifest and their types, in order."""
-
-TEST_FRACTION = 0.3
-"""Share of each class that tests: 30 of 100 in the official lists, and in the split made without lists."""
-
 _ROUNDS = 10  # of improving the choice of films
-
-_LIST_NAME = re.compile(r"(?P<label>.+)_test_split(?P<split>\d+)\.txt")
-_ROLE_OF_MARK = {"0": "unused", "1": "train", "2": "test"}
-
-
-@dataclass(frozen=True)
-class Manifests:
-    """The three tables of one split and what was counted while they were made."""
-
-    train: pd.DataFrame
-    val: pd.DataFrame
-    test: pd.DataFrame
-    """Holds every test clip on disk, those included that may later prove undecodable."""
-    summary: dict[str, Any]
-    """JSON-ready: split, source, seed, listed, found, absent, unused, unlisted, train, val, test, per_class,
-    films, notes (plain sentences)."""
-
-    def items(self) -> tuple[tuple[str, pd.DataFrame], ...]:
-        """Return (role, table) of all three."""
-        return (("train", self.train), ("val", self.val), ("test", self.test))
-
-
-def read_split_lists(folder: Path, split: int | None = None) -> pd.DataFrame:
-    """Read every `<class>_test_split<k>.txt` at or below `folder`, or those of one split.
-
-    Returns a table with one row a clip and split: label, name, split, role (`train`, `test`, `unused`).
-
-    Raises:
-        DatasetError: no list, none of that split, a line that is not `NAME 0|1|2`, one clip with two roles in
-            a split.
-    """
-    paths = [
-        (path, match["label"], int(match["split"]))
-        for path in sorted(Path(folder).rglob("*_test_split*.txt"))
-        if (match := _LIST_NAME.fullmatch(path.name))
-    ]
-    if not paths:
-        raise DatasetError(
-            f"{folder} holds no split list: expected files named CLASS_test_split1.txt, as in HMDB51's "
-            "test_train_splits.rar."
-        )
-    known = sorted({number for _, _, number in paths})
-    if split is not None and split not in known:
-        raise DatasetError(f"there is no split {split} in {folder}: choose one of {', '.join(map(str, known))}.")
-    rows: list[tuple[str, str, int, str]] = []
-    for path, label, number in paths:
-        if split in (None, number):
-            rows += _read_split_list(path, label, number)
-    lists = pd.DataFrame(rows, columns=["label", "name", "split", "role"]).drop_duplicates()
-    key = ["split", "label", "name"]
-    twice = lists[lists.duplicated(key, keep=False)].sort_values([*key, "role"])
-    if len(twice):
-        first = twice.iloc[0]
-        raise DatasetError(
-            f"split {first['split']} lists {first['name']} of class {first['label']} twice with different "
-            "marks: keep one of the lines."
-        )
-    return lists.sort_values(key, ignore_index=True)
-
-
-def _read_split_list(path: Path, label: str, split: int) -> list[tuple[str, str, int, str]]:
-    rows = []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise DatasetError(f"{path} is not a text in UTF-8: fetch the split lists again.") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        name, *marks = line.rsplit(maxsplit=1)
-        role = _ROLE_OF_MARK.get("".join(marks))
-        if role is None:
-            raise DatasetError(
-                f"line {number} of {path} is {line!r}, not a file name and 1 (train), 2 (test) or 0 "
-                "(unused): correct it or fetch the split lists again."
-            )
-        rows.append((label, name.strip(), split, role))
-    return rows
 
 
 def build_manifests(
@@ -146,6 +30,7 @@ def build_manifests(
     class_names: tuple[str, ...],
     val_fraction: float = 0.15,
     seed: int = 0,
+    rule: Rule = RULES[DEFAULT_RULE],
 ) -> Manifests:
     """Sort the videos of `videos/<class>/<file>` into train, validation and test.
 
@@ -161,6 +46,7 @@ def build_manifests(
         class_names: class list in index order.
         val_fraction: share of train clips for validation, 0 for none.
         seed: for the choice of films.
+        rule: by which a clip belongs to a film.
 
     Raises:
         DatasetError: a split that the lists do not have, a class that is not in `class_names`, lists that
@@ -170,7 +56,7 @@ def build_manifests(
         raise DatasetError(f"val_fraction is {val_fraction}: choose 0 (no validation) or more, below 1.")
     if len(set(class_names)) != len(class_names):
         raise DatasetError("the class list names a class twice: remove one of them.")
-    found = _scan_videos(Path(videos))
+    found = _scan_videos(Path(videos), rule)
     _refuse_unknown(found["label"], class_names, f"{videos} holds folders")
     notes: list[str] = []
     if split_lists is None:
@@ -207,7 +93,7 @@ def build_manifests(
         )
     table.loc[is_train, "role"] = _take_films(table[is_train], val_fraction, f"val {seed} {split}", "val")
     table = _finish(table, split, class_names)
-    parts = {role: table[table["role"] == role].reset_index(drop=True) for role in ("train", "val", "test")}
+    parts = {role: table[table["role"] == role].reset_index(drop=True) for role in ROLES}
     notes += _notes_on_parts(parts, class_names, val_fraction)
     summary = {
         "split": split,
@@ -229,32 +115,12 @@ def build_manifests(
     return Manifests(parts["train"], parts["val"], parts["test"], summary)
 
 
-def _scan_videos(videos: Path) -> pd.DataFrame:
-    """One row a video: label, name, bytes, film, named (the name follows HMDB51's scheme)."""
-    if not videos.is_dir():
-        raise DatasetError(f"there is no folder {videos}: unpack the videos first (asset video_clips).")
-    rows = []
-    with os.scandir(videos) as folders:
-        for folder in folders:
-            if folder.name.startswith(".") or not folder.is_dir():
-                continue
-            with os.scandir(folder.path) as files:
-                rows += [
-                    (folder.name, file.name, file.stat().st_size)
-                    for file in files
-                    if os.path.splitext(file.name)[1].lower() in VIDEO_EXTENSIONS
-                ]
-    if not rows:
-        raise DatasetError(f"{videos} holds no video in a class folder: unpack the videos again.")
-    table = pd.DataFrame(rows, columns=["label", "name", "bytes"]).sort_values(["label", "name"], ignore_index=True)
-    names = list(zip(table["label"], table["name"], strict=True))
-    parsed = [parse_clip_name(name, label) for label, name in names]
-    table["named"] = [clip is not None for clip in parsed]
-    table["film"] = [
-        clip.film if clip else f"{label}/{source_film(name, label)}"
-        for clip, (label, name) in zip(parsed, names, strict=True)
+def _scan_videos(videos: Path, rule: Rule) -> pd.DataFrame:
+    """One row a video: label, name, bytes, film, named (the name tells its film)."""
+    rows = [
+        (label, name, size, *recording_of(name, label, rule)) for label, name, size in sorted(videos_on_disk(videos))
     ]
-    return table
+    return pd.DataFrame(rows, columns=["label", "name", "bytes", "film", "named"])
 
 
 def _refuse_unknown(labels: "pd.Series[str]", class_names: tuple[str, ...], where: str) -> None:
@@ -330,155 +196,9 @@ def _notes_on_parts(parts: dict[str, pd.DataFrame], class_names: tuple[str, ...]
         notes.append(f"{len(without)} of {len(class_names)} classes have no clip to train on.")
     trained = pd.concat([parts["train"], parts["val"]])
     if shared := set(trained["film"]) & set(parts["test"]["film"]):
-        within = _films_with_labels(trained) & _films_with_labels(parts["test"])
+        within = films_with_labels(trained) & films_with_labels(parts["test"])
         notes.append(
             f"{len(shared)} films are both in train or validation and in test, {len(within)} of them with "
             "the same class."
         )
     return notes
-
-
-# --- storing ---------------------------------------------------------------------------------------
-
-
-def write_manifest(manifest: pd.DataFrame, path: Path) -> None:
-    """Write a manifest as CSV, the same bytes for the same table."""
-    manifest[list(MANIFEST_COLUMNS)].to_csv(path, index=False, lineterminator="\n")
-
-
-def read_manifest(path: Path) -> pd.DataFrame:
-    """Read what `write_manifest` wrote; a class named `nan` or `NA` stays a text.
-
-    Raises:
-        DatasetError: no such file, or columns are missing.
-    """
-    if not Path(path).is_file():
-        raise DatasetError(f"there is no manifest {path}: materialize train_manifest again.")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if missing := [column for column in MANIFEST_COLUMNS if column not in table]:
-        raise DatasetError(
-            f"{path} is not a manifest, it lacks {', '.join(missing)}: materialize train_manifest again."
-        )
-    return table[list(MANIFEST_COLUMNS)].astype(MANIFEST_COLUMNS)
-
-
-# --- checks: each returns problems as sentences, none where all is well ------------------------------
-
-
-def films_on_both_sides(manifests: Manifests) -> list[str]:
-    """Films on two sides of a border.
-
-    Between train and validation a film counts whatever its class. Between these and test it counts within
-    its class only, which is what HMDB51's official lists hold: about 140 of 1,407 films show one action in
-    train and another in test.
-    """
-    problems = []
-    for (role, part), (other_role, other) in combinations(manifests.items(), 2):
-        if "test" in (role, other_role):
-            shared = _films_with_labels(part) & _films_with_labels(other)
-        else:
-            shared = set(part["film"]) & set(other["film"])
-        if shared:
-            problems.append(f"{len(shared)} films are both in {role} and in {other_role}, {_first(sorted(shared))}.")
-    return problems
-
-
-def _films_with_labels(part: pd.DataFrame) -> set[str]:
-    return set(part["film"] + " (" + part["label"] + ")")
-
-
-def missing_files(manifests: Manifests, videos: Path) -> list[str]:
-    """Clips of the manifests that are not on disk, or not with the size they had."""
-    problems = []
-    sizes = {
-        f"{label}/{name}": size
-        for label, name, size in _scan_videos(Path(videos))[["label", "name", "bytes"]].itertuples(index=False)
-    }
-    for role, part in manifests.items():
-        absent = [clip for clip in part["clip"] if clip not in sizes]
-        if absent:
-            problems.append(f"{len(absent)} clips of {role} are not on disk, {_first(absent)}.")
-        changed = [
-            clip for clip, size in zip(part["clip"], part["bytes"], strict=True) if sizes.get(clip, size) != size
-        ]
-        if changed:
-            problems.append(f"{len(changed)} clips of {role} have another size now, {_first(changed)}.")
-    return problems
-
-
-def duplicate_names(manifests: Manifests) -> list[str]:
-    """Clips that stand twice in one manifest or in two."""
-    everything = pd.concat([part for _, part in manifests.items()])
-    twice = sorted(set(everything.loc[everything["clip"].duplicated(), "clip"]))
-    return [f"{len(twice)} clips stand in the manifests twice, {_first(twice)}."] if twice else []
-
-
-def class_share(manifests: Manifests, *, tolerance: float = 0.05) -> list[str]:
-    """Classes whose test share is not 30 %, by more than `tolerance` and more than one clip."""
-    trained = Counter(manifests.train["label"]) + Counter(manifests.val["label"])
-    tested = Counter(manifests.test["label"])
-    problems = []
-    for label in sorted(trained | tested):
-        clips = trained[label] + tested[label]
-        if abs(tested[label] - TEST_FRACTION * clips) > max(1.0, tolerance * clips):
-            problems.append(f"{label} has {tested[label]} of {clips} clips in test, not {TEST_FRACTION:.0%} of them.")
-    return problems
-
-
-def label_problems(manifests: Manifests, class_names: tuple[str, ...]) -> list[str]:
-    """Rows whose label, index and path do not agree with the class list."""
-    problems = []
-    for role, part in manifests.items():
-        known = dict(enumerate(class_names))
-        wrong = part[
-            (part["label_index"].map(known) != part["label"])
-            | (part["clip"].str.partition("/")[0] != part["label"] if len(part) else False)
-        ]
-        if len(wrong):
-            problems.append(
-                f"{len(wrong)} clips of {role} have a label that does not fit their index or folder, "
-                f"{_first(wrong['clip'].tolist())}."
-            )
-    return problems
-
-
-def full_dataset_problems(manifests: Manifests, class_names: tuple[str, ...] = HMDB51_CLASSES) -> list[str]:
-    """What is missing from the full HMDB51. Ask only where the full data set is claimed."""
-    summary = manifests.summary
-    expected = {
-        "classes": (len(class_names), len(HMDB51_CLASSES)),
-        "clips on disk": (summary["found"], HMDB51_CLIPS),
-        "clips listed": (summary["listed"], HMDB51_CLIPS),
-        "train clips, validation included": (
-            len(manifests.train) + len(manifests.val),
-            HMDB51_TRAIN_CLIPS,
-        ),
-        "test clips": (len(manifests.test), HMDB51_TEST_CLIPS),
-        "unused clips": (summary["unused"], HMDB51_UNUSED_CLIPS),
-    }
-    problems = [f"{have} {what} instead of {want}." for what, (have, want) in expected.items() if have != want]
-    if tuple(class_names) != HMDB51_CLASSES:
-        problems.append("The class list is not that of HMDB51 in its order.")
-    if summary["split"] not in HMDB51_SPLITS:
-        problems.append(f"Split {summary['split']} is not one of the official three.")
-    return problems
-
-
-def check_manifests(
-    manifests: Manifests, videos: Path, class_names: tuple[str, ...], *, full_dataset: bool = False
-) -> dict[str, list[str]]:
-    """Run every check; name of the check -> problems. `full_dataset` adds the counts of the full HMDB51."""
-    problems = {
-        "films_on_both_sides": films_on_both_sides(manifests),
-        "missing_files": missing_files(manifests, videos),
-        "duplicate_names": duplicate_names(manifests),
-        "class_share": class_share(manifests),
-        "label_problems": label_problems(manifests, class_names),
-    }
-    if full_dataset:
-        problems["full_dataset_problems"] = full_dataset_problems(manifests, class_names)
-    return problems
-
-
-def _first(names: Iterable[str]) -> str:
-    return f"the first is {next(iter(names))}"

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from har_assets.dataset.splits import read_manifest
+from har_assets.dataset.manifests import read_manifest
 from har_assets.errors import DatasetError, HarError
 from har_assets.model.spec import ModelSpec
 from har_assets.store.record import Artifact

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from har_assets.dataset.splits import read_manifest
+from har_assets.dataset.manifests import read_manifest
 from har_assets.errors import HarError
 from har_assets.model.files import CHECKPOINT, ENGINE, ONNX
 from har_assets.model.windows import windows_of

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from har_assets.dataset.splits import read_manifest
+from har_assets.dataset.manifests import read_manifest
 from har_assets.errors import HarError
 from har_assets.model.files import CARD, CHECKPOINT, ONNX
 from har_assets.model.lightning import load_checkpoint

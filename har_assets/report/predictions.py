@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from har_assets.dataset.splits import read_manifest
+from har_assets.dataset.manifests import read_manifest
 from har_assets.errors import HarError
 from har_assets.model.files import CHECKPOINT, ONNX
 from har_assets.model.published import refuse_failed_parity

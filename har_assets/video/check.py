@@ -1,18 +1,13 @@
 """What is wrong with each video of a folder."""
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from har_assets.errors import HarError, VideoError
 from har_assets.video.decode import VideoReader
+from har_assets.video.walk import VIDEO_SUFFIXES, find_videos
 from har_assets.video.workers import decode_many
-
-VIDEO_SUFFIXES = frozenset(
-    {".3gp", ".asf", ".avi", ".divx", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"}
-    | {".mts", ".ogv", ".ts", ".webm", ".wmv"}
-)
 
 
 @dataclass(frozen=True)
@@ -37,23 +32,6 @@ class VideoCheck:
     def ok(self) -> bool:
         """Whether the video gives frames and nothing about it is odd."""
         return not self.problem and not self.note
-
-
-def find_videos(folder: Path) -> list[Path]:
-    """Video files below a folder, by their suffix, sorted; links to folders are not followed.
-
-    Raises:
-        HarError: there is no such folder.
-
-    """
-    if not folder.is_dir():
-        raise HarError(f"There is no folder {folder}.")
-    return sorted(
-        Path(parent) / name
-        for parent, _, names in os.walk(folder)
-        for name in names
-        if Path(name).suffix.lower() in VIDEO_SUFFIXES
-    )
 
 
 def check_folder(

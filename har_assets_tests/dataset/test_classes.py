@@ -13,9 +13,9 @@ from har_assets.dataset.classes import (
     HMDB51_UNUSED_CLIPS,
     ClipName,
     parse_clip_name,
-    source_film,
 )
-from har_assets.dataset.splits import read_split_lists
+from har_assets.dataset.groups import hmdb51_film, recording_of
+from har_assets.dataset.lists import read_split_lists
 
 
 def test_the_class_list_is_sorted_and_has_51_names():
@@ -45,13 +45,13 @@ def test_a_name_is_taken_apart():
         ),
         ("a&b;c[d]~e#f@g_run_l_cm_np10_ri_goo_3.avi", "run", "a&b;c[d]~e#f@g"),
         ("how_to_run_run_f_nm_np1_ba_bad_0.avi", "run", "how_to_run"),
-        ("my holiday.mp4", "run", "my holiday"),
-        ("no_ending", "run", "no_ending"),
-        ("film_walk_f_nm_np1_ba_bad_0.avi", "run", "film_walk_f_nm_np1_ba_bad_0"),
+        ("my holiday.mp4", "run", "run/my holiday"),
+        ("no_ending", "run", "run/no_ending"),
+        ("film_walk_f_nm_np1_ba_bad_0.avi", "run", "run/film_walk_f_nm_np1_ba_bad_0"),
     ],
 )
-def test_source_film(name: str, label: str, film: str):
-    assert source_film(name, label) == film
+def test_the_recording_is_the_film_or_the_clip_itself(name: str, label: str, film: str):
+    assert recording_of(name, label, hmdb51_film) == (film, not film.startswith("run/"))
 
 
 def test_the_longest_class_that_fits_is_the_action():
@@ -73,5 +73,5 @@ def test_every_official_name_is_understood(shared_data: Path, tmp_path: Path):
     pairs = list(clips.itertuples(index=False, name=None))
     parsed = [parse_clip_name(name) for _, name in pairs]
     assert [clip.action for clip in parsed if clip] == [label for label, _ in pairs]
-    assert len({(label, source_film(name, label)) for label, name in pairs}) == 2291
-    assert len({source_film(name, label) for label, name in pairs}) == 1407
+    assert len({(label, hmdb51_film(name, label)) for label, name in pairs}) == 2291
+    assert len({hmdb51_film(name, label) for label, name in pairs}) == 1407

@@ -17,12 +17,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from har_assets.dataset.download import (
-    HMDB51_ARCHIVE_URLS,
-    HMDB51_SPLITS_URLS,
-    DownloadResult,
-    download,
-)
+from har_assets.dataset.download import download
+from har_assets.dataset.fetch import DownloadResult
+from har_assets.dataset.sources import hmdb51
 from har_assets.errors import DownloadError, HarError
 from har_assets.system import files as _files
 
@@ -547,7 +544,7 @@ def test_units():
 
 
 def test_the_official_addresses_begin_with_https():
-    for urls in (HMDB51_ARCHIVE_URLS, HMDB51_SPLITS_URLS):
+    for urls in (hmdb51.ARCHIVE_URLS, hmdb51.SPLITS_URLS):
         assert urls[0].startswith("https://serre-lab.clps.brown.edu/wp-content/uploads/2013/10/")
 
 

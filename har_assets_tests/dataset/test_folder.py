@@ -1,5 +1,6 @@
-"""The version of a data folder, held against what the real `dvc add` writes."""
+"""A data folder: its version, held against what the real `dvc add` writes, what it is, and how it is replaced."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -7,10 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from har_assets.dataset import groups
 from har_assets.dataset.classes import HMDB51_CLASSES
-from har_assets.dataset.folder import Dataset, class_list, is_complete
+from har_assets.dataset.dvc import files_of, version_of
+from har_assets.dataset.folder import Dataset, clips_below, new_data, recover_data, videos_on_disk
+from har_assets.dataset.groups import hmdb51_film
+from har_assets.dataset.known import HMDB51
 from har_assets.errors import DatasetError
-from har_assets.graph.resources.dvc import files_of, version_of
 
 # Characters of real HMDB51 names, names outside ASCII in both Unicode forms, hidden files, and names whose order
 # differs between sorting whole paths and sorting folder by folder (`a!/x`, `a/x`, `a0`).
@@ -67,14 +71,98 @@ def test_an_unreadable_dataset_json_is_a_sentence(tmp_path: Path, text: str) -> 
         Dataset.read(tmp_path)
 
 
+def test_old_and_fresh_files_leave_the_usual_rule_for_recordings_out(tmp_path: Path) -> None:
+    """The bytes of dataset.json are part of the version that data.dvc names."""
+    text = '{\n  "name": "mine",\n  "synthetic": false,\n  "classes": [\n    "sit"\n  ],\n  "complete": false\n}\n'
+    (tmp_path / "dataset.json").write_text(text)
+    found = Dataset.read(tmp_path)
+    assert found.rule is hmdb51_film
+    found.write(tmp_path)
+    assert (tmp_path / "dataset.json").read_text() == text
+
+
+def test_a_data_set_carries_its_rule_for_recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_first_letter(name: str, label: str) -> str:
+        return name[0]
+
+    monkeypatch.setitem(groups.RULES, "letters", by_first_letter)
+    written = Dataset("mine", synthetic=False, classes=("sit",), complete=False, recordings="letters")
+    written.write(tmp_path)
+    assert Dataset.read(tmp_path).rule is by_first_letter
+    monkeypatch.delitem(groups.RULES, "letters")
+    with pytest.raises(DatasetError, match="cannot be read"):
+        Dataset.read(tmp_path)
+
+
+def of(name: str, found: tuple[str, ...], listed: tuple[str, ...] = (), clips: int = 9) -> Dataset:
+    return Dataset.of(name, synthetic=False, found=found, listed=listed, clips=clips)
+
+
 def test_the_class_list_is_the_constant_for_hmdb51_and_sorted_for_others() -> None:
-    assert len(class_list("hmdb51", ("wave",), ())) == 51
-    assert class_list("mine", ("zebra", "ant"), ()) == ("ant", "zebra")
+    assert of("hmdb51", ("wave",)).classes == HMDB51_CLASSES
+    assert of("mine", ("wave",), HMDB51_CLASSES).classes == HMDB51_CLASSES
+    assert of("mine", ("zebra", "ant")).classes == ("ant", "zebra")
 
 
 def test_only_hmdb51_claims_to_be_hmdb51() -> None:
-    assert is_complete("hmdb51", ("wave",), (), 9)
-    assert is_complete("mine", HMDB51_CLASSES, HMDB51_CLASSES, 6766)
-    assert not is_complete("mine", HMDB51_CLASSES, HMDB51_CLASSES, 6765)
-    assert not is_complete("mine", HMDB51_CLASSES, (), 6766)
-    assert not is_complete("mine", ("ant", "zebra"), ("ant", "zebra"), 50_000)
+    assert of("hmdb51", ("wave",)).claims is HMDB51
+    assert of("mine", HMDB51_CLASSES, HMDB51_CLASSES, 6766).claims is HMDB51
+    assert not of("mine", HMDB51_CLASSES, HMDB51_CLASSES, 6765).complete
+    assert not of("mine", HMDB51_CLASSES, (), 6766).complete
+    assert not of("mine", ("ant", "zebra"), ("ant", "zebra"), 50_000).complete
+    assert of("mine", ("ant",)).claims is None
+
+
+# --- replacing it ----------------------------------------------------------------------------------------------------
+
+SWAP = """
+import os, signal, sys
+from pathlib import Path
+from har_assets.dataset.folder import new_data
+steps, rename = int(sys.argv[2]), Path.rename
+
+def rename_and_die(path, target):
+    global steps
+    done = rename(path, target)
+    steps -= 1
+    if not steps:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return done
+
+Path.rename = rename_and_die
+with new_data(Path(sys.argv[1])) as staging:
+    (staging / "new").write_text("{}")
+"""
+
+
+@pytest.mark.parametrize(("steps", "left"), [(1, "old"), (2, "new")])
+def test_a_kill_while_data_is_replaced_leaves_the_old_or_the_new(tmp_path: Path, steps: int, left: str) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "old").write_text("{}")
+    (data / "old").chmod(0o444)
+    killed = subprocess.run([sys.executable, "-c", SWAP, str(data), str(steps)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    lines: list[str] = []
+    recover_data(data, lines.append)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert [path.name for path in data.iterdir()] == [left]
+    assert len(lines) == (1 if left == "old" else 0)
+
+
+def test_an_error_while_data_is_made_leaves_it_as_it_was(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "videos" / "sit").mkdir(parents=True)
+    (data / "videos" / "sit" / "a.avi").write_bytes(b"12")
+    with pytest.raises(FileNotFoundError), new_data(data) as staging:
+        (staging / "nowhere" / "half").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert clips_below(data) == [data / "videos" / "sit" / "a.avi"]
+    assert videos_on_disk(data / "videos") == [("sit", "a.avi", 2)]
+
+
+def test_a_folder_without_videos_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="there is no folder"):
+        videos_on_disk(tmp_path / "videos")
+    with pytest.raises(DatasetError, match="holds no video"):
+        videos_on_disk(tmp_path)

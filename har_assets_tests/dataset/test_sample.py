@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from har_assets.dataset import figure, sample
+from har_assets.dataset import sample
+from har_assets.dataset.sample import drawing, films, poses, rendering, takes, writing
 
-PLAN = sample._plan()
+PLAN = takes.plan()
 BY_NAME = {take.name: take for take in PLAN}
 SHORTEST = {
     label: min((take for take in PLAN if take.label == label), key=lambda take: take.frames)
@@ -37,25 +38,25 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def pictures(take: sample._Take) -> np.ndarray:
-    return np.stack(list(sample._render(take)))
+def pictures(take: takes.Take) -> np.ndarray:
+    return np.stack(list(rendering.render(take)))
 
 
 @pytest.fixture(scope="module")
 def clip_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clip") / "walk.avi"
-    path.write_bytes(sample._render_take(SHORTEST["walk"]))
+    path.write_bytes(rendering.render_take(SHORTEST["walk"]))
     return path
 
 
 class TestBytes:
     def test_a_frame_before_encoding_is_pinned(self):
-        frame = list(sample._render(PINNED_TAKE))[20]
+        frame = list(rendering.render(PINNED_TAKE))[20]
         assert (frame.shape, frame.dtype) == ((360, 320), np.uint8)
         assert sha256(frame.tobytes()) == PINNED_FRAME_SHA256
 
     def test_an_encoded_clip_is_pinned(self):
-        assert sha256(sample._render_take(PINNED_TAKE)) == PINNED_CLIP_SHA256
+        assert sha256(rendering.render_take(PINNED_TAKE)) == PINNED_CLIP_SHA256
 
     def test_no_version_of_the_encoder_is_written_into_the_file(self, clip_file):
         content = clip_file.read_bytes()
@@ -63,25 +64,25 @@ class TestBytes:
         assert b"Lavf" not in content
 
     def test_archives_do_not_depend_on_time_or_workers(self, tmp_path):
-        takes = [SHORTEST["run"], SHORTEST["sit"]]
-        alone = sample._write_takes(takes, tmp_path / "alone", 1, lambda _line: None)
-        shared = sample._write_takes(takes, tmp_path / "shared", 2, lambda _line: None)
+        chosen = [SHORTEST["run"], SHORTEST["sit"]]
+        alone = writing.write_takes(chosen, tmp_path / "alone", 1, lambda _line: None)
+        shared = writing.write_takes(chosen, tmp_path / "shared", 2, lambda _line: None)
         assert alone.archive.read_bytes() == shared.archive.read_bytes()
         assert alone.split_lists.read_bytes() == shared.split_lists.read_bytes()
 
     def test_luma_leaves_room_for_grain(self):
-        for film in range(1, sample.FILM_COUNT + 1):
-            luma = sample._backdrop(film).luma
+        for film in range(1, films.FILM_COUNT + 1):
+            luma = films.backdrop_of(film).luma
             assert 16 < luma.min() <= luma.max() < 235
-            grain = sample._backdrop(film).grain
-            assert abs(grain).max() == sample._film(film).quality.grain < 16
+            grain = films.backdrop_of(film).grain
+            assert abs(grain).max() == films.film_of(film).quality.grain < 16
 
 
 class TestArchive:
     def test_is_an_archive_of_one_archive_a_class(self, tmp_path):
-        takes = [SHORTEST["run"], SHORTEST["sit"]]
+        chosen = [SHORTEST["run"], SHORTEST["sit"]]
         lines: list[str] = []
-        files = sample._write_takes(takes, tmp_path / "new" / "folder", 1, lines.append)
+        files = writing.write_takes(chosen, tmp_path / "new" / "folder", 1, lines.append)
         assert files == sample.SampleFiles(
             tmp_path / "new" / "folder" / "hmdb51_sample.zip",
             tmp_path / "new" / "folder" / "hmdb51_sample_splits.zip",
@@ -97,28 +98,28 @@ class TestArchive:
         assert len(lines) == 2
 
     def test_an_error_half_way_leaves_nothing(self, tmp_path, monkeypatch):
-        real = sample._render_take
+        real = rendering.render_take
 
         def fails_on_sit(take):
             if take.label == "sit":
                 raise KeyboardInterrupt
             return real(take)
 
-        monkeypatch.setattr(sample, "_render_take", fails_on_sit)
+        monkeypatch.setattr(writing, "render_take", fails_on_sit)
         with pytest.raises(KeyboardInterrupt):
-            sample._write_takes([SHORTEST["run"], SHORTEST["sit"]], tmp_path, 1, lambda _line: None)
+            writing.write_takes([SHORTEST["run"], SHORTEST["sit"]], tmp_path, 1, lambda _line: None)
         assert list(tmp_path.iterdir()) == []
 
     def test_an_error_half_way_keeps_the_files_that_were_there(self, tmp_path, monkeypatch):
-        for name in (sample.ARCHIVE_NAME, sample.SPLIT_LISTS_NAME):
+        for name in (writing.ARCHIVE_NAME, writing.SPLIT_LISTS_NAME):
             (tmp_path / name).write_bytes(b"before")
 
         def fails(_take):
             raise OSError("no space left")
 
-        monkeypatch.setattr(sample, "_render_take", fails)
+        monkeypatch.setattr(writing, "render_take", fails)
         with pytest.raises(OSError, match="no space"):
-            sample._write_takes([SHORTEST["run"]], tmp_path, 1, lambda _line: None)
+            writing.write_takes([SHORTEST["run"]], tmp_path, 1, lambda _line: None)
         assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"before"}
         assert len(list(tmp_path.iterdir())) == 2
 
@@ -126,11 +127,11 @@ class TestArchive:
         process = multiprocessing.get_context("spawn").Process(target=int)
         process.start()
         process.join()
-        (tmp_path / f".{sample.ARCHIVE_NAME}.{process.pid}.partial").write_bytes(b"half")
-        sample._write_takes([SHORTEST["run"]], tmp_path, 1, lambda _line: None)
+        (tmp_path / f".{writing.ARCHIVE_NAME}.{process.pid}.partial").write_bytes(b"half")
+        writing.write_takes([SHORTEST["run"]], tmp_path, 1, lambda _line: None)
         assert sorted(path.name for path in tmp_path.iterdir()) == [
-            sample.ARCHIVE_NAME,
-            sample.SPLIT_LISTS_NAME,
+            writing.ARCHIVE_NAME,
+            writing.SPLIT_LISTS_NAME,
         ]
 
 
@@ -148,12 +149,12 @@ class TestPlan:
             assert parsed, take.name
             assert parsed["film"] == f"SampleFilm{take.film:02d}"
             assert parsed["label"] == take.label
-            assert parsed["quality"] == sample._film(take.film).quality.tag
+            assert parsed["quality"] == films.film_of(take.film).quality.tag
 
     @pytest.mark.parametrize("label", ["sit", "walk"])
     def test_the_camera_tag_is_true(self, label):
         for take in (take for take in PLAN if take.label == label and take.number == 0):
-            looks = {sample._view(take, frame)[1] for frame in range(take.frames)}
+            looks = {rendering.view_of(take, frame)[1] for frame in range(take.frames)}
             assert ("_cm_" in take.name) == (len(looks) > 1), take.name
 
     def test_walking_and_running_differ_in_tempo_and_share_poses(self):
@@ -166,17 +167,17 @@ class TestPlan:
 
 @pytest.mark.parametrize(("forwards", "backwards"), [("sit", "stand"), ("catch", "throw")])
 def test_one_action_is_the_other_played_backwards(forwards, backwards):
-    take = next(take for take in PLAN if take.label == forwards and sample._film(take.film).steady)
+    take = next(take for take in PLAN if take.label == forwards and films.film_of(take.film).steady)
     there = pictures(take).astype(int)
     back = pictures(dataclasses.replace(take, label=backwards))[::-1].astype(int)
-    grain = sample._film(take.film).quality.grain
+    grain = films.film_of(take.film).quality.grain
     assert np.array_equal(there[:, 240:], back[:, 240:])  # chroma, which has no grain
     assert abs(there[:, :240] - back[:, :240]).max() <= 2 * grain
     assert abs(there[0, :240] - there[-1, :240]).max() > 50  # and something moves
 
 
 class TestSplitLists:
-    LISTS = sample._split_lists(PLAN)
+    LISTS = takes.split_lists(PLAN)
 
     @pytest.mark.parametrize("split", [1, 2, 3])
     def test_marks(self, split):
@@ -194,7 +195,7 @@ class TestSplitLists:
         assert len(films[2]) == 4
 
     def test_every_film_is_test_once(self):
-        tested = Counter(film for split in (1, 2, 3) for film in sample._test_films(split))
+        tested = Counter(film for split in (1, 2, 3) for film in takes.test_films(split))
         assert tested == dict.fromkeys(range(1, 13), 1)
 
     def test_three_lists_a_class(self):
@@ -250,7 +251,7 @@ class TestDrawing:
     def test_a_disc_has_its_area_and_colour(self):
         picture = self.blank()
         middle = (160 * 64, 120 * 64)
-        figure.draw(picture, [[figure.Stroke(middle, middle, 20 * 64, (200, 90, 160))]])
+        drawing.draw(picture, [[drawing.Stroke(middle, middle, 20 * 64, (200, 90, 160))]])
         painted = (picture[0, :240] - 100).sum() / 100
         assert painted == pytest.approx(np.pi * 400, rel=0.01)
         assert picture[0, 120, 160] == 200
@@ -259,7 +260,7 @@ class TestDrawing:
 
     def test_a_line_is_straight_and_of_its_width(self):
         picture = self.blank()
-        figure.draw(picture, [[figure.Stroke((50 * 64, 40 * 64), (250 * 64, 190 * 64), 5 * 64, (200, 128, 128))]])
+        drawing.draw(picture, [[drawing.Stroke((50 * 64, 40 * 64), (250 * 64, 190 * 64), 5 * 64, (200, 128, 128))]])
         painted = (picture[0, :240] - 100).sum() / 100
         assert painted == pytest.approx(10 * 250 + np.pi * 25, rel=0.01)
 
@@ -268,20 +269,20 @@ class TestDrawing:
         picture = self.blank()
         start, end = (place[0] * 64, place[1] * 64), (place[0] * 64 + 300, place[1] * 64 + 900)
         shapes = [
-            figure.Stroke(start, end, 640, (200, 90, 160), rim=64),
-            figure.Box(start, end, (200, 90, 160)),
+            drawing.Stroke(start, end, 640, (200, 90, 160), rim=64),
+            drawing.Box(start, end, (200, 90, 160)),
         ]
-        figure.draw(picture, [shapes])
+        drawing.draw(picture, [shapes])
         assert picture.min() >= 16
         assert picture.max() <= 200
 
     def test_sines_are_right(self):
         for turns in (-1.3, 0.0, 0.1, 0.25, 2 / 3, 7.7):
-            assert figure.sine(turns) == pytest.approx(np.sin(2 * np.pi * turns), abs=4e-4)
-            assert figure.cosine(turns) == pytest.approx(np.cos(2 * np.pi * turns), abs=4e-4)
+            assert poses.sine(turns) == pytest.approx(np.sin(2 * np.pi * turns), abs=4e-4)
+            assert poses.cosine(turns) == pytest.approx(np.cos(2 * np.pi * turns), abs=4e-4)
 
     def test_limbs_reach_and_keep_their_length(self):
-        joint, tip = figure.reach((0.0, 0.5), (0.1, 0.1), 0.25, 0.24, +1)
+        joint, tip = poses.reach((0.0, 0.5), (0.1, 0.1), 0.25, 0.24, +1)
         assert tip == pytest.approx((0.1, 0.1))
         assert np.hypot(joint[0], joint[1] - 0.5) == pytest.approx(0.25)
         assert np.hypot(joint[0] - tip[0], joint[1] - tip[1]) == pytest.approx(0.24)

@@ -13,11 +13,7 @@ import pandas as pd
 import pytest
 
 from har_assets.dataset.archive import extract_split_lists, extract_videos
-from har_assets.dataset.classes import HMDB51_CLASSES, source_film
-from har_assets.dataset.splits import (
-    MANIFEST_COLUMNS,
-    Manifests,
-    build_manifests,
+from har_assets.dataset.checks import (
     check_manifests,
     class_share,
     duplicate_names,
@@ -25,10 +21,13 @@ from har_assets.dataset.splits import (
     full_dataset_problems,
     label_problems,
     missing_files,
-    read_manifest,
-    read_split_lists,
-    write_manifest,
 )
+from har_assets.dataset.classes import HMDB51_CLASSES
+from har_assets.dataset.groups import hmdb51_film, recording_of
+from har_assets.dataset.known import HMDB51
+from har_assets.dataset.lists import read_split_lists
+from har_assets.dataset.manifests import MANIFEST_COLUMNS, Manifests, read_manifest, write_manifest
+from har_assets.dataset.splits import build_manifests
 from har_assets.errors import DatasetError
 
 CLASSES = ("golf", "run", "wave")
@@ -59,7 +58,7 @@ def lists(videos: Path) -> Path:
     for label in CLASSES:
         rows = []
         for path in sorted((videos / label).iterdir()):
-            film = source_film(path.name, label)
+            film, _ = recording_of(path.name, label, hmdb51_film)
             rows.append(f"{path.name} {2 if film[-1] in '678' else 0 if film[-1] == '9' else 1} \n")
         (folder / f"{label}_test_split1.txt").write_text("".join(rows))
     return folder
@@ -94,7 +93,7 @@ def clips_of(manifests: Manifests) -> dict[str, list[str]]:
 @pytest.mark.parametrize("split", [1, 2, 3])
 def test_the_full_data_set(full_dataset: Path, official_lists: Path, split: int):
     manifests = build_manifests(full_dataset, official_lists, split=split, class_names=HMDB51_CLASSES)
-    problems = check_manifests(manifests, full_dataset, HMDB51_CLASSES, full_dataset=True)
+    problems = check_manifests(manifests, full_dataset, HMDB51_CLASSES, claims=HMDB51)
     assert all(not found for found in problems.values()), problems
     summary = manifests.summary
     assert (summary["listed"], summary["found"], summary["absent"]) == (6766, 6766, 0)
@@ -136,7 +135,7 @@ def test_hmdb51_mini(shared_data: Path, official_lists: Path, tmp_path: Path):
     assert "6757 of 6766 listed clips are not on disk." in notes
     assert "validation set is empty" in notes
     assert "45 of 51 classes have no clip to train on." in notes
-    problems = check_manifests(manifests, tmp_path / "videos", HMDB51_CLASSES, full_dataset=True)
+    problems = check_manifests(manifests, tmp_path / "videos", HMDB51_CLASSES, claims=HMDB51)
     assert "9 clips on disk instead of 6766." in problems.pop("full_dataset_problems")
     assert all(not found for found in problems.values()), problems
 
@@ -154,7 +153,7 @@ def test_columns_and_roles(videos: Path, lists: Path):
         assert (part["label"].map(CLASSES.index) == part["label_index"]).all()
         for row in part.itertuples():
             assert (videos / row.clip).stat().st_size == row.bytes
-            assert row.film == source_film(row.clip.split("/")[1], row.label)
+            assert row.film == hmdb51_film(row.clip.split("/")[1], row.label)
     assert len(manifests.train) + len(manifests.val) == 72
     assert (len(manifests.test), manifests.summary["unused"]) == (36, 12)
     assert manifests.summary["per_class"]["run"] == {"train": 20, "val": 4, "test": 12}
@@ -378,7 +377,7 @@ def test_label_problems_fails(manifests: Manifests):
 
 
 def test_full_dataset_problems_fails(manifests: Manifests):
-    assert full_dataset_problems(replace(manifests, summary=manifests.summary | {"split": 4}), CLASSES) == [
+    assert full_dataset_problems(replace(manifests, summary=manifests.summary | {"split": 4}), CLASSES, HMDB51) == [
         "3 classes instead of 51.",
         "120 clips on disk instead of 6766.",
         "120 clips listed instead of 6766.",
@@ -386,7 +385,7 @@ def test_full_dataset_problems_fails(manifests: Manifests):
         "36 test clips instead of 1530.",
         "12 unused clips instead of 1666.",
         "The class list is not that of HMDB51 in its order.",
-        "Split 4 is not one of the official three.",
+        "Split 4 is not one of the official splits 1, 2, 3.",
     ]
 
 

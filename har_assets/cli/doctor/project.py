@@ -133,11 +133,11 @@ def check_bucket(project: Path) -> Finding:
 
 def check_data(project: Path) -> list[Finding]:
     """data.dvc, data/ and what video_clips published agree; the bytes are on the disk once."""
-    from har_assets.graph.assets.dataset import CLIP_HASHES, changed_files
-    from har_assets.graph.resources.dvc import Dvc
+    from har_assets.dataset.dvc import DvcRepository
+    from har_assets.dataset.folder import CLIP_HASHES, changed_files
     from har_assets.store.opening import open_store
 
-    dvc, data = Dvc(), project / "data"
+    dvc, data = DvcRepository(), project / "data"
     tracked = dvc.tracked_version(project)
     published = open_store(project=project).find_latest("video_clips")
     again = "materialize video_clips with force: true"

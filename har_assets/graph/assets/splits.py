@@ -5,6 +5,7 @@ import json
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib import resources
 from typing import Any
 
@@ -12,12 +13,12 @@ import dagster as dg
 from pydantic import ValidationError
 
 from har_assets.dataset.folder import DATASET_FILE
+from har_assets.dataset.manifests import ROLES
 from har_assets.errors import HarError, MissingArtifactError
 from har_assets.graph.asset import CONFIGS, AssetConfig, stage_asset
 from har_assets.graph.assets.dataset import (
     FrameCacheConfig,
     cached_frames,
-    manifest_product,
     sorted_clips,
 )
 from har_assets.graph.assets.deployment import make_onnx
@@ -144,26 +145,21 @@ def evaluated_split(
 
     of_manifests, of_frames = settings("manifests"), settings("frame_cache")
     context.log.info(f"Split {split}: manifests and frames.")
-    sorted_by, problems, dataset = sorted_clips(of_manifests, own)
-    if not_full := problems.get("full_dataset_problems"):
-        raise HarError(f"data/ claims to be all of HMDB51 and is not: {' '.join(not_full)}")
-    for role, table in sorted_by.items():
-
-        def product_of(build: Build, role: str = role, table: Any = table) -> Product:
-            return manifest_product(build, role, table, sorted_by.summary, of_manifests, {})
-
+    clips = sorted_clips(of_manifests, own)
+    clips.refuse_short()
+    for role in ROLES:
         made(
             context,
             own,
             of_manifests,
-            product_of,
+            partial(clips.product, role=role),
             name=f"{role}_manifest",
         )
     _make_frames(context, of_frames, own, _decoded_before(store, split))
     make_checkpoint(context, settings("trained_checkpoint"), own, mlflow, pipes)
     make_onnx(context, settings("onnx_model"), own, mlflow)
     found, _ = make_test_predictions(context, settings("test_predictions"), own, mlflow)
-    context.log.info(f"Split {split} of {dataset.name}: {found.record.headline}")
+    context.log.info(f"Split {split} of {clips.dataset.name}: {found.record.headline}")
     return found
 
 

@@ -13,13 +13,14 @@ import dagster as dg
 
 from har_assets.cluster.address import cluster_address
 from har_assets.cluster.training import PLACE_VARIABLE
+from har_assets.dataset.class_index import read_class_index
 from har_assets.errors import HarError
 from har_assets.graph.asset import AssetConfig, stage_asset
-from har_assets.graph.assets.dataset import read_class_index
 from har_assets.graph.failures import failures_in_words
 from har_assets.graph.publishing import made, note_outbox, publish, result_of
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
+from har_assets.graph.run_config import shared_value
 from har_assets.graph.stage import STAGES
 from har_assets.model.files import CARD, CHECKPOINT, WEIGHTS
 from har_assets.model.spec import ModelSpec, Provenance
@@ -86,9 +87,9 @@ def pretrained_weights(
 
 def _network_to_start_from_weights(context: dg.AssetExecutionContext) -> str:
     """The network of trained_checkpoint in this run's configuration, where it starts from weights."""
-    run_config: dict[str, Any] = dict(context.run.run_config)
-    training = run_config.get("ops", {}).get("trained_checkpoint", {}).get("config", {})
-    return str(training.get("network", TrainingConfig().network)) if training.get("pretrained") else ""
+    if not shared_value(context, "trained_checkpoint", "pretrained", False):
+        return ""
+    return str(shared_value(context, "trained_checkpoint", "network", TrainingConfig().network))
 
 
 @stage_asset("trained_checkpoint")

@@ -42,7 +42,7 @@ class IncomingVideos(dg.ConfigurableResource):
 
     def scan(self, videos: Videos) -> dict[bytes, Signature]:
         """Name to signature of every video that is there; HarError where they cannot be listed."""
-        from har_assets.video.check import VIDEO_SUFFIXES
+        from har_assets.video.walk import VIDEO_SUFFIXES
 
         named = self.suffixes or os.environ.get(SUFFIXES_VARIABLE, "").split(",")
         suffixes = [suffix.strip() for suffix in named if suffix.strip()] or sorted(VIDEO_SUFFIXES)

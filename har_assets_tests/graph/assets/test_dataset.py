@@ -2,16 +2,14 @@
 
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dagster import AssetCheckEvaluation, AssetCheckSeverity
 
-from har_assets.dataset import download, splits
-from har_assets.graph.assets.dataset import MANIFEST_CHECKS
-from har_assets_tests.dataset.test_download import Server, running_server
+from har_assets.dataset import checks as manifest_checks
+from har_assets.dataset.checks import MANIFEST_CHECKS
 from har_assets_tests.project import (
     REPOSITORY,
     Project,
@@ -122,7 +120,7 @@ def test_a_problem_of_the_manifests_fails_the_check_of_its_name(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Manifests made a moment ago have none of these: test_splits.py has the problems themselves."""
-    monkeypatch.setattr(splits, name, lambda *_: ["something is wrong."])
+    monkeypatch.setattr(manifest_checks, name, lambda *_: ["something is wrong."])
     source = {"source": str(make_own_videos(tmp_path / "own", clips_per_class=3))}
     checks = checks_of(Project.make(tmp_path / "project"), "+key:test_manifest", {"raw_archive": source})
     assert not checks[name].passed
@@ -143,49 +141,6 @@ def test_a_part_that_claims_to_be_all_of_hmdb51_is_refused(tmp_path: Path) -> No
     assert failure.startswith("data/ claims to be all of HMDB51 and is not (9 clips on disk instead of 6766.")
     assert "another name than hmdb51" in failure
     assert project.store.find_latest("test_manifest") is None
-
-
-# --- HMDB51 from a server ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with running_server() as made:
-        yield made
-
-
-def test_a_download_is_recorded_trusted_once_and_verified_from_then_on(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lists = tmp_path / "lists.rar"
-    lists.write_bytes(b"lists")
-    monkeypatch.setattr(download, "HMDB51_SPLITS_MD5", "e6dbca21d4865b265ca2780205b19305")
-    project = Project.make(tmp_path / "project")
-    raw: dict[str, Any] = {"source": "hmdb51", "split_lists_urls": [str(lists)]}
-
-    # The default addresses must give the archive that is known.
-    monkeypatch.setattr(download, "HMDB51_ARCHIVE_URLS", (server.url,))
-    (refusal,) = materialize_here(project, "raw_archive", {"raw_archive": raw})
-    assert f"instead of {download.HMDB51_ARCHIVE_MD5}" in refusal
-
-    # A mirror of one's own is trusted the first time, and its hashes are recorded.
-    raw["archive_urls"] = [server.url]
-    assert materialize_here(project, "raw_archive", {"raw_archive": raw}) == []
-    first = project.latest("raw_archive")
-    archive, _ = first.record.metadata["downloads"]
-    assert archive["url"] == server.url
-    assert archive["bytes"] == len(server.content)
-    assert archive["sha256"] == first.record.files["hmdb51_org.rar"]["sha256"]
-
-    # Later it must be the same, wherever it comes from.
-    shutil.rmtree(project.folder / "artifacts" / "raw_archive" / ".downloads")
-    server.content = server.content[::-1]
-    (refusal,) = materialize_here(project, "raw_archive", {"raw_archive": {**raw, "force": True}})
-    assert f"instead of {archive['sha256']}" in refusal
-    assert project.latest("raw_archive").folder == first.folder
-    server.content = server.content[::-1]
-    assert materialize_here(project, "raw_archive", {"raw_archive": {**raw, "force": True}}) == []
-    assert project.latest("raw_archive").folder != first.folder
 
 
 def needs(select: str, name: str) -> bool:

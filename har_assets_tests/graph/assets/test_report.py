@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from har_assets.dataset.splits import write_manifest
+from har_assets.dataset.manifests import write_manifest
 from har_assets.model.lightning import VideoActionModel
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.report.predictions import score_here

@@ -370,7 +370,7 @@ def test_a_changed_data_dvc_shows_at_its_observation(tracked: Path) -> None:
 SWAP = """
 import os, signal, sys
 from pathlib import Path
-from har_assets.graph.assets.dataset import _new_data
+from har_assets.dataset.folder import new_data
 steps, rename = int(sys.argv[2]), Path.rename
 
 def rename_and_die(path, target):
@@ -382,7 +382,7 @@ def rename_and_die(path, target):
     return done
 
 Path.rename = rename_and_die
-with _new_data(Path(sys.argv[1])) as staging:
+with new_data(Path(sys.argv[1])) as staging:
     (staging / "dataset.json").write_text("{}")
 """
 

@@ -1,0 +1,1 @@
+"""Sources of data, one module each; har_assets.dataset.source has the table of them."""
