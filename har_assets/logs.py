@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
-from dagster._core.errors import DagsterInvariantViolationError
+
+from har_assets.graph.dagster_private import failure_reason
 
 LOG_FILE_VARIABLE = "HAR_LOG_FILE"
 """Environment variable: file to which lines are appended; without it they go to standard output."""
@@ -55,8 +56,8 @@ def line_of(record: logging.LogRecord) -> dict[str, Any]:
         "job": told.get("job_name"),
         "step": told.get("step_key"),
         "assets": _assets(event),
-        "event": event.event_type_value.replace("PIPELINE_", "RUN_") if event else None,  # runs were once called so
-        "error": _error(event),
+        "event": event.event_type.value.replace("PIPELINE_", "RUN_") if event else None,  # runs were once called so
+        "error": failure_reason(event) if event and event.is_step_failure else None,
         "host": os.uname().nodename,
         "process": record.process,
     }
@@ -69,12 +70,5 @@ def _assets(event: dg.DagsterEvent | None) -> list[str]:
         return [event.asset_key.to_user_string()]
     try:
         return sorted(key.to_user_string() for key in dg.AssetExecutionContext.get().selected_asset_keys)
-    except DagsterInvariantViolationError:  # outside a step, or in an op that makes no asset
+    except dg.DagsterInvariantViolationError:  # outside a step, or in an op that makes no asset
         return []
-
-
-def _error(event: dg.DagsterEvent | None) -> str | None:
-    if event is None or not event.is_step_failure:
-        return None
-    data = event.step_failure_data
-    return (data.user_failure_data.description if data.user_failure_data else None) or data.error_display_string

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import dagster as dg
-from dagster._core.errors import DagsterUserCodeProcessError
-from dagster_shared.error import SerializableErrorInfo
 
 from har_assets.errors import HarError, PassingError
+from har_assets.graph.dagster_private import DagsterUserCodeProcessError, SerializableErrorInfo
 
 
 class SentenceFailure(dg.Failure, DagsterUserCodeProcessError):  # noqa: N818 - named as its parent
-    """A dagster.Failure that is shown as its sentence, without the stack trace that says nothing to its reader.
+    """A dagster.Failure that is shown as its sentence, without a stack trace, which would not help its reader.
 
     Dagster shows the one error info of a DagsterUserCodeProcessError in place of the exception's own.
     """

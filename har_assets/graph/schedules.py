@@ -3,6 +3,7 @@
 import dagster as dg
 
 from har_assets.graph.automation import last_configuration, time_zone
+from har_assets.graph.dagster_private import assets_of_job
 from har_assets.graph.resources.store import ArtifactStore
 
 EVALUATION = ("test_predictions", "evaluation_report")
@@ -20,7 +21,7 @@ EVALUATION = ("test_predictions", "evaluation_report")
 def weekly_retraining(context: dg.ScheduleEvaluationContext, store: ArtifactStore) -> dg.RunRequest:
     """Ask for the whole road."""
     assert context.repository_def is not None
-    keys = context.repository_def.get_job("whole_road").asset_layer.selected_asset_keys
+    keys = assets_of_job(context.repository_def, "whole_road")
     return dg.RunRequest(run_config=last_configuration(store, context.repository_def, keys))
 
 

@@ -14,14 +14,16 @@ import time
 from pathlib import Path
 
 import dagster as dg
-from dagster import (
-    DagsterInstance,
-    DagsterRun,
-    DagsterRunStatus,
-    RunsFilter,
-)
-from dagster._core.storage.tags import HIDDEN_TAG_PREFIX
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
+from har_assets.graph.dagster_private import (
+    HIDDEN_TAG_PREFIX,
+    fail_run,
+    free_slots_of,
+    hand_out_free_slots,
+    module_of_run,
+    slot_holders,
+)
 from har_assets.system.processes import process_name, this_host
 from har_assets.tracking.outbox import settle
 
@@ -50,11 +52,10 @@ def is_dead(run: DagsterRun) -> bool:
 def is_mute(record: dg.RunRecord) -> bool:
     """True when a run of this graph was started and then killed before its executor noted its process."""
     run = record.dagster_run
-    pointer = run.job_code_origin.repository_origin.code_pointer if run.job_code_origin else None
     return (
         run.status == DagsterRunStatus.STARTED
         and PROCESS_TAG not in run.tags
-        and str(getattr(pointer, "module", "")).partition(".")[0] == "har_assets"
+        and module_of_run(run).partition(".")[0] == "har_assets"
         and record.start_time is not None
         and time.time() - record.start_time > MUTE_S
     )
@@ -81,7 +82,7 @@ def release_dead_runs(instance: DagsterInstance) -> list[str]:
     dead = dead_runs(instance)
     for run in dead:
         process = f"process {run.tags[PROCESS_TAG]}" if PROCESS_TAG in run.tags else "process"
-        instance.report_run_failed(run, f"Its {process} ended without a word (killed?).")
+        fail_run(instance, run, f"Its {process} ended without a word (killed?).")
     free_lost_slots(instance)
     # Last, as MLflow may be slow or away.
     for outbox in {run.tags[OUTBOX_TAG] for run in dead if OUTBOX_TAG in run.tags}:
@@ -95,21 +96,11 @@ def free_lost_slots(instance: DagsterInstance) -> None:
     Dagster frees a slot, forgets who had it and tells the next step that waits in three transactions. Its own
     clean-up finds holders by the second, and nobody repeats the third.
     """
-    storage = instance.event_log_storage
-    if not storage.supports_global_concurrency_limits:
-        return
-    pools = storage.get_concurrency_keys()
-    holders = storage.get_concurrency_run_ids()
-    for pool in pools:
-        holders |= storage.get_concurrency_info(pool).active_run_ids
-    for run_id in holders:
+    for run_id in slot_holders(instance):
         holder = instance.get_run_by_id(run_id)
         if holder is None or holder.is_finished:
-            storage.free_concurrency_slots_for_run(run_id)
-    for pool in pools:
-        found = storage.get_concurrency_info(pool)
-        for _ in range(min(found.pending_step_count, found.slot_count - found.assigned_step_count)):
-            storage.assign_pending_steps([pool])  # type: ignore[attr-defined]
+            free_slots_of(instance, run_id)
+    hand_out_free_slots(instance)
 
 
 def end_with_run(instance: DagsterInstance, run_id: str) -> None:

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import dagster as dg
-from dagster._core.definitions.executor_definition import multiple_process_executor_requirements
-from dagster._core.events import DagsterEvent, EngineEventData
-from dagster._core.execution.context.system import IStepContext
-from dagster._core.execution.plan.objects import StepRetryData
-from dagster._core.execution.plan.state import KnownExecutionState
-from dagster._core.execution.retries import RetryMode
-from dagster._core.executor.base import Executor
-from dagster._core.executor.step_delegating import (
-    CheckStepHealthResult,
-    StepDelegatingExecutor,
-    StepHandler,
-    StepHandlerContext,
-)
-from dagster_shared.error import SerializableErrorInfo
+from dagster import DagsterEvent, Executor
 
 from har_assets.cluster.address import RAY_VARIABLE, cluster_address, connect, nodes_of
 from har_assets.cluster.needs import NEEDS_TAG
 from har_assets.cluster.training import PLACE_VARIABLE, node_needs, options_of
 from har_assets.errors import HarError
+from har_assets.graph.dagster_private import (
+    CheckStepHealthResult,
+    ContextWithTags,
+    IStepContext,
+    KnownExecutionState,
+    RetryMode,
+    SerializableErrorInfo,
+    StepDelegatingExecutor,
+    StepHandler,
+    StepHandlerContext,
+    attempts_of,
+    events_are_in_a_file,
+    log_of_engine,
+    retry_event,
+)
 from har_assets.graph.failures import SentenceFailure
 from har_assets.graph.running.executor import SurvivingExecutor
 from har_assets.store.bucket import DEFAULT_ROOT, ROOT_VARIABLE
@@ -54,7 +56,7 @@ SENT = (
 """Settings of the deployment that go with each step, so that they are chosen in one place."""
 
 
-@dg.executor(name="surviving_ray", requirements=multiple_process_executor_requirements())
+@dg.executor(name="surviving_ray", requirements=dg.multiple_process_executor_requirements())
 def surviving_ray_executor(init_context: dg.InitExecutorContext) -> Executor:
     """A Ray job a step, on a node that has what it needs; neither a killed run nor a dead node blocks the next one."""
     try:
@@ -71,7 +73,7 @@ def _refuse_what_nodes_do_not_share(instance: dg.DagsterInstance) -> None:
             f"{RAY_VARIABLE} is set and {ROOT_VARIABLE} is {root!r}, a folder of each node: set it to an address such "
             "as s3://bucket/prefix."
         )
-    if "Sqlite" in type(instance.event_log_storage).__name__:
+    if events_are_in_a_file(instance):
         raise HarError(
             f"{RAY_VARIABLE} is set and Dagster's storage is a file of this machine: take deploy/dagster.yaml, which "
             "names a PostgreSQL server."
@@ -96,22 +98,9 @@ class NodeExecutor(StepDelegatingExecutor):
         if "exit code 127" in err_info.message:  # of the shell
             sentence = "A node does not find the program `dagster`: start Ray there in the activated environment."
             err_info = SerializableErrorInfo(f"{sentence}\n", stack=[], cls_name="Failure")
-        elif known_state.get_retry_state().get_attempt_count(step_context.step.key) < NODE_DEATHS:
-            return DagsterEvent.step_retry_event(step_context, StepRetryData(error=err_info, seconds_to_wait=0))  # type: ignore[no-untyped-call]
+        elif attempts_of(known_state, step_context.step.key) < NODE_DEATHS:
+            return retry_event(step_context, err_info)
         return super().log_failure_or_retry_event_after_error(step_context, err_info, known_state)
-
-
-class _Fitted(StepHandlerContext):
-    """The same context with other needs of its steps."""
-
-    def __init__(self, context: StepHandlerContext, wanted: str) -> None:
-        self.__dict__ = dict(context.__dict__)
-        self._wanted = wanted
-
-    @property
-    def step_tags(self) -> Mapping[str, Mapping[str, str]]:
-        """Tags of each step by its key."""
-        return {key: {**tags, NEEDS_TAG: self._wanted} for key, tags in super().step_tags.items()}
 
 
 def _step_handler(client: JobSubmissionClient) -> StepHandler:
@@ -144,8 +133,7 @@ def _step_handler(client: JobSubmissionClient) -> StepHandler:
             """Run, step and attempt; dagster-ray's 8 digits of a hash meet after some ten thousand steps."""
             arguments = step_handler_context.execute_step_args
             (step,) = step_handler_context.step_tags
-            retries = arguments.known_state.get_retry_state().get_attempt_count(step) if arguments.known_state else 0
-            return f"har-{arguments.run_id}-{step}-{retries + 1}"
+            return f"har-{arguments.run_id}-{step}-{attempts_of(arguments.known_state, step) + 1}"
 
         def launch_step(self, step_handler_context: StepHandlerContext) -> Iterator[DagsterEvent]:
             """Submit the step, without what no node of the cluster has."""
@@ -155,21 +143,20 @@ def _step_handler(client: JobSubmissionClient) -> StepHandler:
             custom = {name: amount for name, amount in (wanted.resources or {}).items() if name in self.offered}
             fitted = RayExecutionConfig(
                 runtime_env=wanted.runtime_env,
-                num_cpus=1
-                if wanted.num_cpus is None
-                else wanted.num_cpus,  # with nothing asked for Ray takes the head node for every step
+                # With nothing asked for Ray takes the head node for every step.
+                num_cpus=1 if wanted.num_cpus is None else wanted.num_cpus,
                 num_gpus=wanted.num_gpus if "GPU" in self.offered else None,
                 memory=wanted.memory,
                 resources=custom or None,
             )
             if wanted.num_gpus and not fitted.num_gpus:
-                DagsterEvent.engine_event(
+                log_of_engine(
                     step_handler_context.get_step_context(step),
                     "No node of the Ray cluster has a GPU: the step goes to CPUs.",
-                    EngineEventData(),
                 )
             self._ended.discard(step)
-            yield from super().launch_step(_Fitted(step_handler_context, fitted.model_dump_json()))
+            tags = {**step_handler_context.step_tags[step], NEEDS_TAG: fitted.model_dump_json()}
+            yield from super().launch_step(ContextWithTags(step_handler_context, {step: tags}))
 
         def _with_training(
             self, step_handler_context: StepHandlerContext, step: str, wanted: RayExecutionConfig

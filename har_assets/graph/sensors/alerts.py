@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
-from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus, RunRecord, RunsFilter
-from dagster._core.storage.tags import HIDDEN_TAG_PREFIX
+from dagster import DagsterInstance, DagsterRunStatus, RunRecord, RunsFilter
 
+from har_assets.graph.dagster_private import HIDDEN_TAG_PREFIX, add_run_tags, failure_reason, failures_of
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.sensors.delivery import (
     GIVE_UP_S,
@@ -28,6 +28,7 @@ from har_assets.graph.sensors.delivery import (
     Way,
     ways,
 )
+from har_assets.graph.sensors.tick_alerts import deliver_ticks
 
 SENT_TAG = f"{HIDDEN_TAG_PREFIX}har_alert_"
 """Beginning of the tag of a run that says when its message was sent, by way of sending."""
@@ -39,20 +40,11 @@ OVERLAP_S = 600.0
 def message_of(instance: DagsterInstance, record: RunRecord, url: str) -> dict[str, Any]:
     """What is sent of a failed run: `run_id`, `job`, `assets`, `failures` (step and reason), times, `url`, `text`."""
     run = record.dagster_run
-    failures: list[dict[str, str]] = []
-    ended = ""
-    for entry in instance.all_logs(run.run_id, of_type={DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE}):
-        event = entry.dagster_event
-        if event is None:
-            continue
-        if event.is_step_failure:
-            data = event.step_failure_data
-            said = data.user_failure_data.description if data.user_failure_data else data.error_display_string
-            failures.append({"step": event.step_key or "", "reason": (said or "no reason given")[:LONGEST_REASON]})
-        else:
-            ended = event.message or ""
-    if not failures:
-        failures = [{"step": "", "reason": (ended or "no reason given")[:LONGEST_REASON]}]
+    events = failures_of(instance, run.run_id)
+    reasons = [(event.step_key or "", failure_reason(event)) for event in events if event.is_step_failure]
+    if not reasons:  # the run itself has failed: its process was killed, or it could not start
+        reasons = [("", next((event.message or "" for event in reversed(events)), ""))]
+    failures = [{"step": step, "reason": (said or "no reason given")[:LONGEST_REASON]} for step, said in reasons]
     assets = sorted(key.to_user_string() for key in run.asset_selection or ())
     lines = [": ".join(filter(None, (entry["step"], entry["reason"]))) for entry in failures]
     return {
@@ -97,7 +89,7 @@ def deliver(
             run_id = record.dagster_run.run_id
             if now - _failed_at(record) > GIVE_UP_S:
                 done.faults.append(f"the {way.name} of run {run_id} was given up after a day")
-                instance.add_run_tags(run_id, {SENT_TAG + way.name: "given up"})
+                add_run_tags(instance, run_id, {SENT_TAG + way.name: "given up"})
                 continue
             try:
                 way.send(message_of(instance, record, link.dagster_url(run_id)))
@@ -108,7 +100,7 @@ def deliver(
                     break
             else:
                 done.sent += 1
-                instance.add_run_tags(run_id, {SENT_TAG + way.name: _time(now)})
+                add_run_tags(instance, run_id, {SENT_TAG + way.name: _time(now)})
             if time.monotonic() > until and number + 1 < len(waiting):
                 done.look_from = min(done.look_from, _failed_at(waiting[number + 1]))
                 break
@@ -128,8 +120,6 @@ def deliver(
 )
 def alert_sensor(context: dg.SensorEvaluationContext, mlflow: MlflowTracking) -> dg.SkipReason:
     """Send the messages of failed runs and of failed ticks."""
-    from har_assets.graph.sensors.tick_alerts import deliver_ticks
-
     by = ways()
     now = time.time()
     state: dict[str, Any] = json.loads(context.cursor) if context.cursor else {"on_since": now, "look_from": now}

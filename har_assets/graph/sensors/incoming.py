@@ -13,14 +13,16 @@ from dataclasses import asdict, dataclass
 
 import dagster as dg
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
-from dagster._core.storage.tags import (
-    ASSET_PARTITION_RANGE_END_TAG,
-    ASSET_PARTITION_RANGE_START_TAG,
-    RUN_KEY_TAG,
-)
 
 from har_assets.errors import HarError
 from har_assets.graph.assets.incoming import INCOMING_PARTITIONS, NAME
+from har_assets.graph.dagster_private import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    RUN_KEY_TAG,
+    existing_partitions,
+    page_of_partitions,
+)
 from har_assets.graph.resources.incoming import INTERVAL_VARIABLE, IncomingVideos
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.graph.running.dead_runs import is_dead, release_dead_runs
@@ -36,16 +38,17 @@ def state_of_runs(instance: DagsterInstance) -> Callable[[str], RunState]:
     """How the run with a run key stands. A run of a killed process is ended first, so that it does not wait for it."""
 
     def state(run_key: str) -> RunState:
-        runs = instance.get_runs(RunsFilter(tags={RUN_KEY_TAG: run_key}), limit=1)
-        if runs and not runs[0].is_finished and is_dead(runs[0]):
+        records = instance.get_run_records(RunsFilter(tags={RUN_KEY_TAG: run_key}), limit=1)
+        run = records[0].dagster_run if records else None
+        # A run that was created and not launched is launched by the same request.
+        if run is None or run.status == DagsterRunStatus.NOT_STARTED:
+            return RunState.ABSENT
+        if run.is_finished:
+            return RunState.SUCCEEDED if run.is_success else RunState.FAILED
+        if is_dead(run):
             release_dead_runs(instance)
             return RunState.FAILED
-        # A run that was created and not launched is launched by the same request.
-        if not runs or runs[0].status == DagsterRunStatus.NOT_STARTED:
-            return RunState.ABSENT
-        if not runs[0].is_finished:
-            return RunState.RUNNING
-        return RunState.SUCCEEDED if runs[0].is_success else RunState.FAILED
+        return RunState.RUNNING
 
     return state
 
@@ -119,7 +122,7 @@ def partition_requests(
         requests.append(INCOMING_PARTITIONS.build_delete_request(list(dict.fromkeys(plan.forgotten))))
     if plan.request:
         partitions = list(plan.request.partitions)
-        there = instance.event_log_storage.get_existing_dynamic_partitions(PARTITIONS, partitions)
+        there = existing_partitions(instance, PARTITIONS, partitions)
         if not (plan.request.repeated and len(there) == len(partitions)):
             # At once, as a tick may not ask for taking a key away and adding it. Should this tick go no further, the
             # same request is made again by the next one, which adds what is missing.
@@ -166,12 +169,10 @@ def new_model_sensor(
     says = walk.look_at_run(state_of_runs(context.instance), time.time(), context.log.error)
     if not walk.done and not says:
         # Fetched again for each attempt: the first or last key of a range may be gone by then.
-        page = context.instance.get_paginated_dynamic_partitions(
-            PARTITIONS, limit=incoming.videos_a_run, ascending=True, cursor=walk.page
-        )
-        if page.results:
-            walk.asked, walk.next_page, walk.more = True, page.cursor, page.has_more
-            request = run_request(walk.run_key, page.results[0], page.results[-1], len(page.results))
+        keys, cursor, more = page_of_partitions(context.instance, PARTITIONS, incoming.videos_a_run, walk.page)
+        if keys:
+            walk.asked, walk.next_page, walk.more = True, cursor, more
+            request = run_request(walk.run_key, keys[0], keys[-1], len(keys))
             return dg.SensorResult(run_requests=[request], cursor=walk.to_json())
         walk.done = True
     says = says or f"All videos have been predicted by onnx_model {onnx.folder.name}."

@@ -5,15 +5,21 @@ the last one at the earliest. What has been sent by which way is in the cursor o
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from dagster import DagsterInstance
-from dagster._core.definitions.run_request import InstigatorType
-from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick, TickStatus
-from dagster_shared.error import SerializableErrorInfo
 
+from har_assets.graph.dagster_private import (
+    InstigatorState,
+    InstigatorTick,
+    InstigatorType,
+    SerializableErrorInfo,
+    TickStatus,
+    newest_tick,
+    newest_ticks,
+)
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.sensors.delivery import GIVE_UP_S, LONGEST_REASON, TICK_S, Delivery, UndeliveredError, Way
 
@@ -39,7 +45,7 @@ def deliver_ticks(
     Returns what was done, and what is told now: only of what has failed within the last day, so it stays small.
     """
     done = Delivery()
-    failed = list(newest_failures(instance, max(since, now - GIVE_UP_S)))
+    failed = newest_ticks(instance, [TickStatus.FAILURE], after=max(since, now - GIVE_UP_S))
     known: Told = {}
     for way in by:
         before = told.get(way.name, {})
@@ -62,14 +68,6 @@ def deliver_ticks(
     return done, known
 
 
-def newest_failures(instance: DagsterInstance, since: float) -> Iterator[tuple[InstigatorState, InstigatorTick]]:
-    """Every sensor and schedule that has failed after `since` (seconds of the epoch), with its newest failed tick."""
-    for state in instance.all_instigator_state():
-        ticks = _ticks(instance, state, [TickStatus.FAILURE], after=since)
-        if ticks:
-            yield state, ticks[0]
-
-
 def _is_news(
     instance: DagsterInstance, state: InstigatorState, tick: InstigatorTick, told: float | None, now: float
 ) -> bool:
@@ -78,14 +76,7 @@ def _is_news(
     if tick.timestamp <= told or now - told < QUIET_S:
         return False
     good = [TickStatus.SUCCESS, TickStatus.SKIPPED]
-    return bool(_ticks(instance, state, good, after=told, before=tick.timestamp))
-
-
-def _ticks(
-    instance: DagsterInstance, state: InstigatorState, statuses: Sequence[TickStatus], **limits: float
-) -> Sequence[InstigatorTick]:
-    """The newest of these ticks, or none."""
-    return instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1, statuses=statuses, **limits)
+    return newest_tick(instance, state, good, after=told, before=tick.timestamp) is not None
 
 
 def message_of_tick(state: InstigatorState, tick: InstigatorTick, link: MlflowTracking) -> dict[str, Any]:
