@@ -8,12 +8,12 @@ BIN := $(VENV)/bin
 
 help:
 	@echo "make demo       build every asset on the built-in synthetic sample (installs first)"
-	@echo "make test       lint, types, import contracts, tests, the sample road (installs first)"
+	@echo "make test       lint, types, import contracts, definitions, tests, the sample pipeline (installs first)"
 	@echo "make test-full  the same with the long tests: fuzzing, kills"
-	@echo "make licences   write docs/licences.md anew, after a change of requirements.lock"
+	@echo "make licences   write docs/licences.md again, after a change of requirements.lock"
 	@echo "make audit      look for known vulnerabilities in what is locked (asks a database on the network)"
 	@echo "make install    environment $(VENV) from requirements.lock"
-	@echo "make clean      remove everything that demo and test have made, the environment excepted"
+	@echo "make clean      remove everything that demo and test have made, except the environment"
 
 install: $(VENV)/.installed
 
@@ -43,6 +43,8 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	# The graph as a code server loads it. DAGSTER_HOME: the telemetry of `dg` is off in dagster.yaml.
+	DAGSTER_HOME=$(CURDIR) $(BIN)/dg check defs
 
 # A process a core (tests that share something costly stay in one), so one thread each.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --no-loadscope-reorder
@@ -57,7 +59,8 @@ licences: $(VENV)/.installed
 	$(BIN)/python -m tools.licences > docs/licences.md
 
 # Not part of `make test`: it asks the vulnerability database of PyPI, and its answer changes without a commit.
-# --strict: without it, packages that the database could not be asked about are "no known vulnerabilities".
+# --strict: a package about which the database gives no answer fails it, and is named. Without --strict it would count
+# as one without known vulnerabilities.
 audit: $(VENV)/.installed
 	$(BIN)/python -m venv .venv-audit
 	.venv-audit/bin/pip install --quiet 'pip-audit>=2.9'

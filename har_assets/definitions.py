@@ -19,7 +19,7 @@ from har_assets.graph.assets.report import evaluation_report
 from har_assets.graph.assets.serving import serving_model
 from har_assets.graph.assets.splits import hmdb51_benchmark, split_evaluation
 from har_assets.graph.assets.training import pretrained_weights, trained_checkpoint
-from har_assets.graph.jobs import JOBS
+from har_assets.graph.jobs import ASSET_JOBS, OP_JOBS
 from har_assets.graph.resources.dvc import Dvc
 from har_assets.graph.resources.incoming import IncomingVideos
 from har_assets.graph.resources.mlflow import MlflowTracking
@@ -59,7 +59,7 @@ RESOURCES = {
 defs = dg.Definitions(
     assets=ASSETS,
     asset_checks=[data_unspoiled],
-    jobs=JOBS,
+    jobs=[*ASSET_JOBS, *OP_JOBS],
     schedules=SCHEDULES,
     sensors=SENSORS,
     resources=RESOURCES,

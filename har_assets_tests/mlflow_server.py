@@ -102,3 +102,11 @@ def files_of(uri: str, run_id: str) -> set[str]:
         return found
 
     return below(None)
+
+
+def status_in(uri: str, run_id: str) -> str:
+    """The status that a store has of a run."""
+    from mlflow import MlflowClient
+
+    found: str = MlflowClient(uri).get_run(run_id).info.status
+    return found

@@ -175,7 +175,7 @@ def test_the_image_has_a_user_a_check_and_the_lock(instructions: list[dict[str, 
     assert not any(each["instruction"] in ("ADD", "VOLUME") for each in instructions)
     stages = {each["value"].split(" AS ")[-1] for each in instructions if each["instruction"] == "FROM"}
     assert {"packages_cpu", "packages_gpu", "app"} <= stages
-    assert COMPOSE["services"]["worker"]["build"]["args"] == {"DEVICE": "cpu"}
+    assert COMPOSE["services"]["worker"]["build"]["args"] == {"DEVICE": "cpu", "TORCH_INDEX": "${TORCH_INDEX:-}"}
 
 
 def test_what_the_cpu_image_leaves_out_is_nvidias_alone() -> None:

@@ -116,3 +116,17 @@ def test_the_package_says_that_it_is_typed(tmp_path: Path) -> None:
         ["git", "ls-files", "har_assets/py.typed"], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
     assert listed.returncode != 0 or listed.stdout, "not committed"
+
+
+def test_no_host_of_a_package_registry_is_named() -> None:
+    """Packages come through pip and apt, as whoever runs them has set these up."""
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    named = {}
+    for name in filter(None, tracked.stdout.split("\0")):
+        path = REPOSITORY / name
+        text = path.read_text(errors="replace") if path.is_file() else ""
+        hosts = set(re.findall(r"https?://([\w.-]+)", text))
+        named[name] = {
+            host for host in hosts if re.match(r"(pypi|files\.python|registry|index|conda|download\.py)", host)
+        }
+    assert {name: hosts for name, hosts in named.items() if hosts} == {}

@@ -22,7 +22,9 @@ def test_nothing_heavy_is_imported(statement: str) -> None:
     assert imported_by(statement) == []
 
 
-@pytest.mark.parametrize("module", ["har_assets.cli", "har_assets.runtime", "har_assets.training.request"])
+@pytest.mark.parametrize(
+    "module", ["har_assets.cli", "har_assets.runtime", "har_assets.tracking.run", "har_assets.training.request"]
+)
 def test_inference_and_training_do_not_import_dagster(module: str) -> None:
     code = f"import {module}, sys; sys.exit('dagster' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

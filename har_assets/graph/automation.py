@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.sensor_definition import SensorExecutionData
 
 from har_assets.errors import HarError
 from har_assets.graph.asset import CONFIGS
+from har_assets.graph.dagster_private import SensorExecutionData, with_run_config
 from har_assets.graph.resources.store import ArtifactStore
 
 logger = logging.getLogger(__name__)
@@ -52,8 +52,8 @@ def last_configuration(
     conf/hmdb51.yaml by one for the sample. An asset that was not made yet gets the defaults.
     """
     ops = {}
-    nodes = [repository.asset_graph.get(key) for key in keys]
-    for definition in {id(node.assets_def): node.assets_def for node in nodes if node.is_materializable}.values():
+    definitions = [repository.assets_defs_by_key[key] for key in keys if key in repository.assets_defs_by_key]
+    for definition in {id(definition): definition for definition in definitions}.values():
         found = [made for key in definition.keys if (made := store.folder.find_latest(key.to_user_string()))]
         if not found:
             continue
@@ -66,30 +66,19 @@ def last_configuration(
 class ContinuingSensor(dg.AutomationConditionSensorDefinition):
     """Evaluates automation conditions; the runs that it asks for go on with the last configuration of each asset."""
 
+    @property
+    def required_resource_keys(self) -> set[str]:
+        """The store, which holds the last configurations."""
+        return {"store"}
+
     def evaluate_tick(self, context: dg.SensorEvaluationContext) -> SensorExecutionData:
         """The requests of a tick, each with a configuration."""
         tick = super().evaluate_tick(context)
         if not tick.run_requests:
             return tick
-        assert context.repository_def is not None
-        store = context.repository_def.get_top_level_resources()["store"]
-        with dg.build_resources({"store": store}, instance=context.instance) as made:
-            requests = [
-                request.with_replaced_attrs(
-                    run_config=last_configuration(made.store, context.repository_def, request.asset_selection or ())
-                )
-                for request in tick.run_requests
-            ]
-        return SensorExecutionData(
-            run_requests=requests,
-            skip_message=tick.skip_message,
-            cursor=tick.cursor,
-            dagster_run_reactions=tick.dagster_run_reactions,
-            log_key=tick.log_key,
-            dynamic_partitions_requests=tick.dynamic_partitions_requests,
-            asset_events=tick.asset_events,
-            automation_condition_evaluations=tick.automation_condition_evaluations,
-        )
+        repository, store = context.repository_def, context.resources.store
+        assert repository is not None
+        return with_run_config(tick, lambda keys: last_configuration(store, repository, keys))
 
 
 def _automation_sensor() -> ContinuingSensor:

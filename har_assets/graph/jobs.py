@@ -1,10 +1,9 @@
-"""A job for each command of the original project, and the whole road."""
+"""A job for each command of the original project, and jobs to build everything, promote and prune."""
 
 from __future__ import annotations
 
 import dagster as dg
 from dagster import AssetSelection
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from har_assets.graph.ops.infer import infer, infer_from_onnx, infer_ml_flow
 from har_assets.graph.ops.promote import promote, rollback
@@ -17,7 +16,7 @@ def _with_dvc(mode: str) -> dict[str, object]:
     return {"ops": {"video_clips": {"config": {"dvc": mode}}}}
 
 
-JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
+ASSET_JOBS = [
     dg.define_asset_job(
         "download_data",
         AssetSelection.assets("raw_archive", "video_clips"),
@@ -63,10 +62,8 @@ JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
         AssetSelection.assets("trt_engine", "evaluation_report").upstream(),
         description="From the archive to the engine and the evaluation report.",
     ),
-    infer_from_onnx,
-    infer_ml_flow,
-    infer,
-    promote,
-    rollback,
-    prune_artifacts,
 ]
+"""Jobs that make assets."""
+
+OP_JOBS = [infer_from_onnx, infer_ml_flow, infer, promote, rollback, prune_artifacts]
+"""Jobs that make none."""

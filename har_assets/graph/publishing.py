@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from har_assets.graph.asset import AssetConfig
+from har_assets.graph.dagster_private import add_run_tags
 from har_assets.graph.failures import failures_in_words
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
@@ -125,7 +126,7 @@ def model_run(
 def note_outbox(context: dg.AssetExecutionContext, store: ArtifactStore, mlflow: MlflowTracking) -> None:
     """Tell whoever finds this Dagster run dead where its MLflow run can be ended."""
     folder = mlflow.outbox_folder(store.project_folder)
-    context.instance.add_run_tags(context.run.run_id, {OUTBOX_TAG: str(folder)})
+    add_run_tags(context.instance, context.run.run_id, {OUTBOX_TAG: str(folder)})
 
 
 def result_of(artifact: Artifact, unchanged: bool) -> dg.MaterializeResult:

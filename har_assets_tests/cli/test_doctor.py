@@ -342,9 +342,9 @@ def test_mlflow_database(project: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.slow
 def test_an_mlflow_server_that_is_away_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from har_assets.graph.resources.mlflow import MlflowTracking
+    from har_assets.tracking.run import Tracking
 
-    monkeypatch.setattr(MlflowTracking, "uri", lambda self, project: "http://127.0.0.1:9")
+    monkeypatch.setattr(Tracking, "uri", lambda self, project: "http://127.0.0.1:9")
     found = services.check_mlflow_database(project)
     assert isinstance(found, Finding)
     assert state(found) == "warning"
@@ -352,9 +352,9 @@ def test_an_mlflow_server_that_is_away_is_named(project: Path, monkeypatch: pyte
 
 
 def test_a_sound_mlflow_database(project: Path) -> None:
-    from har_assets.graph.resources.mlflow import MlflowTracking
+    from har_assets.tracking.run import Tracking
 
-    MlflowTracking().create_database(project)
+    Tracking().create_database(project)
     found = services.check_mlflow_database(project)
     assert isinstance(found, Finding)
     assert state(found) == "ok"

@@ -262,7 +262,8 @@ def test_automatic_runs_go_on_with_the_last_configuration(
         world.everything_made()
 
         def tick(cursor: str | None) -> Any:
-            with dg.build_sensor_context(instance, cursor, repository_def=repository) as context:
+            resources = {"store": ArtifactStore()}
+            with dg.build_sensor_context(instance, cursor, repository_def=repository, resources=resources) as context:
                 return automation.automation_sensor.evaluate_tick(context)
 
         cursor = tick(None).cursor

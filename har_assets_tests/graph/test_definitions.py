@@ -1,5 +1,9 @@
 """The graph itself: what depends on what, what is a snapshot, when schedules fire."""
 
+import json
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -134,3 +138,50 @@ def test_fields_of_the_training_configuration_reach_the_training() -> None:
     spec = {"network", "num_frames", "frame_height", "frame_width"}
     assert set(TrainingConfig.model_fields) == {*TrainingOptions.model_fields, *spec, "pretrained", "force"}
     assert set(TrainingOptions.model_fields) <= set(TrainingRequest.model_fields)
+
+
+def test_loading_the_graph_warns_of_nothing_that_it_uses() -> None:
+    """`dg check defs` shows no warnings: what is beta, or on its way out, is named here."""
+    code = (
+        "import json, warnings\n"
+        "with warnings.catch_warnings(record=True) as found:\n"
+        "    warnings.simplefilter('always')\n"
+        "    from har_assets import defs\n"
+        "    defs.get_repository_def()\n"
+        "print(json.dumps([[entry.filename, entry.category.__module__, str(entry.message)] for entry in found]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ours = [
+        message
+        for file, kind, message in json.loads(done.stdout.splitlines()[-1])
+        # Dagster's own kinds name what we call, whatever frame they are raised in.
+        if kind.startswith("dagster") or "/har_assets/" in file
+    ]
+    assert ours == []
+
+
+@pytest.mark.slow
+def test_dg_check_defs_fails_for_a_graph_that_lacks_a_resource(tmp_path: Path) -> None:
+    """The command of `make lint`, for a copy of the graph without the resource `dvc`."""
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.dg]\ndirectory_type = "project"\n'
+        '[tool.dg.project]\nroot_module = "broken"\ncode_location_target_module = "broken.definitions"\n'
+    )
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/__init__.py").touch()
+    (tmp_path / "broken/definitions.py").write_text(
+        "import dagster as dg\n"
+        "from har_assets.definitions import ASSETS, RESOURCES\n"
+        "defs = dg.Definitions(assets=ASSETS, resources={n: r for n, r in RESOURCES.items() if n != 'dvc'})\n"
+    )
+    done = subprocess.run(
+        [Path(sys.executable).with_name("dg"), "check", "defs"],
+        cwd=tmp_path,
+        env={**os.environ, "DAGSTER_HOME": str(tmp_path), "PYTHONPATH": f"{tmp_path}:{REPOSITORY}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout
+    assert "resource with key 'dvc' required by op 'raw_archive' was not provided" in done.stdout + done.stderr

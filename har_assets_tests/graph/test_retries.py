@@ -12,7 +12,7 @@ import pytest
 from har_assets import defs, errors
 from har_assets.dataset.dvc import files_of
 from har_assets.errors import HarError, PassingError
-from har_assets.graph import publishing
+from har_assets.graph import failures
 from har_assets.graph.failures import RETRY_PAUSES_S, failures_in_words
 from har_assets.graph.resources.dvc import Dvc
 from har_assets_tests.graph.resources.test_dvc import add, fill, make_project, quiet
@@ -21,7 +21,7 @@ from har_assets_tests.project import Project, make_own_videos, materialize_here
 
 @pytest.fixture
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publishing, "RETRY_PAUSES_S", (0.0,) * len(RETRY_PAUSES_S))
+    monkeypatch.setattr(failures, "RETRY_PAUSES_S", (0.0,) * len(RETRY_PAUSES_S))
 
 
 def attempts(*errors_: BaseException | None) -> tuple[int, dg.ExecuteInProcessResult]:

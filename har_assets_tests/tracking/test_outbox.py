@@ -5,40 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from har_assets.errors import HarError
-from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.tracking.client import FAILED, FINISHED, KILLED, RUNNING, client_of, status_of
 from har_assets.tracking.outbox import Address, Outbox, UndeliveredError, opened, settle, unsettled
-from har_assets_tests.mlflow_server import files_of, steps_of
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Address of a database with an experiment."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    uri = f"sqlite:///{folder}/mlflow.db"
-    client_of(uri).create_experiment("har_assets", artifact_location=(folder / "files").as_uri())
-    return uri
-
-
-@pytest.fixture
-def run_id(database: str) -> str:
-    client = client_of(database)
-    created: str = client.create_run(client.get_experiment_by_name("har_assets").experiment_id).info.run_id
-    return created
-
-
-def status(uri: str, run_id: str) -> str:
-    found: str = client_of(uri).get_run(run_id).info.status
-    return found
+from har_assets_tests.mlflow_server import files_of, status_in, steps_of
 
 
 @pytest.mark.parametrize(
@@ -92,7 +66,7 @@ def test_everything_arrives_once_even_if_it_is_sent_twice(tmp_path: Path, databa
         file.write_bytes(b"another")  # what was entered is what is sent
         file.unlink()
         outbox.deliver()
-        assert status(database, run_id) == RUNNING
+        assert status_in(database, run_id) == RUNNING
         outbox.forget_sent()  # as if killed before it was noted that they had arrived
         outbox.enter_state(FINISHED)
         outbox.deliver()
@@ -138,7 +112,7 @@ def test_a_file_store_that_is_away_does_not_hold_up_the_status(tmp_path: Path, d
             outbox.enter_state(FINISHED)
             with pytest.raises(UndeliveredError):
                 outbox.deliver()
-            assert status(database, run_id) == FINISHED
+            assert status_in(database, run_id) == FINISHED
     finally:
         place.parent.unlink()
     assert [result.left for result in settle(tmp_path)] == [""]
@@ -190,126 +164,16 @@ def test_what_a_killed_writer_left_is_sent_and_its_run_is_killed(tmp_path: Path,
     try:
         assert settle(tmp_path) == [], "its writer lives"
         assert unsettled(tmp_path) == []
-        assert status(database, run_id) == RUNNING
+        assert status_in(database, run_id) == RUNNING
     finally:
         child.send_signal(signal.SIGKILL)
         child.communicate()
     assert unsettled(tmp_path) == [tmp_path / "box"]
     assert [result.left for result in settle(tmp_path)] == [""]
-    assert status(database, run_id) == KILLED
+    assert status_in(database, run_id) == KILLED
     assert steps_of(database, run_id, "loss") == [1, 2]
     assert list(tmp_path.iterdir()) == []
     assert settle(tmp_path) == []
-
-
-def in_threads(*functions: Callable[[], None]) -> None:
-    threads = [threading.Thread(target=function) for function in functions]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_two_steps_that_continue_a_run_at_once_leave_its_true_status(
-    tmp_path: Path, database: str, run_id: str, fails: bool
-) -> None:
-    mlflow = MlflowTracking(tracking_uri=database)
-    seen: list[str] = []
-    for _ in range(5):
-        both_in, one_out = threading.Barrier(2, timeout=60), threading.Barrier(2, timeout=60)
-
-        def engine(both_in: Any = both_in, one_out: Any = one_out) -> None:
-            with mlflow.continued_run(tmp_path, run_id, step="trt_engine") as run:
-                run.metrics({"a": 1.0})
-                both_in.wait()
-                one_out.wait()
-                seen.append(status(database, run_id))
-
-        def predictions(both_in: Any = both_in, one_out: Any = one_out) -> None:
-            try:
-                with mlflow.continued_run(tmp_path, run_id, step="test_predictions") as run:
-                    run.metrics({"b": 1.0})
-                    both_in.wait()
-                    if fails:
-                        raise ZeroDivisionError
-            except ZeroDivisionError:
-                pass
-            one_out.wait()
-
-        in_threads(engine, predictions)
-        assert seen[-1] == RUNNING, "one is done, the other is not"
-        assert status(database, run_id) == (FAILED if fails else FINISHED)
-    if fails:  # repeated with success, the failure is no longer what the run says
-        with mlflow.continued_run(tmp_path, run_id, step="test_predictions"):
-            pass
-        assert status(database, run_id) == FINISHED
-
-
-def test_steps_that_end_in_the_same_moment_leave_the_run_finished(tmp_path: Path, database: str, run_id: str) -> None:
-    mlflow = MlflowTracking(tracking_uri=database)
-
-    def step(name: str) -> None:
-        for _ in range(8):
-            with mlflow.continued_run(tmp_path, run_id, step=name):
-                pass
-
-    in_threads(*(lambda name=name: step(name) for name in ("onnx_model", "trt_engine", "test_predictions")))
-    assert status(database, run_id) == FINISHED
-    assert list((tmp_path / "mlflow_outbox").iterdir()) == []
-
-
-def test_a_step_downstream_says_how_it_ended(tmp_path: Path, database: str, run_id: str) -> None:
-    mlflow = MlflowTracking(tracking_uri=database, dagster_ui="http://dagster.example/")
-    with (
-        pytest.raises(KeyboardInterrupt),
-        mlflow.continued_run(tmp_path, run_id, step="onnx_model", dagster_run_id="abc"),
-    ):
-        raise KeyboardInterrupt
-    run = client_of(database).get_run(run_id)
-    assert run.info.status == KILLED
-    assert run.data.tags["step.onnx_model"] == "KILLED http://dagster.example/runs/abc"
-
-
-def test_a_step_downstream_outlives_the_server_and_refuses_a_wrong_one(tmp_path: Path, database: str) -> None:
-    said: list[str] = []
-    away = MlflowTracking(tracking_uri="http://127.0.0.1:9")
-    with away.continued_run(tmp_path, "0" * 32, step="onnx_model", report=said.append) as run:
-        run.metrics({"onnx_top1_agreement": 1.0})
-    assert len(said) == 2
-    assert "Connection refused" in said[0]
-    assert "`har mlflow-sync`" in said[1]
-    kept = [folder.name.split("-")[0] for folder in (tmp_path / "mlflow_outbox").iterdir()]
-    assert kept == ["onnx_model"]
-
-    wrong = MlflowTracking(tracking_uri=database)
-    with (
-        pytest.raises(HarError, match=r"has no run .* in which this model was trained"),
-        wrong.continued_run(tmp_path / "other", "0" * 32, step="onnx_model"),
-    ):
-        pytest.fail("the block is not to be entered")
-    assert list((tmp_path / "other/mlflow_outbox").iterdir()) == []
-
-
-def test_without_mlflow_a_step_downstream_logs_nowhere(tmp_path: Path) -> None:
-    with MlflowTracking(tracking_uri="").continued_run(tmp_path, "0" * 32) as run:
-        run.metrics({"a": 1.0})
-        run.file(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_links() -> None:
-    assert MlflowTracking(tracking_uri="http://mlflow:5000/").link("abc") == "http://mlflow:5000/#/runs/abc"
-    assert MlflowTracking().link("abc") == "abc, shown by `mlflow ui --backend-store-uri sqlite:///mlflow.db`"
-    assert MlflowTracking().link("") == ""
-
-
-def test_the_web_ui_of_dagster_is_named_by_config_or_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HAR_DAGSTER_UI", raising=False)
-    assert MlflowTracking().dagster_url("7") == "http://127.0.0.1:3000/runs/7"
-    monkeypatch.setenv("HAR_DAGSTER_UI", "https://dagster.example")
-    assert MlflowTracking().dagster_url("7") == "https://dagster.example/runs/7"
-    assert MlflowTracking(dagster_ui="http://here:1").dagster_url("7") == "http://here:1/runs/7"
 
 
 def test_an_outbox_of_another_process_is_not_taken(tmp_path: Path) -> None:

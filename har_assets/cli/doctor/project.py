@@ -82,16 +82,16 @@ def check_quota(project: Path) -> Finding:
 
 def check_pruning(project: Path) -> Finding:
     """Versions and abandoned work that `har prune` would remove."""
-    from har_assets.graph.resources.mlflow import MlflowTracking
     from har_assets.store.opening import open_store
     from har_assets.store.pruning import plan_pruning
     from har_assets.system.files import format_bytes
     from har_assets.tracking.registry import registered_versions
+    from har_assets.tracking.run import Tracking
 
     store = open_store(project=project)
     if store.remote is not None:  # whose every record would have to be read
         return Finding("pruning", OK, f"`har prune` looks at every record of {store.address}, and says what may go")
-    plan = plan_pruning(store.root, registered_versions(MlflowTracking().uri(project)))
+    plan = plan_pruning(store.root, registered_versions(Tracking().uri(project)))
     if not plan.candidates:
         return Finding("pruning", OK, f"nothing may go, {len(plan.kept)} versions are kept")
     found = f"{len(plan.candidates)} old versions or abandoned work, {format_bytes(plan.bytes)}"

@@ -75,11 +75,12 @@ def check_dagster_database(project: Path) -> list[Finding]:
     if not shared and not any((project / ".dagster").rglob("*.db")):
         return [Finding(name, WARNING, "not made yet", "har init")]
     try:
+        from har_assets.graph.dagster_private import count_runs, database_revisions
         from har_assets.graph.running.dead_runs import dead_runs
 
         with open_instance(project) as instance:
-            count = instance.get_runs_count()
-            revision, newest = instance.run_storage.alembic_version() or (None, None)
+            count = count_runs(instance)
+            revision, newest = database_revisions(instance)
             dead = [run.run_id[:8] for run in dead_runs(instance)]
             waiting = _waiting_for_nobody(instance)
     except Exception as error:  # noqa: BLE001 - whatever a broken database raises
@@ -117,18 +118,19 @@ def _waiting_for_nobody(instance: DagsterInstance) -> int:
     """Number of queued runs where the daemon that starts them has been silent; 0 where it is at work."""
     from dagster import DagsterRunStatus, RunsFilter
 
-    beat = instance.get_daemon_heartbeats().get("QUEUED_RUN_COORDINATOR")
-    if beat and time.time() - beat.timestamp < DAEMON_SILENT_S:
+    from har_assets.graph.dagster_private import count_runs, last_heartbeat
+
+    if time.time() - last_heartbeat(instance, "QUEUED_RUN_COORDINATOR") < DAEMON_SILENT_S:
         return 0
-    return instance.get_runs_count(RunsFilter(statuses=[DagsterRunStatus.QUEUED]))
+    return count_runs(instance, RunsFilter(statuses=[DagsterRunStatus.QUEUED]))
 
 
 def check_mlflow_database(project: Path) -> Finding:
     """MLflow's tracking database opens in the installed version."""
-    from har_assets.graph.resources.mlflow import MlflowTracking
+    from har_assets.tracking.run import Tracking
 
     name = "mlflow database"
-    uri = MlflowTracking().uri(project)
+    uri = Tracking().uri(project)
     path = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///"):
         if not path.is_file():
@@ -172,10 +174,10 @@ def _no_answer(uri: str) -> str:
 
 def check_mlflow_outbox(project: Path) -> Finding:
     """What was logged while MLflow was away has been sent since."""
-    from har_assets.graph.resources.mlflow import MlflowTracking
     from har_assets.tracking.outbox import unsettled
+    from har_assets.tracking.run import Tracking
 
-    kept = [folder.name for folder in unsettled(MlflowTracking().outbox_folder(project))]
+    kept = [folder.name for folder in unsettled(Tracking().outbox_folder(project))]
     if kept:
         return Finding(
             "mlflow outbox", WARNING, f"MLflow lacks what these steps logged: {some(kept)}", "har mlflow-sync"

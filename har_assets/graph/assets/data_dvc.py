@@ -5,6 +5,7 @@ import warnings
 import dagster as dg
 
 from har_assets.graph.automation import HOURLY
+from har_assets.graph.dagster_private import look_up_input_version_again
 from har_assets.graph.failures import failures_in_words
 from har_assets.graph.resources.dvc import Dvc
 from har_assets.graph.resources.store import ArtifactStore
@@ -38,5 +39,4 @@ def observed_by(context: dg.AssetExecutionContext, version: str | None) -> None:
     """
     context.log_event(dg.AssetObservation(DATA_DVC, tags={"dagster/data_version": version or UNTRACKED}))
     # Dagster looks versions of inputs up before a step starts; it has to look again for this one.
-    step = context.op_execution_context.get_step_execution_context()
-    step.wipe_input_asset_version_info(dg.AssetKey(DATA_DVC))
+    look_up_input_version_again(context, dg.AssetKey(DATA_DVC))

@@ -1,8 +1,8 @@
-"""Runs whose process has died: marked failed, their pool slots freed.
+"""Runs whose process has died: they are marked failed, and their pool slots are freed.
 
-After kill -9 of `dagster asset materialize` Dagster leaves the run STARTED and its slot of the pool `gpu`
-taken, and every later training waits for ever. So the executor notes host, process and its start time as tags
-of each run, and first ends the runs on this host whose process is gone; dead_run_sensor does so, too.
+After kill -9 of `dagster asset materialize` Dagster leaves the run STARTED and its slot of the pool `gpu` taken, and
+every later training waits for ever. So the executor writes host, process and start time of the process into tags of
+each run. Before a run begins, it ends the runs of this host whose process is gone; dead_run_sensor does the same.
 """
 
 from __future__ import annotations
@@ -14,33 +14,35 @@ import time
 from pathlib import Path
 
 import dagster as dg
-from dagster import (
-    DagsterInstance,
-    DagsterRun,
-    DagsterRunStatus,
-    RunsFilter,
-)
-from dagster._core.storage.tags import HIDDEN_TAG_PREFIX
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
+from har_assets.graph.dagster_private import (
+    HIDDEN_TAG_PREFIX,
+    fail_run,
+    free_slots_of,
+    hand_out_free_slots,
+    module_of_run,
+    slot_holders,
+)
 from har_assets.system.processes import process_name, this_host
 from har_assets.tracking.outbox import settle
 
 HOST_TAG = f"{HIDDEN_TAG_PREFIX}har_host"
 PROCESS_TAG = f"{HIDDEN_TAG_PREFIX}har_process"
 OUTBOX_TAG = f"{HIDDEN_TAG_PREFIX}har_mlflow_outbox"
-"""Folder in which the steps of a run keep what MLflow has not got yet."""
+"""Tag of a run: the folder in which its steps keep what MLflow has not received yet."""
 
 MUTE_S = 120
-"""Seconds after which a started run that has not noted its process has none: to note it is the first that it does."""
+"""Seconds after which a started run without the tag of its process has none: writing the tag is its first action."""
 
 SECONDS_BETWEEN_QUESTIONS = 10
-"""Pause between two looks into the database for whether a run on another machine has ended."""
+"""Pause between two queries of the database for whether a run on another machine has ended."""
 
 UNFINISHED = [DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.CANCELING]
 
 
 def is_dead(run: DagsterRun) -> bool:
-    """True when the run was executed by a process of this host that is gone. Unknown is not dead."""
+    """True when the run was executed by a process of this host that is gone; False where that is unknown."""
     process = run.tags.get(PROCESS_TAG)
     if not process or run.tags.get(HOST_TAG) != this_host():
         return False
@@ -50,11 +52,10 @@ def is_dead(run: DagsterRun) -> bool:
 def is_mute(record: dg.RunRecord) -> bool:
     """True when a run of this graph was started and then killed before its executor noted its process."""
     run = record.dagster_run
-    pointer = run.job_code_origin.repository_origin.code_pointer if run.job_code_origin else None
     return (
         run.status == DagsterRunStatus.STARTED
         and PROCESS_TAG not in run.tags
-        and str(getattr(pointer, "module", "")).partition(".")[0] == "har_assets"
+        and module_of_run(run).partition(".")[0] == "har_assets"
         and record.start_time is not None
         and time.time() - record.start_time > MUTE_S
     )
@@ -81,7 +82,7 @@ def release_dead_runs(instance: DagsterInstance) -> list[str]:
     dead = dead_runs(instance)
     for run in dead:
         process = f"process {run.tags[PROCESS_TAG]}" if PROCESS_TAG in run.tags else "process"
-        instance.report_run_failed(run, f"Its {process} ended without a word (killed?).")
+        fail_run(instance, run, f"Its {process} ended without a word (killed?).")
     free_lost_slots(instance)
     # Last, as MLflow may be slow or away.
     for outbox in {run.tags[OUTBOX_TAG] for run in dead if OUTBOX_TAG in run.tags}:
@@ -90,34 +91,24 @@ def release_dead_runs(instance: DagsterInstance) -> list[str]:
 
 
 def free_lost_slots(instance: DagsterInstance) -> None:
-    """Free the slots of ended runs and give free slots to steps that wait, whatever was killed in the midst of that.
+    """Free the slots of ended runs and give free slots to waiting steps, also after a process was killed doing so.
 
-    Dagster frees a slot, forgets who had it and tells the next step that waits in three transactions. Its own
-    clean-up finds holders by the second, and nobody repeats the third.
+    Dagster frees a slot, deletes its holder and assigns it to the next waiting step in three transactions. Its own
+    clean-up finds holders by the second, and does not repeat the third.
     """
-    storage = instance.event_log_storage
-    if not storage.supports_global_concurrency_limits:
-        return
-    pools = storage.get_concurrency_keys()
-    holders = storage.get_concurrency_run_ids()
-    for pool in pools:
-        holders |= storage.get_concurrency_info(pool).active_run_ids
-    for run_id in holders:
+    for run_id in slot_holders(instance):
         holder = instance.get_run_by_id(run_id)
         if holder is None or holder.is_finished:
-            storage.free_concurrency_slots_for_run(run_id)
-    for pool in pools:
-        found = storage.get_concurrency_info(pool)
-        for _ in range(min(found.pending_step_count, found.slot_count - found.assigned_step_count)):
-            storage.assign_pending_steps([pool])  # type: ignore[attr-defined]
+            free_slots_of(instance, run_id)
+    hand_out_free_slots(instance)
 
 
 def end_with_run(instance: DagsterInstance, run_id: str) -> None:
     """End this step process, kill -9, soon after the process that executes its run has died.
 
-    Dagster's steps outlive it otherwise: those forked from a fork server have another parent, and nobody
-    would read what they publish. A training ends with its step (har_assets.system.processes). That a run which is
-    executed on another machine has ended is read from Dagster's database.
+    Without this the steps of Dagster outlive it: those forked from a fork server have another parent, and their
+    products would belong to no run. A training ends with its step (har_assets.system.processes). Whether a run on
+    another machine has ended is read from Dagster's database.
     """
     run = instance.get_run_by_id(run_id)
     process = run.tags.get(PROCESS_TAG) if run else None
@@ -133,7 +124,7 @@ def end_with_run(instance: DagsterInstance, run_id: str) -> None:
         try:
             run = instance.get_run_by_id(run_id)
         except SQLAlchemyError:
-            return True  # a database that is away says nothing
+            return True  # a database that does not answer is no reason to end
         return run is not None and not run.is_finished
 
     def watch() -> None:

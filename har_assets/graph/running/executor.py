@@ -1,78 +1,76 @@
-"""The executor of the deployment: a process a step, and no dead run that blocks the next one."""
+"""The executor of the deployment: steps as processes here, or as Ray jobs where HAR_RAY names a cluster.
+
+Both are wrapped in SurvivingExecutor, so that a run that was killed does not block the next one.
+"""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
-
-import dagster as dg
-
-if TYPE_CHECKING:
-    pass
 from collections.abc import Iterator
 
-from dagster import (
-    DagsterEvent,
-    Executor,
-    multiprocess_executor,
-)
-from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NAME
-from dagster._core.execution.step_dependency_config import StepDependencyConfig
+import dagster as dg
+from dagster import DagsterEvent, Executor, multiprocess_executor
 
 from har_assets.cluster.address import cluster_address
+from har_assets.graph.dagster_private import (
+    IMPLICIT_ASSET_JOB_NAME,
+    MULTIPROCESS_CONFIG,
+    ExecutionPlan,
+    PlanOrchestrationContext,
+    RetryMode,
+    StepDependencyConfig,
+    add_run_tags,
+    failure_reason,
+)
 from har_assets.graph.failures import SentenceFailure
 from har_assets.graph.running.dead_runs import HOST_TAG, PROCESS_TAG, release_dead_runs
 from har_assets.system.processes import process_name, this_host
 
 
 class SurvivingExecutor(Executor):
-    """The multiprocess executor, with dead runs ended first and this run's process noted."""
+    """Another executor, before which dead runs are ended and the process of this run is written into its tags."""
 
     def __init__(self, inner: Executor) -> None:
         self.inner = inner
 
     @property
-    def retries(self) -> dg.RetryMode:
-        """As configured for the multiprocess executor."""
+    def retries(self) -> RetryMode:
+        """As configured for the inner executor."""
         return self.inner.retries
 
     @property
     def step_dependency_config(self) -> StepDependencyConfig:
-        """As configured for the multiprocess executor."""
+        """As configured for the inner executor."""
         return self.inner.step_dependency_config
 
-    def execute(self, plan_context: object, execution_plan: object) -> Iterator[DagsterEvent]:
-        """Run the plan."""
-        instance, run_id = plan_context.instance, plan_context.run_id  # type: ignore[attr-defined]
-        run = plan_context.dagster_run  # type: ignore[attr-defined]
+    def execute(self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan) -> Iterator[DagsterEvent]:
+        """Run the plan. Failures are repeated at the end of the log, each in one sentence."""
+        instance, run = plan_context.instance, plan_context.dagster_run
         if run.job_name == IMPLICIT_ASSET_JOB_NAME and not (run.asset_selection or run.asset_check_selection):
-            # What `--select '+key:trt_engin'` comes to: Dagster takes a selection of nothing for one of everything.
+            # `--select '+key:trt_engin'` leads here: Dagster takes an empty selection for one of everything.
             raise SentenceFailure(
                 "The selection matches no asset: correct the name after `key:` (`dagster asset list -m har_assets` "
                 "shows all), or run `dagster job execute -m har_assets -j whole_road` to build everything."
             )
         process = process_name(os.getpid())
         if process:
-            instance.add_run_tags(run_id, {HOST_TAG: this_host(), PROCESS_TAG: process})
+            add_run_tags(instance, run.run_id, {HOST_TAG: this_host(), PROCESS_TAG: process})
         for dead in release_dead_runs(instance):
-            plan_context.log.warning(f"Run {dead} had died: marked failed, its slots freed.")  # type: ignore[attr-defined]
+            plan_context.log.warning(f"Run {dead} had died: marked failed, its slots freed.")
         failures = []
-        for event in self.inner.execute(plan_context, execution_plan):  # type: ignore[arg-type]
+        for event in self.inner.execute(plan_context, execution_plan):
             if event.is_step_failure:
-                failures.append((event.step_key, event.step_failure_data))
+                failures.append(f"{event.step_key} failed: {failure_reason(event)}")
             yield event
-        for step, failure in failures:
-            # Last in the log and without a stack trace: what a person needs to read.
-            reason = (
-                failure.user_failure_data.description if failure.user_failure_data else failure.error_display_string
-            )
-            plan_context.log.error(f"{step} failed: {reason}")  # type: ignore[attr-defined]
+        for failure in failures:
+            # Last in the log and without a stack trace, where a person looks for it.
+            plan_context.log.error(failure)
 
 
 @dg.executor(
     name="surviving_multiprocess",
-    config_schema=multiprocess_executor.config_schema.as_field(),
-    requirements=multiprocess_executor.get_requirements({}),
+    config_schema=MULTIPROCESS_CONFIG,
+    requirements=dg.multiple_process_executor_requirements(),
 )
 def surviving_executor(init_context: dg.InitExecutorContext) -> Executor:
     """A process a step, as Dagster's multiprocess executor; a killed run does not block the next one."""

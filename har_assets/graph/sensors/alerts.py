@@ -1,8 +1,10 @@
-"""A message for every run that fails: JSON to a web address, mail, or both. Failed ticks are in tick_alerts.
+"""alert_sensor: a message for every run that fails, as JSON to a web address, by mail, or both.
 
-A plain sensor, because Dagster's `run_failure_sensor` goes past a failure whose message could not be sent. Here a tag
-on the run says what has been sent by which way, so a way that is down is tried again at the next tick, and neither the
-other way nor the next message waits for it. A process that is killed between sending and noting sends twice, never not.
+It is a plain sensor, because Dagster's `run_failure_sensor` skips a failure whose message could not be sent. Here a tag
+of the run records by which way its message was sent. A way that is down is tried again at the next tick, and neither
+the other way nor the next message waits for it. A process that is killed after sending and before the tag is written
+sends the message twice; no message is lost. Messages about failed ticks are made in tick_alerts.py; delivery.py sends
+both.
 """
 
 import json
@@ -13,9 +15,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
-from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus, RunRecord, RunsFilter
-from dagster._core.storage.tags import HIDDEN_TAG_PREFIX
+from dagster import DagsterInstance, DagsterRunStatus, RunRecord, RunsFilter
 
+from har_assets.graph.dagster_private import HIDDEN_TAG_PREFIX, add_run_tags, failure_reason, failures_of
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.sensors.delivery import (
     GIVE_UP_S,
@@ -28,31 +30,23 @@ from har_assets.graph.sensors.delivery import (
     Way,
     ways,
 )
+from har_assets.graph.sensors.tick_alerts import deliver_ticks
 
 SENT_TAG = f"{HIDDEN_TAG_PREFIX}har_alert_"
-"""Beginning of the tag of a run that says when its message was sent, by way of sending."""
+"""Beginning of the tag that records when the message about a run was sent; the name of the way follows."""
 
 OVERLAP_S = 600.0
-"""Runs are looked for from so long before the last tick: clocks of several machines differ."""
+"""Seconds before the last tick from which failed runs are searched: the clocks of several machines differ."""
 
 
 def message_of(instance: DagsterInstance, record: RunRecord, url: str) -> dict[str, Any]:
-    """What is sent of a failed run: `run_id`, `job`, `assets`, `failures` (step and reason), times, `url`, `text`."""
+    """The message about a failed run: `run_id`, `job`, `assets`, `failures`, `started`, `ended`, `url`, `text`."""
     run = record.dagster_run
-    failures: list[dict[str, str]] = []
-    ended = ""
-    for entry in instance.all_logs(run.run_id, of_type={DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE}):
-        event = entry.dagster_event
-        if event is None:
-            continue
-        if event.is_step_failure:
-            data = event.step_failure_data
-            said = data.user_failure_data.description if data.user_failure_data else data.error_display_string
-            failures.append({"step": event.step_key or "", "reason": (said or "no reason given")[:LONGEST_REASON]})
-        else:
-            ended = event.message or ""
-    if not failures:
-        failures = [{"step": "", "reason": (ended or "no reason given")[:LONGEST_REASON]}]
+    events = failures_of(instance, run.run_id)
+    reasons = [(event.step_key or "", failure_reason(event)) for event in events if event.is_step_failure]
+    if not reasons:  # the run itself has failed: its process was killed, or it could not start
+        reasons = [("", next((event.message or "" for event in reversed(events)), ""))]
+    failures = [{"step": step, "reason": (said or "no reason given")[:LONGEST_REASON]} for step, said in reasons]
     assets = sorted(key.to_user_string() for key in run.asset_selection or ())
     lines = [": ".join(filter(None, (entry["step"], entry["reason"]))) for entry in failures]
     return {
@@ -88,7 +82,7 @@ def _failed_at(record: RunRecord) -> float:
 def deliver(
     instance: DagsterInstance, records: Sequence[RunRecord], by: Sequence[Way], link: MlflowTracking, now: float
 ) -> Delivery:
-    """Send what was not sent yet, by each way for itself: one that is down is left until the next tick."""
+    """Send each message that a way has not sent yet. A way that is down is left until the next tick."""
     done = Delivery(look_from=now)
     for way in by:
         until = time.monotonic() + TICK_S / len(by)
@@ -97,7 +91,7 @@ def deliver(
             run_id = record.dagster_run.run_id
             if now - _failed_at(record) > GIVE_UP_S:
                 done.faults.append(f"the {way.name} of run {run_id} was given up after a day")
-                instance.add_run_tags(run_id, {SENT_TAG + way.name: "given up"})
+                add_run_tags(instance, run_id, {SENT_TAG + way.name: "given up"})
                 continue
             try:
                 way.send(message_of(instance, record, link.dagster_url(run_id)))
@@ -108,7 +102,7 @@ def deliver(
                     break
             else:
                 done.sent += 1
-                instance.add_run_tags(run_id, {SENT_TAG + way.name: _time(now)})
+                add_run_tags(instance, run_id, {SENT_TAG + way.name: _time(now)})
             if time.monotonic() > until and number + 1 < len(waiting):
                 done.look_from = min(done.look_from, _failed_at(waiting[number + 1]))
                 break
@@ -127,9 +121,7 @@ def deliver(
     "request or mail a failure. The same for a sensor, a schedule or the automation that raises, once a streak.",
 )
 def alert_sensor(context: dg.SensorEvaluationContext, mlflow: MlflowTracking) -> dg.SkipReason:
-    """Send the messages of failed runs and of failed ticks."""
-    from har_assets.graph.sensors.tick_alerts import deliver_ticks
-
+    """Send the messages about failed runs and failed ticks."""
     by = ways()
     now = time.time()
     state: dict[str, Any] = json.loads(context.cursor) if context.cursor else {"on_since": now, "look_from": now}
@@ -138,8 +130,8 @@ def alert_sensor(context: dg.SensorEvaluationContext, mlflow: MlflowTracking) ->
         return dg.SkipReason(f"neither {WEBHOOK_VARIABLE} nor {MAIL_VARIABLE} is set")
     records = failed_runs(context.instance, max(state["on_since"], state["look_from"] - OVERLAP_S))
     done = deliver(context.instance, records, by, mlflow, now)
-    ticks, told = deliver_ticks(context.instance, by, state.get("ticks", {}), mlflow, state["on_since"], now)
-    context.update_cursor(json.dumps({**state, "look_from": done.look_from, "ticks": told}))
+    ticks, reported = deliver_ticks(context.instance, by, state.get("ticks", {}), mlflow, state["on_since"], now)
+    context.update_cursor(json.dumps({**state, "look_from": done.look_from, "ticks": reported}))
     faults = list(dict.fromkeys(done.faults + ticks.faults))
     for fault in faults:
         context.log.error(f"An alert was not delivered: {fault}.")

@@ -1,8 +1,8 @@
-"""New videos and new models: sensors that ask for predictions, one run for many videos, off until switched on.
+"""new_video_sensor and new_model_sensor: they ask for predictions, one run for many videos, and are off by default.
 
-A run names its videos by a range of partitions, so the videos of a batch must be neighbours in Dagster's list. That
-list is in the order in which keys were added: a changed video, whose key is in the middle of it, is taken out and
-added again at the end, with its history. Repeating a run repeats its range.
+A run names its videos by a range of partitions, so the videos of a batch must be neighbours in Dagster's list, which
+has keys in the order in which they were added. The key of a changed video is in the middle of the list: it is removed
+and added again at the end, and keeps its history. A repeated run has the same range.
 """
 
 import json
@@ -13,14 +13,16 @@ from dataclasses import asdict, dataclass
 
 import dagster as dg
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
-from dagster._core.storage.tags import (
-    ASSET_PARTITION_RANGE_END_TAG,
-    ASSET_PARTITION_RANGE_START_TAG,
-    RUN_KEY_TAG,
-)
 
 from har_assets.errors import HarError
 from har_assets.graph.assets.incoming import INCOMING_PARTITIONS, NAME
+from har_assets.graph.dagster_private import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    RUN_KEY_TAG,
+    existing_partitions,
+    page_of_partitions,
+)
 from har_assets.graph.resources.incoming import INTERVAL_VARIABLE, IncomingVideos
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.graph.running.dead_runs import is_dead, release_dead_runs
@@ -33,19 +35,20 @@ PARTITIONS = str(INCOMING_PARTITIONS.name)
 
 
 def state_of_runs(instance: DagsterInstance) -> Callable[[str], RunState]:
-    """How the run with a run key stands. A run of a killed process is ended first, so that it does not wait for it."""
+    """Return a function from a run key to the state of its run. A run of a killed process is marked failed first."""
 
     def state(run_key: str) -> RunState:
-        runs = instance.get_runs(RunsFilter(tags={RUN_KEY_TAG: run_key}), limit=1)
-        if runs and not runs[0].is_finished and is_dead(runs[0]):
+        records = instance.get_run_records(RunsFilter(tags={RUN_KEY_TAG: run_key}), limit=1)
+        run = records[0].dagster_run if records else None
+        # A run that was created and not launched is launched by the same request.
+        if run is None or run.status == DagsterRunStatus.NOT_STARTED:
+            return RunState.ABSENT
+        if run.is_finished:
+            return RunState.SUCCEEDED if run.is_success else RunState.FAILED
+        if is_dead(run):
             release_dead_runs(instance)
             return RunState.FAILED
-        # A run that was created and not launched is launched by the same request.
-        if not runs or runs[0].status == DagsterRunStatus.NOT_STARTED:
-            return RunState.ABSENT
-        if not runs[0].is_finished:
-            return RunState.RUNNING
-        return RunState.SUCCEEDED if runs[0].is_success else RunState.FAILED
+        return RunState.RUNNING
 
     return state
 
@@ -76,7 +79,7 @@ def run_request(key: str, first: str, last: str, videos: int) -> dg.RunRequest:
 def new_video_sensor(
     context: dg.SensorEvaluationContext, store: ArtifactStore, incoming: IncomingVideos
 ) -> dg.SensorResult | dg.SkipReason:
-    """Compare the folder with what is known of it."""
+    """Compare the folder with the ledger of known videos."""
     if store.folder.find_latest("onnx_model") is None:
         return dg.SkipReason("There is no onnx_model yet: materialize it, and the videos are predicted.")
     project, instance = store.project_folder, context.instance
@@ -113,16 +116,16 @@ def new_video_sensor(
 def partition_requests(
     instance: DagsterInstance, plan: Plan
 ) -> list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest]:
-    """What makes the partitions of a plan's request neighbours, and takes away those of removed files."""
+    """Requests that make the partitions of a plan neighbours, and that remove the partitions of removed files."""
     requests: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
     if plan.forgotten:
         requests.append(INCOMING_PARTITIONS.build_delete_request(list(dict.fromkeys(plan.forgotten))))
     if plan.request:
         partitions = list(plan.request.partitions)
-        there = instance.event_log_storage.get_existing_dynamic_partitions(PARTITIONS, partitions)
+        there = existing_partitions(instance, PARTITIONS, partitions)
         if not (plan.request.repeated and len(there) == len(partitions)):
-            # At once, as a tick may not ask for taking a key away and adding it. Should this tick go no further, the
-            # same request is made again by the next one, which adds what is missing.
+            # Deleted here, as one tick may not ask to remove a key and to add it. If this tick ends early, the next one
+            # makes the same request and adds what is missing.
             for key in there:
                 instance.delete_dynamic_partition(PARTITIONS, key)
         requests.append(INCOMING_PARTITIONS.build_add_request(partitions))
@@ -130,7 +133,7 @@ def partition_requests(
 
 
 def in_words(plan: Plan) -> str:
-    """One line on what a tick found."""
+    """Describe in one line what a tick found."""
     parts = [f"{plan.known:,} videos in the folder"]
     if plan.request:
         again = " again" if plan.request.repeated else ""
@@ -166,12 +169,10 @@ def new_model_sensor(
     says = walk.look_at_run(state_of_runs(context.instance), time.time(), context.log.error)
     if not walk.done and not says:
         # Fetched again for each attempt: the first or last key of a range may be gone by then.
-        page = context.instance.get_paginated_dynamic_partitions(
-            PARTITIONS, limit=incoming.videos_a_run, ascending=True, cursor=walk.page
-        )
-        if page.results:
-            walk.asked, walk.next_page, walk.more = True, page.cursor, page.has_more
-            request = run_request(walk.run_key, page.results[0], page.results[-1], len(page.results))
+        keys, cursor, more = page_of_partitions(context.instance, PARTITIONS, incoming.videos_a_run, walk.page)
+        if keys:
+            walk.asked, walk.next_page, walk.more = True, cursor, more
+            request = run_request(walk.run_key, keys[0], keys[-1], len(keys))
             return dg.SensorResult(run_requests=[request], cursor=walk.to_json())
         walk.done = True
     says = says or f"All videos have been predicted by onnx_model {onnx.folder.name}."

@@ -17,7 +17,7 @@ from har_assets import defs
 from har_assets.errors import HarError
 from har_assets.graph.failures import failures_in_words
 from har_assets.graph.resources.mlflow import MlflowTracking
-from har_assets.graph.sensors import alerts
+from har_assets.graph.sensors import alerts, delivery
 from har_assets.graph.sensors.alerts import alert_sensor
 from har_assets.graph.sensors.delivery import Mail, UndeliveredError, Webhook, ways
 
@@ -311,7 +311,7 @@ def test_the_address_of_the_webhook_is_a_secret(
 
 
 def test_a_silent_webhook_is_left_after_some_seconds(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alerts, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(delivery, "TIMEOUT_S", 0.2)
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as silent:

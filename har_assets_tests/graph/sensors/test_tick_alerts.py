@@ -121,7 +121,7 @@ def test_one_that_works_again_before_anyone_looked_is_told_too(
     assert sensor.tick() == "1 alerts sent"
     assert sensor.tick() == "0 alerts sent"
     assert listener.got[0]["job"] == "schedule weekly_retraining"
-    assert listener.got[0]["url"].endswith("/locations/__repository__@har_assets/graph/schedules/weekly_retraining")
+    assert listener.got[0]["url"].endswith("/locations/__repository__@har_assets/schedules/weekly_retraining")
 
 
 def test_each_way_is_told_for_itself_and_tried_again(
