@@ -52,7 +52,7 @@ def test_a_foreign_or_damaged_onnx_is_refused(tiny_onnx: Path, tmp_path: Path) -
         open_model(tmp_path / "cut.onnx")
     with pytest.raises(ModelFileError, match="There is no ONNX file"):
         open_model(tmp_path / "none.onnx")
-    with pytest.raises(ModelFileError, match="no model file that can be run"):
+    with pytest.raises(ModelFileError, match="is no model file: name one"):
         open_model(tmp_path / "model.txt")
 
 
