@@ -26,7 +26,16 @@ import urllib3
 
 from har_assets.errors import DownloadError
 from har_assets.system.confinement import HOSTS_VARIABLE, allowed_hosts, hosts_of, is_among
-from har_assets.system.files import DISK_FULL_ERRNOS, Log, Progress, format_bytes, format_seconds, require_space, silent
+from har_assets.system.files import (
+    DISK_FULL_ERRNOS,
+    Log,
+    Progress,
+    format_bytes,
+    format_seconds,
+    require_space,
+    silent,
+    write_text_whole,
+)
 from har_assets.system.locks import locked
 
 HMDB51_ARCHIVE_URLS: tuple[str, ...] = (
@@ -491,9 +500,7 @@ class _Fetch:
             return None
 
     def _write_origin(self, origin: _Origin) -> None:
-        temporary = self._origin_file.with_suffix(".json.new")
-        temporary.write_text(json.dumps(asdict(origin)), encoding="utf-8")
-        temporary.replace(self._origin_file)
+        write_text_whole(self._origin_file, json.dumps(asdict(origin)))
 
 
 def _content_range(response: requests.Response) -> tuple[int, int | None]:

@@ -47,6 +47,7 @@ from har_assets.dataset.figure import (
     Stroke,
     View,
 )
+from har_assets.system.files import remove_partials, written_whole
 
 SAMPLE_VERSION = "1"
 """Changes whenever the bytes of the sample change."""
@@ -599,33 +600,6 @@ def _zip_of(members: Iterable[tuple[str, bytes]], file: io.BytesIO | Path) -> No
             archive.writestr(entry, content)
 
 
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # another user's
-    return True
-
-
-@contextmanager
-def _published(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes `path` when the block ends without an error, and vanishes otherwise.
-
-    It holds the process's number, so that what a killed run left behind can be told and cleared away.
-    """
-    for left_over in path.parent.glob(f".{path.name}.*.partial"):
-        if not _is_running(int(left_over.suffixes[-2][1:])):
-            left_over.unlink(missing_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 @contextmanager
 def _rendered(takes: Sequence[_Take], workers: int) -> Iterator[Iterator[bytes]]:
     """The AVI files of `takes`, in order, made by `workers` processes (by this one if it is one)."""
@@ -656,9 +630,10 @@ def _class_archives(
 
 def _write_takes(takes: Sequence[_Take], folder: Path, workers: int, log: Callable[[str], None]) -> SampleFiles:
     """Write archive and lists of `takes`, which come class by class."""
-    folder.mkdir(parents=True, exist_ok=True)
     files = SampleFiles(folder / ARCHIVE_NAME, folder / SPLIT_LISTS_NAME)
-    with _published(files.split_lists) as lists_path, _published(files.archive) as archive_path:
+    for path in (files.split_lists, files.archive):
+        remove_partials(path)
+    with written_whole(files.split_lists) as lists_path, written_whole(files.archive) as archive_path:
         _zip_of(((name, text.encode()) for name, text in _split_lists(takes).items()), lists_path)
         with _rendered(takes, workers) as clips:
             _zip_of(_class_archives(takes, clips, log), archive_path)

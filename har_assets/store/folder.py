@@ -28,6 +28,7 @@ from har_assets.store.quota import Quota
 from har_assets.store.record import LATEST, RECORD_FILE, Artifact, Record
 from har_assets.system.files import modified
 from har_assets.system.locks import FolderLock
+from har_assets.system.processes import is_running
 
 STAGING_PREFIX = ".staging-"
 
@@ -170,6 +171,11 @@ class ArtifactFolder:
 def remove_stale_staging(home: Path) -> None:
     """Remove staging folders whose process has died."""
     for folder in home.glob(f"{STAGING_PREFIX}*"):
-        process = folder.name.removeprefix(STAGING_PREFIX).split("-")[0]
-        if not Path("/proc", process).exists():
+        if is_stale(folder):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_stale(staging: Path) -> bool:
+    """Whether the process that made a staging folder has died; its number is in the name."""
+    process = staging.name.removeprefix(STAGING_PREFIX).split("-")[0]
+    return not (process.isdecimal() and is_running(int(process)))

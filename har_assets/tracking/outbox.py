@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from har_assets.errors import HarError
-from har_assets.system.files import replace_text
+from har_assets.system.files import write_text_whole
 from har_assets.tracking.client import FAILED, FINISHED, KILLED, RUNNING, STEP_TAG, client_of, one_line, settle_status
 
 LOCK = ".lock"
@@ -164,7 +164,7 @@ class Outbox:
                     self._send(entries)
                 except Exception as error:  # noqa: BLE001 - databases and file stores raise what they like; it is told
                     self._judge(error, entries[0])
-                replace_text(self.folder / "sent", str(end))
+                write_text_whole(self.folder / "sent", str(end))
                 for entry in entries:
                     if "file" in entry:
                         shutil.rmtree((self.folder / entry["file"]).parent, ignore_errors=True)
@@ -261,7 +261,7 @@ class Outbox:
 
     def forget_sent(self) -> None:
         """Send everything again, for a run that has nothing of it; files that were sent are not here any more."""
-        replace_text(self.folder / "sent", "0")
+        write_text_whole(self.folder / "sent", "0")
 
     def discard(self) -> None:
         """Give up what has not arrived."""
@@ -341,7 +341,7 @@ def _sign(lock: IO[str]) -> None:
 
 def write_address(folder: Path, address: Address) -> None:
     """Write `address.json`, at once or not at all."""
-    replace_text(folder / "address.json", json.dumps(dataclasses.asdict(address), indent=2) + "\n")
+    write_text_whole(folder / "address.json", json.dumps(dataclasses.asdict(address), indent=2) + "\n")
 
 
 def read_address(folder: Path) -> Address:

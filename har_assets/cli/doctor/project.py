@@ -211,13 +211,9 @@ def check_leftovers(project: Path) -> Finding:
 
 def leftovers(project: Path) -> list[Path]:
     """Staging folders whose process has died."""
-    from har_assets.store.folder import STAGING_PREFIX
+    from har_assets.store.folder import STAGING_PREFIX, is_stale
 
-    return [
-        folder
-        for folder in sorted((project / "artifacts").glob(f"*/{STAGING_PREFIX}*"))
-        if not Path("/proc", folder.name.removeprefix(STAGING_PREFIX).split("-")[0]).exists()
-    ]
+    return [folder for folder in sorted((project / "artifacts").glob(f"*/{STAGING_PREFIX}*")) if is_stale(folder)]
 
 
 CHECKS: tuple[Check, ...] = (

@@ -30,9 +30,9 @@ from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.graph.running.dead_runs import end_with_run
 from har_assets.incoming.folder import GoneError, LocalVideo, Videos, Wanted, partition_key, printable
-from har_assets.incoming.results import TOP, Results, update_table, write_whole
+from har_assets.incoming.results import TOP, Results, update_table
 from har_assets.store.record import Artifact
-from har_assets.system.files import hash_of
+from har_assets.system.files import hash_of, written_whole
 
 if TYPE_CHECKING:
     from har_assets.runtime import Predictor
@@ -311,7 +311,8 @@ class _Work:
             self.again += same
             return
         if sheet:
-            write_whole(self.results.sheet(content), sheet)
+            with written_whole(self.results.sheet(content)) as partial:
+                partial.write_bytes(sheet)
         for this in (video, *same):
             fields = self._common(this.partition, this.local.name) | {
                 "content_sha256": content,

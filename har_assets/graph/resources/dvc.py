@@ -23,6 +23,7 @@ import dagster as dg
 import yaml
 
 from har_assets.errors import DatasetError, HarError, PassingError
+from har_assets.system.files import write_text_whole
 
 DVC_FILE = "data.dvc"
 
@@ -96,9 +97,7 @@ class Dvc(dg.ConfigurableResource):
         content = self._content(project)
         if (content.get("meta") or {}).get("dataset") != dataset:
             content["meta"] = {"dataset": dataset}
-            partial = project / f"{DVC_FILE}.partial"
-            partial.write_text(yaml.safe_dump(content, sort_keys=False))
-            partial.replace(project / DVC_FILE)
+            write_text_whole(project / DVC_FILE, yaml.safe_dump(content, sort_keys=False))
         return version
 
     def restore(self, project: Path, target: Path, log: Log) -> list[FileHash]:
