@@ -13,6 +13,7 @@ from rich.text import Text
 
 from har_assets.store.bucket import open_store
 from har_assets.store.record import Artifact
+from har_assets.system.files import format_bytes
 
 if TYPE_CHECKING:
     pass
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from har_assets.cli.output import Store, in_bytes, printable
+from har_assets.cli.output import Store, printable
 from har_assets.store.folder import ArtifactFolder
 
 SPLITS = ("1", "2", "3")
@@ -115,7 +116,7 @@ def status(store: Store = "") -> None:
             record = artifact.record
             table.add_row(asset, f"{record.seconds:.1f} s", _size(artifact), record.headline)
     for asset, row in partitioned(folder):
-        size = in_bytes(row.size) if row else ""
+        size = format_bytes(row.size) if row else ""
         table.add_row(asset, "", size, Text(printable(row.words)) if row else "[dim]not materialized[/dim]")
     console = Console(highlight=False)
     console.width = max(console.width, 110)
@@ -138,4 +139,4 @@ def status(store: Store = "") -> None:
 
 def _size(artifact: Artifact) -> str:
     count = artifact.bytes + artifact.record.metadata.get("video_bytes", 0)  # the videos themselves lie in data/
-    return in_bytes(count)
+    return format_bytes(count)

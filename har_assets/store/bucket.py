@@ -36,6 +36,7 @@ from har_assets.store.folder import ArtifactFolder
 from har_assets.store.quota import Quota
 from har_assets.store.record import LATEST, RECORD_FILE, Artifact, Record
 from har_assets.store.remote_folder import PARTS_AT_ONCE, RemoteFolder
+from har_assets.system.files import format_bytes
 from har_assets.system.locks import locked
 
 ROOT_VARIABLE = "HAR_ARTIFACTS"
@@ -211,7 +212,7 @@ class ArtifactBucket(RemoteFolder, ArtifactFolder):
                 size = sum(int(files[name]["bytes"]) for name in missing if name in files)
                 self._refuse_full_disk(partial, size)
                 if size > TOLD_BYTES:
-                    logger.info("Copying %s, %.1f GB", artifact.address, size / 1e9)
+                    logger.info("Copying %s, %s", artifact.address, format_bytes(size))
                 try:
                     for name in sorted(missing - {RECORD_FILE}):
                         self._copy(f"{artifact.place}/{name}", partial / name, files[name])
@@ -389,8 +390,8 @@ class ArtifactBucket(RemoteFolder, ArtifactFolder):
         free = shutil.disk_usage(folder).free
         if free < need:
             raise HarError(
-                f"A copy from {self._address} needs {need / 1e9:.1f} GB and {self.root} has {free / 1e9:.1f} GB: free "
-                "some space, or set work_root of `store` to another disk."
+                f"A copy from {self._address} needs {format_bytes(need)} and {self.root} has {format_bytes(free)}: "
+                "free some space, or set work_root of `store` to another disk."
             )
 
 

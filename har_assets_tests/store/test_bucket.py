@@ -408,7 +408,7 @@ def test_a_copy_that_does_not_fit_is_refused_before_it_starts(machines: Machines
     record = make_record(files={"huge.bin": {"bytes": 10**18, "sha256": None}})
     machines.put("onnx_model/eeeeeeeeeeee.20260101T000000-000000/artifact.json", record.text().encode())
     machines.put("onnx_model/latest", b"eeeeeeeeeeee.20260101T000000-000000\n")
-    with pytest.raises(HarError, match=r"needs 1000000000.0 GB .* free some space, or set work_root"):
+    with pytest.raises(HarError, match=r"needs 1000000.0 TB .* free some space, or set work_root"):
         _ = machines["one"].latest("onnx_model").folder
 
 

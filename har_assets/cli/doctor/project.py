@@ -18,6 +18,7 @@ from har_assets.cli.doctor.finding import (
     size_below,
     some,
 )
+from har_assets.system.files import format_bytes
 
 if TYPE_CHECKING:
     pass
@@ -39,19 +40,19 @@ def check_disk(project: Path) -> Finding:
     need = HMDB51_BYTES if source == "hmdb51" else SAMPLE_BYTES
     here = sum(size_below(project / name) for name in ("artifacts", "data"))
     free = shutil.disk_usage(project).free
-    found = f"{free / 1e9:.1f} GB free, {here / 1e9:.1f} GB used by artifacts and data"
+    found = f"{format_bytes(free)} free, {format_bytes(here)} used by artifacts and data"
     if free + here < need:
         return Finding(
             "disk",
             PROBLEM,
-            f"{found}; {source or 'the sample'} needs {need / 1e9:.1f} GB",
+            f"{found}; {source or 'the sample'} needs {format_bytes(need)}",
             "free some space, or put the project on another disk",
         )
     if free + here < HMDB51_BYTES:
         return Finding(
             "disk",
             WARNING,
-            f"{found}: not enough for HMDB51 ({HMDB51_BYTES / 1e9:.0f} GB)",
+            f"{found}: not enough for HMDB51 ({format_bytes(HMDB51_BYTES)})",
             "put the project on another disk before `source: hmdb51`",
         )
     return Finding("disk", OK, found)
@@ -61,7 +62,7 @@ def check_quota(project: Path) -> Finding:
     """Size of the store against its quota and against what the disk could hold."""
     from har_assets.store.bucket import ArtifactBucket, open_store
     from har_assets.store.quota import QUOTA_VARIABLE
-    from har_assets.system.files import format_bytes, size_of
+    from har_assets.system.files import size_of
 
     store = open_store(project=project)
     quota = store.quota
@@ -85,7 +86,6 @@ def check_pruning(project: Path) -> Finding:
     from har_assets.graph.resources.mlflow import MlflowTracking
     from har_assets.store.bucket import ArtifactBucket, open_store
     from har_assets.store.pruning import plan_pruning, registered_versions
-    from har_assets.system.files import format_bytes
 
     store = open_store(project=project)
     if isinstance(store, ArtifactBucket):  # whose every record would have to be read
@@ -176,7 +176,7 @@ def check_data(project: Path) -> list[Finding]:
     if tracked == version and not changed:
         twice = _stored_twice(data, published.file(CLIP_HASHES), dvc.objects_folder(project))
         if twice > 1e6:
-            findings.append(Finding("disk", WARNING, f"data/ and DVC's cache hold {twice / 1e6:.0f} MB twice", again))
+            findings.append(Finding("disk", WARNING, f"data/ and DVC's cache hold {format_bytes(twice)} twice", again))
     return findings
 
 
@@ -205,7 +205,7 @@ def check_leftovers(project: Path) -> Finding:
         )
     if work:
         size = sum(size_below(path) for path in work)
-        return Finding("leftovers", OK, f"unfinished work that the same command goes on with: {size / 1e6:.0f} MB")
+        return Finding("leftovers", OK, f"unfinished work that the same command goes on with: {format_bytes(size)}")
     return Finding("leftovers", OK, "none")
 
 
