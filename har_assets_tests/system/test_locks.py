@@ -113,7 +113,7 @@ def test_a_folder_that_takes_no_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for lock in (locked(tmp_path / "file" / "target", print), exclusive(tmp_path / "file", "a test")):
         with (
-            pytest.raises(HarError, match="nothing can be written to .*: choose another folder or mend its permi"),
+            pytest.raises(HarError, match="nothing can be written to"),
             lock,
         ):
             pytest.fail("the block is not to be entered")
