@@ -26,7 +26,8 @@ from har_assets.errors import VideoError
 from har_assets.model.spec import ModelSpec
 from har_assets.runtime.predictor import Clips, Predictor, Scores
 from har_assets.runtime.shared_clips import Layout, SharedClips, shared_clips
-from har_assets.video.decode import VideoReader, open_container
+from har_assets.video.decode import VideoReader
+from har_assets.video.probe import open_container
 from har_assets.video.sampling import Frames, centre_crop, clip_windows, window_starts
 from har_assets.video.workers import available_cores, decode_many
 
