@@ -15,8 +15,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.errors import DagsterInvariantViolationError
 
-LOG_FILE_VARIABLE = "HAR_LOG_FILE"
-"""Environment variable: file to which lines are appended; without it they go to standard output."""
+from har_assets import settings
 
 
 class JsonLogHandler(logging.Handler):
@@ -30,7 +29,7 @@ class JsonLogHandler(logging.Handler):
             line = (json.dumps(line_of(record), ensure_ascii=False, default=str) + "\n").encode(
                 errors="backslashreplace"
             )
-            if path := os.environ.get(LOG_FILE_VARIABLE):
+            if path := settings.LOG_FILE.get():
                 file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
                 try:
                     os.write(file, line)

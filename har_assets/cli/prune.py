@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from har_assets import settings
 from har_assets.errors import HarError
 from har_assets.store.bucket import ArtifactBucket, open_store
 from har_assets.store.bucket_pruning import GRACE_HOURS, BucketPlan, Doomed, plan_bucket, prune_bucket
@@ -29,7 +30,7 @@ def prune(
         str,
         typer.Option(
             "--tracking-uri",
-            envvar=["HAR_MLFLOW_URI", "MLFLOW_TRACKING_URI"],
+            envvar=[settings.MLFLOW_URI, "MLFLOW_TRACKING_URI"],
             help="MLflow server or database whose aliases are kept.",
         ),
     ] = "sqlite:///mlflow.db",

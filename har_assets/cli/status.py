@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from har_assets import settings
 from har_assets.store.bucket import open_store
 from har_assets.store.record import Artifact
 from har_assets.system.files import format_bytes
@@ -129,7 +129,7 @@ def status(store: Store = "") -> None:
         console.print(f"\nEngine:       {engine.file('video_action_model.engine')}", soft_wrap=True)
         console.print("Predict:      har predict VIDEO...")
         console.print("Web UI:       dagster dev            then http://127.0.0.1:3000/asset-groups")
-        uri = os.environ.get("HAR_MLFLOW_URI") or "sqlite:///mlflow.db"
+        uri = settings.MLFLOW_URI.get() or "sqlite:///mlflow.db"
         if "://" in uri and not uri.startswith("http"):
             uri = f"mlflow ui --backend-store-uri {uri} --port 8080"
         console.print(f"Experiments:  {uri}", markup=False, soft_wrap=True)

@@ -24,8 +24,9 @@ from urllib.request import url2pathname
 import requests
 import urllib3
 
+from har_assets import settings
 from har_assets.errors import DownloadError
-from har_assets.system.confinement import HOSTS_VARIABLE, allowed_hosts, hosts_of, is_among
+from har_assets.system.confinement import allowed_hosts, hosts_of, is_among
 from har_assets.system.files import (
     DISK_FULL_ERRNOS,
     Log,
@@ -421,7 +422,7 @@ class _Fetch:
         allowed = allowed_hosts()
         if allowed is not None and not is_among(url, allowed):
             raise _MirrorError(
-                f"its host is not among those that {HOSTS_VARIABLE} allows ({', '.join(sorted(allowed))})"
+                f"its host is not among those that {settings.DOWNLOAD_HOSTS} allows ({', '.join(sorted(allowed))})"
             )
 
     def _refuse_redirect(self, response: requests.Response, *_: object, **__: object) -> None:

@@ -4,7 +4,6 @@ Applied once to the whole graph by `automated`; nothing of it acts before `autom
 changed before that is left to the next run by hand or by schedule.
 """
 
-import os
 import warnings
 import zoneinfo
 from collections.abc import Iterable, Sequence
@@ -14,11 +13,9 @@ from typing import Any
 import dagster as dg
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 
+from har_assets import settings
 from har_assets.errors import HarError
 from har_assets.graph.resources.store import ArtifactStore
-
-TIME_ZONE_VARIABLE = "HAR_TIME_ZONE"
-"""Environment variable: IANA name of the time zone in which schedules and automation count hours."""
 
 FOLLOWS = {
     "video_clips": ("raw_archive", "data_dvc"),
@@ -45,12 +42,12 @@ MADE_WEEKLY = frozenset({"trained_checkpoint", "onnx_model", "trt_engine", "test
 
 def time_zone() -> str:
     """The time zone of schedules, by HAR_TIME_ZONE; UTC without it. HarError for a name that does not exist."""
-    name = os.environ.get(TIME_ZONE_VARIABLE) or "UTC"
+    name = settings.TIME_ZONE.get() or "UTC"
     try:
         zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         raise HarError(
-            f"There is no time zone {name!r}: set {TIME_ZONE_VARIABLE} to an IANA name (Europe/Berlin), or unset it."
+            f"There is no time zone {name!r}: set {settings.TIME_ZONE} to an IANA name (Europe/Berlin), or unset it."
         ) from None
     return name
 

@@ -20,14 +20,12 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
+from har_assets import settings
 from har_assets.errors import HarError, VideoError
 from har_assets.incoming.folder import GoneError, LocalVideo, Signature, Wanted, name_tests
 from har_assets.store.remote_folder import PARTS_AT_ONCE, RemoteFolder
 from har_assets.system.files import DISK_FULL_ERRNOS, format_bytes, require_space, sha256_of
 from har_assets.system.locks import FolderLock
-
-FOLDER_VARIABLE = "HAR_INCOMING"
-"""Environment variable: the folder or address of new videos."""
 
 COPIES_PREFIX = ".copies-"
 
@@ -39,7 +37,7 @@ class VideoBucket(RemoteFolder):
     """The videos below an address; a `with` block around it removes its copies."""
 
     needs_stillness = False
-    _named_by = FOLDER_VARIABLE
+    _named_by = settings.INCOMING
 
     def __init__(self, address: str, home: Path, most_copied: int) -> None:
         """Names an address, and the folder below which copies may take `most_copied` bytes together.
@@ -48,7 +46,7 @@ class VideoBucket(RemoteFolder):
         """
         if address.partition("://")[0] not in ("s3", "s3a") or not address.partition("://")[2].strip("/"):
             raise HarError(
-                f"{address!r} is no place of new videos: name a folder or s3://bucket/prefix in {FOLDER_VARIABLE}."
+                f"{address!r} is no place of new videos: name a folder or s3://bucket/prefix in {settings.INCOMING}."
             )
         self._address = address.rstrip("/")
         self._home, self._most = home, most_copied

@@ -31,6 +31,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from har_assets import settings
 from har_assets.errors import HarError, StorageAwayError, StorageError, StorageGoneError
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.quota import Quota
@@ -38,9 +39,6 @@ from har_assets.store.record import LATEST, RECORD_FILE, Artifact, Record
 from har_assets.store.remote_folder import PARTS_AT_ONCE, RemoteFolder
 from har_assets.system.files import format_bytes
 from har_assets.system.locks import locked
-
-ROOT_VARIABLE = "HAR_ARTIFACTS"
-"""Environment variable: folder or address of the artifact store."""
 
 DEFAULT_ROOT = "artifacts"
 
@@ -71,7 +69,7 @@ def open_store(
         project: what relative folders are below.
         quota: the most that the products may take together, `200 GB`; empty takes HAR_STORE_QUOTA.
     """
-    root = str(root or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT)
+    root = str(root or settings.ARTIFACTS.get() or DEFAULT_ROOT)
     if "://" in root:
         bucket = ArtifactBucket(root, project / work_root)
         bucket.quota = Quota.of(bucket.address, quota, lambda: sum(bucket.listing().values()))
@@ -119,7 +117,7 @@ class StoredArtifact(Artifact):
 class ArtifactBucket(RemoteFolder, ArtifactFolder):
     """All products below one address; `root` is the local folder of copies and unfinished work."""
 
-    _named_by = ROOT_VARIABLE
+    _named_by = settings.ARTIFACTS
 
     def __init__(
         self, address: str, work_root: Path, lender: ArtifactBucket | None = None, *, quota: Quota | None = None

@@ -17,6 +17,7 @@ from types import FrameType
 
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, open_dagster_pipes
 
+from har_assets import settings
 from har_assets.errors import HarError
 from har_assets.system.processes import die_with_parent
 from har_assets.training.request import ERROR_FILE, STOPPED, TrainingRequest
@@ -25,7 +26,7 @@ from har_assets.training.request import ERROR_FILE, STOPPED, TrainingRequest
 def main(request_file: Path) -> int:
     """Train as the request says; exit status 0, 1 with the reason in `error.txt`, 130 when it was stopped."""
     worker = "TORCHELASTIC_RUN_ID" in os.environ
-    parent = os.environ.get("HAR_PARENT_PID")
+    parent = settings.PARENT_PID.get()
     if worker:
         die_with_parent()
     elif parent:

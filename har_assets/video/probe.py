@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from har_assets import settings
 from har_assets.errors import HarError, VideoError
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 # Text files that make FFmpeg open other files and addresses; one of these in a folder of videos is no video.
 PLAYLIST_FORMATS = {"hls", "dash", "concat", "sdp", "rtsp", "ffmetadata", "webvtt", "srt"}
 
-DECODER_VARIABLE = "HAR_DECODER"
-"""Environment variable: `pyav` leaves decord alone, whose FFmpeg is of 2020, where videos come from strangers."""
 
 # Scaling a strip of pixels until it covers a square takes memory in proportion to its aspect ratio.
 MAX_ASPECT_RATIO = 20
@@ -96,10 +95,10 @@ def _facts_of(path: Path, container: "InputContainer", stream: "VideoStream") ->
         why_not_decord = "decord 0.6 has no AV1 decoder"
     elif container.duration is None:
         why_not_decord = "decord does not open a file without a duration"
-    elif (decoder := os.environ.get(DECODER_VARIABLE, "")) == "pyav":
-        why_not_decord = f"{DECODER_VARIABLE} says pyav"
+    elif (decoder := settings.DECODER.get("")) == "pyav":
+        why_not_decord = f"{settings.DECODER} says pyav"
     elif decoder not in ("", "auto"):
-        raise HarError(f"{DECODER_VARIABLE} is {decoder!r}: choose auto, or pyav to leave decord alone.")
+        raise HarError(f"{settings.DECODER} is {decoder!r}: choose auto, or pyav to leave decord alone.")
     if container.format.name != "avi":  # an AVI cannot say that it is rotated
         turns = quarter_turns(_first_frame(container, stream))
         if turns:

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
+from har_assets import settings
 from har_assets.cli.doctor import examine, finding
 from har_assets.cli.doctor import project as project_checks
 from har_assets.errors import HarError, MissingArtifactError, StorageAwayError, StorageError
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.store import bucket as bucket_module
-from har_assets.store.bucket import PART_BYTES, ROOT_VARIABLE, ArtifactBucket, StoredArtifact, open_store
+from har_assets.store.bucket import PART_BYTES, ArtifactBucket, StoredArtifact, open_store
 from har_assets.store.folder import STAGING_PREFIX, ArtifactFolder
 from har_assets.store.record import Artifact, Record, describe_files
 from har_assets.store.remote_folder import S3_OPTIONS
@@ -464,12 +465,12 @@ def test_wrong_and_missing_keys_are_named(
 def test_the_address_is_chosen_by_option_then_by_variable_then_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(ROOT_VARIABLE, raising=False)
+    monkeypatch.delenv(settings.ARTIFACTS, raising=False)
     project = str(tmp_path)
     store = ArtifactStore(project=project).folder
     assert type(store) is ArtifactFolder
     assert store.root == tmp_path / "artifacts"
-    monkeypatch.setenv(ROOT_VARIABLE, "s3://team/har/")
+    monkeypatch.setenv(settings.ARTIFACTS, "s3://team/har/")
     store = ArtifactStore(project=project, work_root="work").folder
     assert isinstance(store, ArtifactBucket)
     assert (store.address, store.root) == ("s3://team/har", tmp_path / "work")
@@ -477,16 +478,16 @@ def test_the_address_is_chosen_by_option_then_by_variable_then_a_folder(
 
 
 def test_doctor_tries_the_bucket(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(ROOT_VARIABLE, raising=False)
+    monkeypatch.delenv(settings.ARTIFACTS, raising=False)
     found = project_checks.check_bucket(machines.folder)
     assert isinstance(found, finding.Finding)
     assert (found.state, found.found) == ("ok", f"none: products are in {machines.folder / 'artifacts'}")
-    monkeypatch.setenv(ROOT_VARIABLE, machines.address)
+    monkeypatch.setenv(settings.ARTIFACTS, machines.address)
     found = project_checks.check_bucket(machines.folder)
     assert isinstance(found, finding.Finding)
     assert found.found.startswith(f"{machines.address} takes, gives and removes an object in ")
     assert machines.objects() == []
-    monkeypatch.setenv(ROOT_VARIABLE, "s3://no-such-bucket/har")
+    monkeypatch.setenv(settings.ARTIFACTS, "s3://no-such-bucket/har")
     [found] = examine._attempt("bucket", lambda: project_checks.check_bucket(machines.folder))
     assert (found.state, "There is no bucket no-such-bucket" in found.found) == ("problem", True)
 

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from har_assets import settings
 from har_assets.cli.doctor.finding import (
     OK,
     PROBLEM,
@@ -36,7 +37,7 @@ def check_disk(project: Path) -> Finding:
     from har_assets.store.bucket import open_store
 
     published = open_store(project=project).find_latest("raw_archive")
-    source = published.record.lineage.get("dataset", "") if published else os.environ.get("HAR_SOURCE", "")
+    source = published.record.lineage.get("dataset", "") if published else settings.SOURCE.get("")
     need = HMDB51_BYTES if source == "hmdb51" else SAMPLE_BYTES
     here = sum(size_below(project / name) for name in ("artifacts", "data"))
     free = shutil.disk_usage(project).free
@@ -61,7 +62,6 @@ def check_disk(project: Path) -> Finding:
 def check_quota(project: Path) -> Finding:
     """Size of the store against its quota and against what the disk could hold."""
     from har_assets.store.bucket import ArtifactBucket, open_store
-    from har_assets.store.quota import QUOTA_VARIABLE
     from har_assets.system.files import size_of
 
     store = open_store(project=project)
@@ -73,11 +73,13 @@ def check_quota(project: Path) -> Finding:
     used = quota.used()
     found = f"the store holds {format_bytes(used)} of {format_bytes(quota.bytes)}"
     if used > quota.bytes:
-        return Finding("quota", PROBLEM, f"{found}: nothing is published", f"har prune, or raise {QUOTA_VARIABLE}")
+        return Finding(
+            "quota", PROBLEM, f"{found}: nothing is published", f"har prune, or raise {settings.STORE_QUOTA}"
+        )
     if used > 0.9 * quota.bytes:
-        return Finding("quota", WARNING, found, f"har prune, or raise {QUOTA_VARIABLE}")
+        return Finding("quota", WARNING, found, f"har prune, or raise {settings.STORE_QUOTA}")
     if not isinstance(store, ArtifactBucket) and quota.bytes - used > shutil.disk_usage(project).free:
-        return Finding("quota", WARNING, f"{found}, and the disk is full before that", f"lower {QUOTA_VARIABLE}")
+        return Finding("quota", WARNING, f"{found}, and the disk is full before that", f"lower {settings.STORE_QUOTA}")
     return Finding("quota", OK, found)
 
 

@@ -15,6 +15,7 @@ from urllib.request import url2pathname
 
 import dagster as dg
 
+from har_assets import settings
 from har_assets.cluster.address import cluster_address
 from har_assets.cluster.needs import needs
 from har_assets.dataset.folder import DATASET_FILE, SPLITS, VIDEOS, Dataset, class_list, is_complete
@@ -152,7 +153,7 @@ def choose_source(wanted: str, store: ArtifactStore, dvc: Dvc, *, pulled: bool =
         wanted
         or (DVC if pulled else "")
         or (published.record.metadata["source"] if published else "")
-        or os.environ.get("HAR_SOURCE", "")
+        or settings.SOURCE.get("")
         or (DVC if _tracked_real(store, dvc) else SAMPLE)
     )
     if source in (SAMPLE, HMDB51, DVC):

@@ -5,7 +5,6 @@ dagster-mlflow's own resource opens an unrelated run for each materialization an
 """
 
 import contextlib
-import os
 import re
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,8 +13,9 @@ from pathlib import Path
 import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
 
+from har_assets import settings
 from har_assets.errors import HarError
-from har_assets.system.confinement import MLFLOW_VARIABLE, confined, refuse_other_address
+from har_assets.system.confinement import confined, refuse_other_address
 from har_assets.system.processes import undisturbed
 from har_assets.tracking.client import DATABASES, FAILED, FINISHED, KILLED, RUNNING, client_of, experiment_of, one_line
 from har_assets.tracking.outbox import Address, UndeliveredError, opened, report_settled, settle
@@ -24,23 +24,17 @@ from har_assets.tracking.run_log import RunLog
 OWN_DATABASE = "sqlite:///mlflow.db"
 """Tracking address without a server, relative to the project folder."""
 
-FILES_VARIABLE = "HAR_MLFLOW_FILES"
-"""Environment variable: where the files of runs go."""
-
-WEB_UI_VARIABLE = "HAR_DAGSTER_UI"
-"""Environment variable: the address at which people open the web UI of Dagster."""
-
 
 class MlflowTracking(dg.ConfigurableResource):
     """Where runs are tracked. Relative sqlite addresses and folders are below the project folder."""
 
-    tracking_uri: str = os.environ.get(MLFLOW_VARIABLE) or OWN_DATABASE
+    tracking_uri: str = settings.MLFLOW_URI.get() or OWN_DATABASE
     """Server (`http://...`) or database; empty trains without MLflow. Left out: that of the environment variable
     HAR_MLFLOW_URI, else a database in the project folder. Name no password in it, as it is shown and kept:
     PostgreSQL takes PGPASSWORD."""
     experiment: str = "har_assets"
     """Experiment that runs are filed under."""
-    artifact_root: str = os.environ.get(FILES_VARIABLE) or "mlartifacts"
+    artifact_root: str = settings.MLFLOW_FILES.get() or "mlartifacts"
     """Folder or `s3://` address (HAR_MLFLOW_FILES) of run files for a new experiment in a database; a server decides
     for itself."""
     outbox: str = "mlflow_outbox"
@@ -53,7 +47,7 @@ class MlflowTracking(dg.ConfigurableResource):
 
         HarError for an address that a configuration may not name.
         """
-        refuse_other_address(self.tracking_uri, "tracking_uri of mlflow", MLFLOW_VARIABLE, OWN_DATABASE)
+        refuse_other_address(self.tracking_uri, "tracking_uri of mlflow", settings.MLFLOW_URI, OWN_DATABASE)
         prefix = "sqlite:///"
         if self.tracking_uri.startswith(prefix) and not self.tracking_uri.startswith(prefix + "/"):
             return f"{prefix}{project / self.tracking_uri.removeprefix(prefix)}"
@@ -65,7 +59,7 @@ class MlflowTracking(dg.ConfigurableResource):
         if not self.tracking_uri.startswith(DATABASES):
             return ""
         if "://" in self.artifact_root:
-            refuse_other_address(self.artifact_root, "artifact_root of mlflow", FILES_VARIABLE)
+            refuse_other_address(self.artifact_root, "artifact_root of mlflow", settings.MLFLOW_FILES)
             return self.artifact_root
         return confined(project / self.artifact_root, project, "artifact_root of mlflow").as_uri()
 
@@ -83,7 +77,7 @@ class MlflowTracking(dg.ConfigurableResource):
 
     def dagster_page(self, page: str) -> str:
         """Address of a page of the web UI."""
-        base = self.dagster_ui or os.environ.get(WEB_UI_VARIABLE) or "http://127.0.0.1:3000"
+        base = self.dagster_ui or settings.DAGSTER_UI.get() or "http://127.0.0.1:3000"
         return f"{base.rstrip('/')}/{page}"
 
     def link(self, run_id: str) -> str:

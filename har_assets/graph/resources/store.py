@@ -4,7 +4,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from har_assets.store.bucket import DEFAULT_ROOT, ROOT_VARIABLE, open_store
+from har_assets import settings
+from har_assets.store.bucket import DEFAULT_ROOT, open_store
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.record import Artifact
 from har_assets.system.confinement import confined, refuse_other_address
@@ -32,7 +33,7 @@ class ArtifactStore(dg.ConfigurableResource):
     def folder(self) -> ArtifactFolder:
         """The store itself."""
         if "://" in self.root:
-            refuse_other_address(self.root, "root of store", ROOT_VARIABLE)
+            refuse_other_address(self.root, "root of store", settings.ARTIFACTS)
         for name, folder in (("root", self.root), ("work_root", self.work_root)):
             if "://" not in folder:
                 confined(self.project_folder / folder, Path.cwd(), f"{name} of store")

@@ -6,7 +6,6 @@ other way nor the next message waits for it. A process that is killed between se
 """
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -16,13 +15,12 @@ import dagster as dg
 from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus, RunRecord, RunsFilter
 from dagster._core.storage.tags import HIDDEN_TAG_PREFIX
 
+from har_assets import settings
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.sensors.delivery import (
     GIVE_UP_S,
     LONGEST_REASON,
-    MAIL_VARIABLE,
     TICK_S,
-    WEBHOOK_VARIABLE,
     Delivery,
     UndeliveredError,
     Way,
@@ -119,12 +117,12 @@ def deliver(
     minimum_interval_seconds=30,
     # Setting a variable is the switch; it can still be switched off in the web UI.
     default_status=dg.DefaultSensorStatus.RUNNING
-    if os.environ.get(WEBHOOK_VARIABLE) or os.environ.get(MAIL_VARIABLE)
+    if settings.ALERT_WEBHOOK.get() or settings.ALERT_MAIL.get()
     else dg.DefaultSensorStatus.STOPPED,
     description="Every 30 seconds: for each run that has failed, whoever started it, JSON is posted to "
-    f"{WEBHOOK_VARIABLE} and mail is sent to {MAIL_VARIABLE} by the server HAR_SMTP_HOST; off while neither is set. "
-    "What cannot be delivered is tried again for a day, and holds up nothing else. Costs one query, and a "
-    "request or mail a failure. The same for a sensor, a schedule or the automation that raises, once a streak.",
+    f"{settings.ALERT_WEBHOOK} and mail is sent to {settings.ALERT_MAIL} by the server {settings.SMTP_HOST}; off while "
+    "neither is set. What cannot be delivered is tried again for a day, and holds up nothing else. Costs one query, "
+    "and a request or mail a failure. The same for a sensor, a schedule or the automation that raises, once a streak.",
 )
 def alert_sensor(context: dg.SensorEvaluationContext, mlflow: MlflowTracking) -> dg.SkipReason:
     """Send the messages of failed runs and of failed ticks."""
@@ -135,7 +133,7 @@ def alert_sensor(context: dg.SensorEvaluationContext, mlflow: MlflowTracking) ->
     state: dict[str, Any] = json.loads(context.cursor) if context.cursor else {"on_since": now, "look_from": now}
     if not by:
         context.update_cursor("")  # what fails while it is off is not sent later
-        return dg.SkipReason(f"neither {WEBHOOK_VARIABLE} nor {MAIL_VARIABLE} is set")
+        return dg.SkipReason(f"neither {settings.ALERT_WEBHOOK} nor {settings.ALERT_MAIL} is set")
     records = failed_runs(context.instance, max(state["on_since"], state["look_from"] - OVERLAP_S))
     done = deliver(context.instance, records, by, mlflow, now)
     ticks, told = deliver_ticks(context.instance, by, state.get("ticks", {}), mlflow, state["on_since"], now)

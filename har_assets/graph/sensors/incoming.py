@@ -6,7 +6,6 @@ added again at the end, with its history. Repeating a run repeats its range.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,15 +18,16 @@ from dagster._core.storage.tags import (
     RUN_KEY_TAG,
 )
 
+from har_assets import settings
 from har_assets.errors import HarError
 from har_assets.graph.assets.incoming import INCOMING_PARTITIONS, NAME
-from har_assets.graph.resources.incoming import INTERVAL_VARIABLE, IncomingVideos
+from har_assets.graph.resources.incoming import IncomingVideos
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.graph.running.dead_runs import is_dead, release_dead_runs
 from har_assets.incoming.folder import partition_key
 from har_assets.incoming.ledger import RETRY_WAITS_S, Ledger, Plan, RunState
 
-INTERVAL_S = int(os.environ.get(INTERVAL_VARIABLE) or 30)
+INTERVAL_S = int(settings.INCOMING_INTERVAL.get() or 30)
 LEDGER = ".known_videos.sqlite"
 PARTITIONS = str(INCOMING_PARTITIONS.name)
 
