@@ -14,10 +14,8 @@ from typing import Any
 
 import dagster as dg
 
+from har_assets import settings
 from har_assets.graph.dagster_private import failure_reason
-
-LOG_FILE_VARIABLE = "HAR_LOG_FILE"
-"""Environment variable: file to which lines are appended; without it they go to standard output."""
 
 
 class JsonLogHandler(logging.Handler):
@@ -31,7 +29,7 @@ class JsonLogHandler(logging.Handler):
             line = (json.dumps(line_of(record), ensure_ascii=False, default=str) + "\n").encode(
                 errors="backslashreplace"
             )
-            if path := os.environ.get(LOG_FILE_VARIABLE):
+            if path := settings.LOG_FILE.get():
                 file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
                 try:
                     os.write(file, line)

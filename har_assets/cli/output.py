@@ -54,8 +54,3 @@ def printable(text: str) -> str:
     """Text that any terminal can show: control characters and what the encoding lacks are written as escapes."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
     return shown.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(sys.stdout.encoding or "utf-8")
-
-
-def in_bytes(count: int) -> str:
-    """Bytes in MB or kB, for a column."""
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from har_assets import settings
 from har_assets.errors import HarError
 from har_assets.store.bucket_pruning import GRACE_HOURS
 from har_assets.store.opening import open_store
@@ -27,7 +28,7 @@ def prune(
         str,
         typer.Option(
             "--tracking-uri",
-            envvar=["HAR_MLFLOW_URI", "MLFLOW_TRACKING_URI"],
+            envvar=[settings.MLFLOW_URI, "MLFLOW_TRACKING_URI"],
             help="MLflow server or database whose aliases are kept.",
         ),
     ] = "sqlite:///mlflow.db",

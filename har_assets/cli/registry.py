@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from har_assets import settings
 from har_assets.store.opening import open_store
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 Name = Annotated[str, typer.Option("--model", help="Registered model.")]
 Address = Annotated[
     str,
-    typer.Option("--tracking-uri", envvar=["HAR_MLFLOW_URI", "MLFLOW_TRACKING_URI"], help="MLflow server or database."),
+    typer.Option(
+        "--tracking-uri", envvar=[settings.MLFLOW_URI, "MLFLOW_TRACKING_URI"], help="MLflow server or database."
+    ),
 ]
 Store = Annotated[
     str, typer.Option("--store", help="Folder or s3:// address of the products; HAR_ARTIFACTS, else artifacts.")

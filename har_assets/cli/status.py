@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from har_assets import settings
 from har_assets.graph.stage import STAGES
 from har_assets.store.opening import open_store
 from har_assets.store.record import Artifact
+from har_assets.system.files import format_bytes
 
 if TYPE_CHECKING:
     pass
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from har_assets.cli.output import Store, in_bytes, printable
+from har_assets.cli.output import Store, printable
 from har_assets.model.files import ENGINE
 from har_assets.store import protocol
 
@@ -96,7 +97,7 @@ def status(store: Store = "") -> None:
             record = artifact.record
             table.add_row(asset, f"{record.seconds:.1f} s", _size(artifact), record.headline)
     for asset, row in partitioned(folder):
-        size = in_bytes(row.size) if row else ""
+        size = format_bytes(row.size) if row else ""
         table.add_row(asset, "", size, Text(printable(row.words)) if row else "[dim]not materialized[/dim]")
     console = Console(highlight=False)
     console.width = max(console.width, 110)
@@ -109,7 +110,7 @@ def status(store: Store = "") -> None:
         console.print(f"\nEngine:       {engine.file(ENGINE)}", soft_wrap=True)
         console.print("Predict:      har predict VIDEO...")
         console.print("Web UI:       dagster dev            then http://127.0.0.1:3000/asset-groups")
-        uri = os.environ.get("HAR_MLFLOW_URI") or "sqlite:///mlflow.db"
+        uri = settings.MLFLOW_URI.get() or "sqlite:///mlflow.db"
         if "://" in uri and not uri.startswith("http"):
             uri = f"mlflow ui --backend-store-uri {uri} --port 8080"
         console.print(f"Experiments:  {uri}", markup=False, soft_wrap=True)
@@ -119,4 +120,4 @@ def status(store: Store = "") -> None:
 
 def _size(artifact: Artifact) -> str:
     count = artifact.bytes + artifact.record.metadata.get("video_bytes", 0)  # the videos themselves lie in data/
-    return in_bytes(count)
+    return format_bytes(count)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import glob
 import json
-import os
 import sys
 import tempfile
 import time
@@ -19,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from har_assets.errors import HarError, VideoError
+from har_assets.system.files import remove_partials, written_whole
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -203,11 +202,8 @@ def _require_folder(out: Path, films: Sequence[Path], options: TimelineOptions) 
 
 def remove_left_overs(out: Path, film: Path) -> None:
     """Half-written files of runs that were killed: of a process that is no more, and untouched for a minute."""
-    for partial in out.glob(f".{glob.escape(film.name)}.timeline.*.partial.*"):
-        pid = partial.name.split(".")[-3]
-        with contextlib.suppress(OSError):
-            if not Path(f"/proc/{pid}").exists() and time.time() - partial.stat().st_mtime > 60:
-                partial.unlink()
+    for suffix in ("csv", "json", "png", "mp4"):
+        remove_partials(_target(out, film, suffix), untouched_s=60)
 
 
 def _write(
@@ -271,14 +267,11 @@ def _run(
 @contextlib.contextmanager
 def _complete_file(target: Path) -> Iterator[Path]:
     """A path beside the target to write to, which takes the target's place at the end and is gone after a fault."""
-    partial = target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix}")
     try:
-        yield partial
-        partial.replace(target)
+        with written_whole(target, keep_suffix=True) as partial:
+            yield partial
     except VideoError:
         raise
     except (OSError, HarError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
         raise HarError(f"{target} cannot be written ({reason}): free some space or choose another --out.") from None
-    finally:
-        partial.unlink(missing_ok=True)

@@ -14,25 +14,22 @@ server reads what does.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from har_assets import settings
 from har_assets.errors import HarError
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-RAY_VARIABLE = "HAR_RAY"
-"""Environment variable: address of the job server of a Ray cluster, `http://head:8265`. Empty: steps run here."""
-
 
 def cluster_address() -> str:
     """Address of the job server by HAR_RAY, empty where there is none; HarError for one that is no address."""
-    address = os.environ.get(RAY_VARIABLE, "").strip()
+    address = settings.RAY.get("").strip()
     if address and urlsplit(address).scheme not in ("http", "https"):
         raise HarError(
-            f"{RAY_VARIABLE} is {address!r}: set it to the address of the cluster's job server, http://HEAD:8265, or "
+            f"{settings.RAY} is {address!r}: set it to the address of the cluster's job server, http://HEAD:8265, or "
             "unset it to run steps on this machine."
         )
     return address
@@ -44,7 +41,7 @@ def connect(address: str) -> JobSubmissionClient:
         from ray.job_submission import JobSubmissionClient
     except ImportError:
         raise HarError(
-            f"{RAY_VARIABLE} names a Ray cluster and Ray is not installed: `pip install 'har_assets[ray]'`, or unset "
+            f"{settings.RAY} names a Ray cluster and Ray is not installed: `pip install 'har_assets[ray]'`, or unset "
             "it."
         ) from None
     try:
@@ -52,7 +49,7 @@ def connect(address: str) -> JobSubmissionClient:
     except (ConnectionError, RuntimeError) as error:
         raise HarError(
             f"No Ray job server answers at {address} ({' '.join(str(error).split())[:200]}): start the cluster, `ray "
-            f"start --head`, correct {RAY_VARIABLE}, or unset it to run steps on this machine."
+            f"start --head`, correct {settings.RAY}, or unset it to run steps on this machine."
         ) from error
 
 

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from har_assets import settings
 from har_assets.errors import HarError
 from har_assets.store.opening import open_store
 from har_assets.system.processes import undisturbed
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
     from ray import ObjectRef
     from ray.util.placement_group import PlacementGroup
 
-PLACE_VARIABLE = "HAR_TRAINING_PLACE"
-"""Environment variable by which the executor tells a step that trains on several nodes where it is: JSON of `ray_job`
-and `node_needs`, as in TrainingRequest."""
 
 TRAININGS: dict[str, tuple[str, ...]] = {
     "trained_checkpoint": (),
@@ -191,7 +189,7 @@ def reserved_nodes(request: TrainingRequest, report: Report) -> Iterator[Placeme
     from ray.util.placement_group import placement_group, remove_placement_group
 
     # Of several nodes on one machine Ray would take the head for the one that this process is on.
-    here = JobSubmissionClient(os.environ["HAR_RAY"]).get_job_info(request.ray_job).driver_node_id
+    here = JobSubmissionClient(settings.RAY.get("")).get_job_info(request.ray_job).driver_node_id
     count = request.nodes - 1
     group = placement_group(
         [dict(request.node_needs)] * count,
@@ -352,7 +350,7 @@ def _start(request_file: Path, **options: Any) -> subprocess.Popen[Any]:
     """The training process of this node, which ends with the one that calls this."""
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("DAGSTER_PIPES")},
-        "HAR_PARENT_PID": str(os.getpid()),
+        settings.PARENT_PID: str(os.getpid()),
         "PYTHONUNBUFFERED": "1",  # lines are relayed when they are written
     }
     return subprocess.Popen(

@@ -14,8 +14,9 @@ from urllib.request import url2pathname
 
 import requests
 
+from har_assets import settings
 from har_assets.errors import DownloadError
-from har_assets.system.confinement import HOSTS_VARIABLE, allowed_hosts, is_among
+from har_assets.system.confinement import allowed_hosts, is_among
 from har_assets.system.files import Log, Progress, format_bytes, format_seconds, require_space
 
 _CHUNK_BYTES = 1 << 18
@@ -232,7 +233,7 @@ class Fetch:
         allowed = allowed_hosts()
         if allowed is not None and not is_among(url, allowed):
             raise MirrorError(
-                f"its host is not among those that {HOSTS_VARIABLE} allows ({', '.join(sorted(allowed))})"
+                f"its host is not among those that {settings.DOWNLOAD_HOSTS} allows ({', '.join(sorted(allowed))})"
             )
 
     def _refuse_redirect(self, response: requests.Response, *_: object, **__: object) -> None:

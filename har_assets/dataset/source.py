@@ -6,9 +6,9 @@ an archive or folder of one's own.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from har_assets import settings
 from har_assets.dataset.dvc import DvcRepository
 from har_assets.dataset.known import HMDB51
 from har_assets.dataset.sources import hmdb51, own, restored, sample
@@ -20,9 +20,6 @@ from har_assets.store.protocol import Store
 from har_assets.system.confinement import confined
 
 SOURCES: dict[str, Source] = {SAMPLE: sample.SOURCE, HMDB51.name: hmdb51.SOURCE, DVC: restored.SOURCE}
-
-SOURCE_VARIABLE = "HAR_SOURCE"
-"""Environment variable: the source of a project that has none yet."""
 
 
 def source_of(source: str) -> Source:
@@ -46,7 +43,7 @@ def choose_source(wanted: str, project: Path, store: Store, dvc: DvcRepository, 
         wanted
         or (DVC if pulled else "")
         or (published.record.metadata["source"] if published else "")
-        or os.environ.get(SOURCE_VARIABLE, "")
+        or settings.SOURCE.get("")
         or (DVC if tracked_real(project, store, dvc) else SAMPLE)
     )
     if source in SOURCES:

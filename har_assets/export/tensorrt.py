@@ -30,7 +30,7 @@ from har_assets.options import Options
 from har_assets.runtime.tensorrt import why_not_engine
 from har_assets.runtime.tensorrt_log import TensorRTLog
 from har_assets.store.record import Artifact
-from har_assets.system.files import sha256_of
+from har_assets.system.files import sha256_of, written_whole
 from har_assets.system.gpu import gpu_compute_capability
 
 if TYPE_CHECKING:
@@ -299,10 +299,8 @@ class _TimingCache:
         """Write what is known now."""
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".new")
-        temporary.write_bytes(self.config.get_timing_cache().serialize())
-        temporary.replace(self.path)
+        with written_whole(self.path) as partial:
+            partial.write_bytes(self.config.get_timing_cache().serialize())
 
 
 class _Lines(list[str]):

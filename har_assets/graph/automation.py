@@ -5,7 +5,6 @@ has changed before that is left to the next run by hand or by schedule.
 """
 
 import logging
-import os
 import warnings
 import zoneinfo
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 
+from har_assets import settings
 from har_assets.errors import HarError
 from har_assets.graph.asset import CONFIGS
 from har_assets.graph.dagster_private import SensorExecutionData, with_run_config
@@ -20,18 +20,15 @@ from har_assets.graph.resources.store import ArtifactStore
 
 logger = logging.getLogger(__name__)
 
-TIME_ZONE_VARIABLE = "HAR_TIME_ZONE"
-"""Environment variable: IANA name of the time zone in which schedules and automation count hours."""
-
 
 def time_zone() -> str:
     """The time zone of schedules, by HAR_TIME_ZONE; UTC without it. HarError for a name that does not exist."""
-    name = os.environ.get(TIME_ZONE_VARIABLE) or "UTC"
+    name = settings.TIME_ZONE.get() or "UTC"
     try:
         zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         raise HarError(
-            f"There is no time zone {name!r}: set {TIME_ZONE_VARIABLE} to an IANA name (Europe/Berlin), or unset it."
+            f"There is no time zone {name!r}: set {settings.TIME_ZONE} to an IANA name (Europe/Berlin), or unset it."
         ) from None
     return name
 

@@ -20,14 +20,12 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
+from har_assets import settings
 from har_assets.errors import HarError, VideoError
 from har_assets.incoming.folder import GoneError, LocalVideo, Signature, Wanted, name_tests
 from har_assets.store.remote_folder import PARTS_AT_ONCE, RemoteFolder
 from har_assets.system.files import DISK_FULL_ERRNOS, format_bytes, require_space, sha256_of
 from har_assets.system.locks import FolderLock
-
-FOLDER_VARIABLE = "HAR_INCOMING"
-"""Environment variable: the folder or address of new videos."""
 
 COPIES_PREFIX = ".copies-"
 
@@ -47,9 +45,9 @@ class VideoBucket(RemoteFolder):
         """
         if address.partition("://")[0] not in ("s3", "s3a") or not address.partition("://")[2].strip("/"):
             raise HarError(
-                f"{address!r} is no place of new videos: name a folder or s3://bucket/prefix in {FOLDER_VARIABLE}."
+                f"{address!r} is no place of new videos: name a folder or s3://bucket/prefix in {settings.INCOMING}."
             )
-        super().__init__(address, FOLDER_VARIABLE)
+        super().__init__(address, settings.INCOMING)
         self._home, self._most = home, most_copied
         self._sizes: dict[bytes, Signature] = {}
         """Of the listing."""

@@ -19,14 +19,13 @@ import csv
 import functools
 import json
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from har_assets.system.files import hash_of
+from har_assets.system.files import hash_of, write_text_whole, written_whole
 from har_assets.system.locks import locked
 
 TOP = 5
@@ -102,9 +101,9 @@ class Results:
         """Keep the result of a video: `video`, `partition`, `content_sha256`, the rest as it is."""
         about = self.folder / "recipe.json"
         if not about.exists():
-            write_whole(about, _json(self.recipe))
+            write_text_whole(about, _json(self.recipe))
         path = self.path(fields["content_sha256"], fields["partition"])
-        write_whole(path, _json(fields))
+        write_text_whole(path, _json(fields))
         if fields["content_sha256"]:
             self.path("", fields["partition"]).unlink(missing_ok=True)  # it can be read now
         return path
@@ -142,7 +141,7 @@ def update_table(home: Path, log: Callable[[str], None]) -> Path:
             row[CURRENT] = "true" if newest[row[PARTITION], row[MODEL]][1] == name else "false"
         ordered = sorted(rows.values(), key=lambda row: (row[0], row[GIVEN]))
         if rows != before or not target.exists():
-            with replaced(target) as temporary:
+            with written_whole(target) as temporary:
                 with temporary.open("w", newline="", encoding="utf-8") as file:
                     table = csv.writer(file, lineterminator="\n")
                     table.writerow(COLUMNS)
@@ -206,24 +205,5 @@ def _read(path: Path) -> dict[str, Any] | None:
     return fields if isinstance(fields, dict) else None
 
 
-def _json(fields: dict[str, Any]) -> bytes:
-    return (json.dumps(fields) + "\n").encode()  # an indent is written by Python code: two milliseconds a video
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is complete or absent."""
-    with replaced(path) as temporary:
-        temporary.write_bytes(content)
-
-
-@contextlib.contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """A path to write to, which then takes the place of `path`; nothing is left behind by an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The number alone is that of another process, too, in another container that shares the folder.
-    temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}"
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _json(fields: dict[str, Any]) -> str:
+    return json.dumps(fields) + "\n"  # an indent is written by Python code: two milliseconds a video

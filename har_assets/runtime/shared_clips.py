@@ -15,6 +15,7 @@ import numpy as np
 
 from har_assets.errors import HarError
 from har_assets.runtime.predictor import Clips
+from har_assets.system.files import format_bytes
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def shared_clips(shape: tuple[int, ...], remedy: str) -> Iterator[SharedClips]:
         memory = shared_memory.SharedMemory(create=True, size=size)
     except OSError as error:
         raise HarError(
-            f"There is no shared memory of {size / 1e6:.0f} MB for decoded clips ({error.strerror}): {remedy}."
+            f"There is no shared memory of {format_bytes(size)} for decoded clips ({error.strerror}): {remedy}."
         ) from None
     layout = Layout(memory.name, shape)
     shared = SharedClips(layout, layout.view(memory))

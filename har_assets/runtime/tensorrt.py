@@ -6,12 +6,10 @@ is checked before the library sees the bytes.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import json
 import logging
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from har_assets.model.files import parity_path, reference_path, sidecar_path
 from har_assets.model.integrity import verify_engine
 from har_assets.runtime.predictor import Clips, Predictor, Runtime, Scores
 from har_assets.runtime.tensorrt_log import TensorRTLog
+from har_assets.system.files import write_text_whole
 from har_assets.system.gpu import gpu_compute_capability
 
 BUILDERS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
@@ -137,13 +136,9 @@ class EnginePredictor(Predictor):
             top1_agreement=float(gates["top1_agreement_required"]),
         )
         found = {**identity, **parity.to_dict()}
-        partial = record.with_name(f"{record.name}.{os.getpid()}.partial")
         try:
-            partial.write_text(json.dumps(found, indent=2) + "\n")
-            partial.replace(record)
+            write_text_whole(record, json.dumps(found, indent=2) + "\n")
         except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink()
             _LOG.warning("%s cannot be written (%s); parity of the engine: %s", record, error.strerror, found)
         if not parity.passed:
             raise ModelFileError(

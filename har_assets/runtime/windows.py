@@ -17,7 +17,8 @@ import numpy as np
 from har_assets.errors import VideoError
 from har_assets.model.spec import ModelSpec
 from har_assets.runtime.predictor import Clips
-from har_assets.video.decode import VideoReader, open_container
+from har_assets.video.decode import VideoReader
+from har_assets.video.probe import open_container
 from har_assets.video.sampling import Frames, centre_crop, clip_windows, window_starts
 
 MAX_HELD_BYTES = 256 << 20

@@ -4,7 +4,6 @@ It needs an environment in which har_assets is installed. A request is a table w
 base64) or `path`, and the parameters `top_k` and `windows`; the answer has a row of labels and scores for each.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ from mlflow.models import set_model
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
+from har_assets import settings
 from har_assets.errors import HarError
 from har_assets.serving.limits import ServingLimits
-from har_assets.serving.service import FOLDER_VARIABLE, BusyError, RequestError, VideoRow, VideoService
+from har_assets.serving.service import BusyError, RequestError, VideoRow, VideoService
 
 
 class RefusedError(MlflowException):  # type: ignore[misc]
@@ -40,7 +40,7 @@ class ServedVideoModel(PythonModel):  # type: ignore[misc]
     def load_context(self, context: PythonModelContext) -> None:
         """Open the model and start the decoding processes."""
         config = dict(context.model_config or {})
-        folder = os.environ.get(FOLDER_VARIABLE)
+        folder = settings.SERVING_FOLDER.get()
         self.service = VideoService(
             Path(context.artifacts["model"]),
             ServingLimits.from_config(config),

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from har_assets import settings
 from har_assets.errors import HarError, VideoError
 from har_assets.model.spec import ModelSpec
 from har_assets.runtime import Predictor, open_model
@@ -27,9 +28,6 @@ from har_assets.runtime.windows import ReadLimits, read_windows
 from har_assets.serving.decoders import Decoders
 from har_assets.serving.limits import ServingLimits
 from har_assets.video.workers import available_cores
-
-FOLDER_VARIABLE = "HAR_SERVING_FOLDER"
-"""Environment variable of a server: the folder below which `path` may name videos. Without it `path` is refused."""
 
 
 class RequestError(HarError):
@@ -141,7 +139,8 @@ class VideoService:
     def _read_file(self, path: object) -> bytes:
         if self.folder is None:
             raise RequestError(
-                f"`path` is off on this server: send `video`, or start it with {FOLDER_VARIABLE}=/folder/of/videos"
+                f"`path` is off on this server: send `video`, or start it with "
+                f"{settings.SERVING_FOLDER}=/folder/of/videos"
             )
         if not isinstance(path, str):
             raise RequestError(f"`path` is of type {type(path).__name__}, not text")

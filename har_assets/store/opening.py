@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from har_assets import settings
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.protocol import Store
 from har_assets.store.quota import Quota
-
-ROOT_VARIABLE = "HAR_ARTIFACTS"
-"""Environment variable: folder or address of the artifact store."""
 
 DEFAULT_ROOT = "artifacts"
 """Folder of the artifact store, below the project folder, where nothing else is named."""
@@ -19,7 +16,7 @@ DEFAULT_ROOT = "artifacts"
 
 def chosen_root(root: str | Path = "") -> str:
     """Folder or address of the store: `root`, else what HAR_ARTIFACTS says, else `artifacts`."""
-    return str(root or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT)
+    return str(root or settings.ARTIFACTS.get() or DEFAULT_ROOT)
 
 
 def open_store(
@@ -39,7 +36,7 @@ def open_store(
     from har_assets.store.bucket import ArtifactBucket
     from har_assets.store.remote_folder import RemoteFolder
 
-    remote = RemoteFolder(root, ROOT_VARIABLE)
+    remote = RemoteFolder(root, settings.ARTIFACTS)
     return ArtifactBucket(remote, project / work_root, quota=Quota.of(remote.address, quota, remote.size))
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from har_assets import settings
 from har_assets.errors import HarError
 from har_assets.system.files import format_bytes, parse_size, size_of
-
-QUOTA_VARIABLE = "HAR_STORE_QUOTA"
-"""Environment variable: largest size of the store, such as `200 GB`."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Quota:
 
         HarError for what is no size.
         """
-        text = size or os.environ.get(QUOTA_VARIABLE, "")
+        text = size or settings.STORE_QUOTA.get("")
         return cls(root, parse_size(text), measure) if text.strip() else None
 
     def used(self) -> int:
@@ -44,5 +41,6 @@ class Quota:
         if used > self.bytes:
             raise HarError(
                 f"{asset} is not published, as {self.root} holds {format_bytes(used)} with it and its quota is "
-                f"{format_bytes(self.bytes)}: run `har prune`, which shows what can go, or raise {QUOTA_VARIABLE}."
+                f"{format_bytes(self.bytes)}: run `har prune`, which shows what can go, or raise "
+                f"{settings.STORE_QUOTA}."
             )

@@ -15,6 +15,7 @@ from har_assets.errors import HarError
 from har_assets.store.quota import Quota
 from har_assets.store.record import LATEST
 from har_assets.system.locks import FolderLock
+from har_assets.system.processes import is_running
 
 STAGING_PREFIX = ".staging-"
 """Names of staging folders begin so; the id of the process follows."""
@@ -71,6 +72,11 @@ class WorkFolder:
 def remove_stale_staging(home: Path) -> None:
     """Remove staging folders whose process has died."""
     for folder in home.glob(f"{STAGING_PREFIX}*"):
-        process = folder.name.removeprefix(STAGING_PREFIX).split("-")[0]
-        if not Path("/proc", process).exists():
+        if is_stale(folder):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_stale(staging: Path) -> bool:
+    """Whether the process that made a staging folder has died; its number is in the name."""
+    process = staging.name.removeprefix(STAGING_PREFIX).split("-")[0]
+    return not (process.isdecimal() and is_running(int(process)))

@@ -19,12 +19,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from har_assets import settings
 from har_assets.errors import HarError
-
-FOLDERS_VARIABLE = "HAR_ALLOWED_FOLDERS"
-HOSTS_VARIABLE = "HAR_DOWNLOAD_HOSTS"
-MLFLOW_VARIABLE = "HAR_MLFLOW_URI"
-"""Not MLflow's own variable, which may name another project's server."""
 
 
 def confined(path: Path, project: Path, what: str) -> Path:
@@ -32,7 +28,7 @@ def confined(path: Path, project: Path, what: str) -> Path:
 
     HarError where HAR_ALLOWED_FOLDERS is set and the path, its links followed, lies below none of them.
     """
-    allowed = os.environ.get(FOLDERS_VARIABLE)
+    allowed = settings.ALLOWED_FOLDERS.get()
     if allowed is None:
         return path
     folders = [project, *(Path(folder) for folder in allowed.split(os.pathsep) if folder)]
@@ -44,17 +40,17 @@ def confined(path: Path, project: Path, what: str) -> Path:
     if not inside:
         raise HarError(
             f"{what} names {str(path)!r}, which lies outside the folders that configurations may read here: choose a "
-            f"file below {' or '.join(str(folder) for folder in folders)}, or have {FOLDERS_VARIABLE} changed."
+            f"file below {' or '.join(str(folder) for folder in folders)}, or have {settings.ALLOWED_FOLDERS} changed."
         )
     return path
 
 
-def refuse_other_address(address: str, what: str, variable: str, own: str = "") -> None:
+def refuse_other_address(address: str, what: str, variable: settings.Setting, own: str = "") -> None:
     """HarError where HAR_ALLOWED_FOLDERS is set and an address is neither `own` nor that of the environment `variable`.
 
     `what` is the option, for the sentence.
     """
-    if os.environ.get(FOLDERS_VARIABLE) is not None and address not in ("", own, os.environ.get(variable)):
+    if settings.ALLOWED_FOLDERS.get() is not None and address not in ("", own, variable.get()):
         raise HarError(
             f"{what} names {address!r}, which configurations may not do here: leave it out, or have {variable} changed."
         )
@@ -62,7 +58,7 @@ def refuse_other_address(address: str, what: str, variable: str, own: str = "") 
 
 def allowed_hosts() -> frozenset[str] | None:
     """The hosts of HAR_DOWNLOAD_HOSTS, in lower case; None where any host may be named."""
-    names = os.environ.get(HOSTS_VARIABLE)
+    names = settings.DOWNLOAD_HOSTS.get()
     return None if names is None else frozenset(hosts_of(names.split(",")))
 
 

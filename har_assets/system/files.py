@@ -1,22 +1,25 @@
-"""Files: hashes, sizes in words and numbers, free space, progress lines, replacing a file whole."""
+"""Files: writing them whole, hashes, sizes and durations in words, free space, progress lines."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from har_assets.errors import HarError
+from har_assets.system.processes import is_running
 
 Log = Callable[[str], None]
 """Takes one finished line, such as `context.log.info` or `print`."""
@@ -184,8 +187,41 @@ def remove_tree(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a small file, at once or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+@contextlib.contextmanager
+def written_whole(target: Path, *, keep_suffix: bool = False) -> Iterator[Path]:
+    """A path beside `target` to write a file to, which takes the target's place when the block ends.
+
+    A reader finds the old file or the new one, never a part of one; a fault leaves nothing behind. Missing folders
+    are made. The path ends in `.partial`, so that no program takes it for the file itself; with `keep_suffix` it ends
+    as the target does, for writers that choose a format by the suffix.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Process numbers repeat among containers that share a folder, so a random part follows.
+    writer = f"{os.getpid()}-{secrets.token_hex(4)}.partial"
+    name = f".{target.stem}.{writer}{target.suffix}" if keep_suffix else f".{target.name}.{writer}"
+    partial = target.with_name(name)
+    try:
+        yield partial
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text_whole(target: Path, text: str) -> None:
+    """Write a small text file in UTF-8, completely or not at all; see `written_whole`."""
+    with written_whole(target) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def remove_partials(target: Path, *, untouched_s: float = 0.0) -> None:
+    """Remove what killed processes left of `target` (see `written_whole`), untouched for that many seconds.
+
+    A process number of another container may look dead here, so a folder that is shared needs a time.
+    """
+    for start, end in ((target.name, ""), (target.stem, target.suffix)):
+        pattern = f".{glob.escape(start)}.*.partial{glob.escape(end)}"
+        for partial in list(target.parent.glob(pattern)):
+            writer = re.search(r"\.(\d+)(?:-[0-9a-f]+)?\.partial", partial.name)
+            if writer and not is_running(int(writer[1])) and time.time() - modified(partial) >= untouched_s:
+                with contextlib.suppress(OSError):
+                    partial.unlink()

@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -75,72 +74,77 @@ class FolderLock:
 
 @contextmanager
 def locked(target: Path, log: Log) -> Iterator[None]:
-    """Hold the lock of `target` among all processes; the lock file `.NAME.lock` is gone afterwards.
+    """Hold the lock of `target` among all processes; others wait, and say so in a line of their log.
 
-    The kernel frees the lock of a killed process. The file is removed by the holder alone, so one that
-    waited has to look whether what it locked is still the file of that name.
+    The lock file `.NAME.lock` beside the target is gone afterwards. HarError where the folder takes no file.
     """
     path = target.parent / f".{target.name}.lock"
-    while True:
-        handle = _open_lock(path)
+
+    def waiting() -> None:
+        log(f"waiting for another process that is writing {target}")
+
+    with _held(path, wait_s=-1, waiting=waiting):
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log(f"waiting for another process that is writing {target}")
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            if not _is_file_of_name(handle, path):
-                continue
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
+            yield
         finally:
-            os.close(handle)
+            path.unlink(missing_ok=True)  # by its holder alone: those who wait then lock a new file
 
 
-def _open_lock(path: Path) -> int:
+@contextmanager
+def exclusive(folder: Path, purpose: str, *, name: str = ".lock", wait_s: float = 15.0) -> Iterator[None]:
+    """Hold `folder` for this process; HarError when another one still has it after `wait_s` seconds.
+
+    Any end frees it, kill -9 too. The wait lets a process go that is just dying with its parent. The lock file `name`
+    stays, with the number of the process that had the folder last.
+    """
+    path = folder / name
+    try:
+        with _held(path, wait_s=wait_s):
+            with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+                path.write_text(str(os.getpid()))
+            yield
+    except LockTakenError:
+        holder = "unknown"
+        with contextlib.suppress(OSError):
+            holder = path.read_text().strip() or holder
+        raise HarError(
+            f"Process {holder} is already at work on {purpose} in {folder}: wait for it to end or stop it."
+        ) from None
+
+
+class LockTakenError(Exception):
+    """Another process has the lock."""
+
+
+@contextmanager
+def _held(path: Path, *, wait_s: float, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold the file `path` by `flock`; LockTakenError after `wait_s` seconds, of which -1 means any number.
+
+    filelock looks whether the file that it locked still has this name, and tries again where it was removed meanwhile.
+    It calls a thread that locks a file twice a deadlock instead of waiting for it.
+    """
+    from filelock import FileLock, Timeout  # where it is needed: it costs a command that locks nothing 50 ms
+
+    # A lock may end in another thread than the one it began in. On a file system without `flock` filelock would take
+    # the mere existence of the file for a lock, which a killed process holds for good.
+    lock = FileLock(path, thread_local=False, fallback_to_soft=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            waiting()
+            lock.acquire(timeout=wait_s)
+    except Timeout:
+        raise LockTakenError from None
+    except FileNotFoundError:
+        raise HarError(f"{path.parent} was removed while this process waited for it.") from None
     except OSError as error:
         raise HarError(
             f"nothing can be written to {path.parent} ({error.strerror}): choose another folder or mend its "
             "permissions."
         ) from error
-
-
-def _is_file_of_name(handle: int, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(handle), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-@contextlib.contextmanager
-def exclusive(folder: Path, purpose: str, *, wait_s: float = 15.0) -> Iterator[None]:
-    """Hold `folder` for this process; HarError when another one still has it after `wait_s` seconds.
-
-    Any end frees it, kill -9 too. The wait lets a process go that is just dying with its parent.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as lock:
-        deadline = time.monotonic() + wait_s
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() < deadline:
-                    time.sleep(0.2)
-                    continue
-            lock.seek(0)
-            holder = lock.read().strip() or "unknown"
-            raise HarError(
-                f"Process {holder} is already at work on {purpose} in {folder}: wait for it to end or stop it."
-            )
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
         yield
+    finally:
+        lock.release()

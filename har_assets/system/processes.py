@@ -1,4 +1,4 @@
-"""Processes: a child that ends with its parent, a name that no other process has, signals kept away for a moment."""
+"""Processes: is one running, a name that no other one has, a child that ends with its parent, signals kept away."""
 
 from __future__ import annotations
 
@@ -45,8 +45,19 @@ def this_host() -> str:
     return f"{socket.gethostname()}/{boot.read_text().strip() if boot.exists() else ''}"
 
 
+def is_running(pid: int) -> bool:
+    """Whether there is a process of that number, whoever owns it."""
+    import psutil
+
+    return bool(psutil.pid_exists(pid))
+
+
 def process_name(pid: int) -> str | None:
-    """`<pid>@<start time>` of a running process, or None: a number that was given out again differs."""
+    """`<pid>@<start time in clock ticks>` of a running process, or None: a number that was given out again differs.
+
+    Tags of runs hold this text. psutil adds the time of the boot to the ticks, which moves when the clock is set, so
+    they are read here.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

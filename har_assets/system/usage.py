@@ -8,11 +8,9 @@ driver's own library, without a framework, and as a whole: what others do on the
 import os
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 INTERVAL_S = 1.0
@@ -73,23 +71,16 @@ def measured() -> Iterator[Usage]:
 
 
 def anonymous_bytes(pid: int) -> int:
-    """Anonymous memory of a process and all its descendants, in bytes; 0 where there is no /proc."""
-    children: defaultdict[int, list[int]] = defaultdict(list)
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            stat = (process / "stat").read_text()
-        except OSError:  # it has ended
-            continue
-        children[int(stat.rpartition(")")[2].split()[1])].append(int(process.name))
-    total, waiting, page = 0, [pid], os.sysconf("SC_PAGE_SIZE")
-    while waiting:
-        process_id = waiting.pop()
-        waiting += children[process_id]
-        try:
-            _, resident, shared, *_ = Path(f"/proc/{process_id}/statm").read_text().split()
-        except (OSError, ValueError):
-            continue
-        total += (int(resident) - int(shared)) * page
+    """Anonymous memory of a process and all its descendants, in bytes; 0 for one that has ended."""
+    import psutil
+
+    total = 0
+    with suppress(psutil.Error):  # it has ended
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            with suppress(psutil.Error):
+                memory = one.memory_info()
+                total += memory.rss - memory.shared
     return total
 
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
@@ -29,14 +28,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from har_assets.errors import HarError
-from har_assets.system.files import replace_text
+from har_assets.system.files import write_text_whole
+from har_assets.system.locks import exclusive
 from har_assets.tracking.client import FAILED, FINISHED, KILLED, RUNNING, STEP_TAG, client_of, one_line, settle_status
 
 LOCK = ".lock"
-
+ADDRESS = "address.json"
+PURPOSE = "an MLflow outbox"
 
 METRICS_A_REQUEST = 1000
 PARAMS_A_REQUEST = 100
@@ -164,7 +165,7 @@ class Outbox:
                     self._send(entries)
                 except Exception as error:  # noqa: BLE001 - databases and file stores raise what they like; it is told
                     self._judge(error, entries[0])
-                replace_text(self.folder / "sent", str(end))
+                write_text_whole(self.folder / "sent", str(end))
                 for entry in entries:
                     if "file" in entry:
                         shutil.rmtree((self.folder / entry["file"]).parent, ignore_errors=True)
@@ -261,7 +262,7 @@ class Outbox:
 
     def forget_sent(self) -> None:
         """Send everything again, for a run that has nothing of it; files that were sent are not here any more."""
-        replace_text(self.folder / "sent", "0")
+        write_text_whole(self.folder / "sent", "0")
 
     def discard(self) -> None:
         """Give up what has not arrived."""
@@ -283,8 +284,19 @@ def opened(folder: Path, address: Address | None = None, *, wait_s: float = 15.0
     `address` makes it where it is missing. HarError when another process still has it after `wait_s` seconds, or it
     is not there.
     """
-    lock = _lock_new(folder, address) if address and not folder.is_dir() else _lock(folder, wait_s)
-    with lock:
+    with contextlib.ExitStack() as held:
+        if address and not folder.is_dir():
+            new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
+            write_address(new, address)
+            held.enter_context(exclusive(new, PURPOSE, wait_s=0))  # before others can see it
+            new.rename(folder)
+        else:
+            read_address(folder)  # first, as a lock makes the folder that it is in
+            held.enter_context(exclusive(folder, PURPOSE, wait_s=wait_s))
+            if not (folder / ADDRESS).exists():  # its writer has removed it at this moment
+                with contextlib.suppress(OSError):
+                    (folder / LOCK).unlink()
+                    folder.rmdir()
         outbox = Outbox(folder, read_address(folder))
         try:
             yield outbox
@@ -295,60 +307,18 @@ def opened(folder: Path, address: Address | None = None, *, wait_s: float = 15.0
                 shutil.rmtree(gone)
 
 
-def _lock_new(folder: Path, address: Address) -> IO[str]:
-    """Make an outbox, locked before others can see it; the open lock file."""
-    new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
-    new.mkdir(parents=True, exist_ok=True)
-    write_address(new, address)
-    lock = (new / LOCK).open("w+")
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    _sign(lock)
-    new.rename(folder)
-    return lock
-
-
-def _lock(folder: Path, wait_s: float) -> IO[str]:
-    """Lock an outbox that is there; the open lock file. Any end of the process frees it."""
-    try:
-        lock = (folder / LOCK).open("r+")
-    except FileNotFoundError:
-        raise HarError(f"There is no outbox {folder}.") from None
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if time.monotonic() < deadline:
-                time.sleep(0.1)
-                continue
-            holder = lock.read().strip() or "unknown"
-            lock.close()
-            raise HarError(f"Process {holder} is already at work on {folder}: wait for it to end or stop it.") from None
-    if not (folder / LOCK).exists():  # done with and removed while this process waited
-        lock.close()
-        raise HarError(f"There is no outbox {folder}.")
-    _sign(lock)
-    return lock
-
-
-def _sign(lock: IO[str]) -> None:
-    lock.seek(0)
-    lock.truncate()
-    lock.write(str(os.getpid()))
-    lock.flush()
-
-
 def write_address(folder: Path, address: Address) -> None:
     """Write `address.json`, at once or not at all."""
-    replace_text(folder / "address.json", json.dumps(dataclasses.asdict(address), indent=2) + "\n")
+    write_text_whole(folder / ADDRESS, json.dumps(dataclasses.asdict(address), indent=2) + "\n")
 
 
 def read_address(folder: Path) -> Address:
-    """Where an outbox goes; HarError for a foreign file."""
+    """Where an outbox goes; HarError where there is none, and for a foreign file."""
     try:
-        return Address(**json.loads((folder / "address.json").read_text()))
+        return Address(**json.loads((folder / ADDRESS).read_text()))
     except (OSError, ValueError, TypeError) as error:
+        if not folder.is_dir():
+            raise HarError(f"There is no outbox {folder}.") from None
         raise HarError(f"{folder} is no outbox ({error}): remove it.") from error
 
 

@@ -6,7 +6,6 @@ continued.
 """
 
 import contextlib
-import os
 import re
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,8 +14,9 @@ from typing import ClassVar
 
 from pydantic import BaseModel
 
+from har_assets import settings
 from har_assets.errors import HarError
-from har_assets.system.confinement import MLFLOW_VARIABLE, confined, refuse_other_address
+from har_assets.system.confinement import confined, refuse_other_address
 from har_assets.system.processes import undisturbed
 from har_assets.tracking.client import DATABASES, FAILED, FINISHED, KILLED, RUNNING, client_of, experiment_of, one_line
 from har_assets.tracking.outbox import Address, UndeliveredError, opened, report_settled, settle
@@ -24,12 +24,6 @@ from har_assets.tracking.run_log import RunLog
 
 OWN_DATABASE = "sqlite:///mlflow.db"
 """Tracking address without a server, relative to the project folder."""
-
-FILES_VARIABLE = "HAR_MLFLOW_FILES"
-"""Environment variable: where the files of runs go."""
-
-WEB_UI_VARIABLE = "HAR_DAGSTER_UI"
-"""Environment variable: the address at which people open the web UI of Dagster."""
 
 
 class Tracking(BaseModel):
@@ -40,13 +34,13 @@ class Tracking(BaseModel):
     stopped_by: ClassVar[tuple[type[BaseException], ...]] = (KeyboardInterrupt,)
     """Exceptions that stop a step from outside: it ends as KILLED, where others end it as FAILED."""
 
-    tracking_uri: str = os.environ.get(MLFLOW_VARIABLE) or OWN_DATABASE
+    tracking_uri: str = settings.MLFLOW_URI.get() or OWN_DATABASE
     """Server (`http://...`) or database; empty trains without MLflow. Left out: that of the environment variable
     HAR_MLFLOW_URI, else a database in the project folder. Name no password in it, as it is shown and kept:
     PostgreSQL takes PGPASSWORD."""
     experiment: str = "har_assets"
     """Experiment that runs are filed under."""
-    artifact_root: str = os.environ.get(FILES_VARIABLE) or "mlartifacts"
+    artifact_root: str = settings.MLFLOW_FILES.get() or "mlartifacts"
     """Folder or `s3://` address (HAR_MLFLOW_FILES) of run files for a new experiment in a database; a server decides
     for itself."""
     outbox: str = "mlflow_outbox"
@@ -59,7 +53,7 @@ class Tracking(BaseModel):
 
         HarError for an address that a configuration may not name.
         """
-        refuse_other_address(self.tracking_uri, "tracking_uri of mlflow", MLFLOW_VARIABLE, OWN_DATABASE)
+        refuse_other_address(self.tracking_uri, "tracking_uri of mlflow", settings.MLFLOW_URI, OWN_DATABASE)
         prefix = "sqlite:///"
         if self.tracking_uri.startswith(prefix) and not self.tracking_uri.startswith(prefix + "/"):
             return f"{prefix}{project / self.tracking_uri.removeprefix(prefix)}"
@@ -71,7 +65,7 @@ class Tracking(BaseModel):
         if not self.tracking_uri.startswith(DATABASES):
             return ""
         if "://" in self.artifact_root:
-            refuse_other_address(self.artifact_root, "artifact_root of mlflow", FILES_VARIABLE)
+            refuse_other_address(self.artifact_root, "artifact_root of mlflow", settings.MLFLOW_FILES)
             return self.artifact_root
         return confined(project / self.artifact_root, project, "artifact_root of mlflow").as_uri()
 
@@ -89,7 +83,7 @@ class Tracking(BaseModel):
 
     def dagster_page(self, page: str) -> str:
         """Address of a page of the web UI."""
-        base = self.dagster_ui or os.environ.get(WEB_UI_VARIABLE) or "http://127.0.0.1:3000"
+        base = self.dagster_ui or settings.DAGSTER_UI.get() or "http://127.0.0.1:3000"
         return f"{base.rstrip('/')}/{page}"
 
     def link(self, run_id: str) -> str:

@@ -14,6 +14,7 @@ from types import FrameType
 
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, open_dagster_pipes
 
+from har_assets import settings
 from har_assets.errors import HarError
 from har_assets.system.processes import die_with_parent
 from har_assets.training.request import ERROR_FILE, STOPPED, TrainingRequest
@@ -35,7 +36,7 @@ def run_request(request_file: Path, train: Callable[[TrainingRequest], int]) -> 
         Exit status: that of `train`, 1 with the reason in `error.txt`, 130 when it was stopped.
     """
     worker = started_by_torchrun()
-    parent = os.environ.get("HAR_PARENT_PID")
+    parent = settings.PARENT_PID.get()
     if worker:
         die_with_parent()
     elif parent:

@@ -31,6 +31,7 @@ from har_assets.model.networks import check_clip_size, find_network, order_weigh
 from har_assets.model.pretrained import apply_state
 from har_assets.model.spec import ModelSpec, Provenance, to_metadata
 from har_assets.report.plots import plot_confusion, plot_curves
+from har_assets.system.files import remove_partials, write_text_whole, written_whole
 from har_assets.system.locks import exclusive
 from har_assets.training.averaging import AveragedWeights
 from har_assets.training.confusion import validation_confusion
@@ -64,9 +65,7 @@ def fit(request: TrainingRequest, report: Callable[[str], None] = print) -> dict
             with Tracking.open(request, work, report) if first else Tracking() as tracking:
                 found = _fit(request, spec, work, report if first else _silent, tracking)
             if first:
-                partial = summary_file.with_name(SUMMARY_FILE + ".partial")
-                partial.write_text(json.dumps(found, indent=2) + "\n")
-                os.replace(partial, summary_file)
+                write_text_whole(summary_file, json.dumps(found, indent=2) + "\n")
         # Only the first process has written it, and the others leave when it has.
         summary: dict[str, Any] = json.loads(summary_file.read_text()) if first else {}
         return summary
@@ -339,9 +338,9 @@ def write_deployable(checkpoint: Path, target: Path) -> int:
     """
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     kept = ("state_dict", "hyper_parameters", "pytorch-lightning_version", "epoch", "global_step")
-    partial = target.with_name(target.name + ".partial")
-    torch.save({name: content[name] for name in kept}, partial)
-    os.replace(partial, target)
+    remove_partials(target)
+    with written_whole(target) as partial:
+        torch.save({name: content[name] for name in kept}, partial)
     return int(content["epoch"])
 
 

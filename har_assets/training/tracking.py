@@ -21,6 +21,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers.logger import Logger
 
 from har_assets.errors import HarError
+from har_assets.system.files import write_text_whole
 from har_assets.system.processes import undisturbed
 from har_assets.tracking.client import (
     DAGSTER_STEP_TAG,
@@ -180,9 +181,7 @@ def _lineage(work: Path) -> str:
     """The name of this training, made once a work folder, before the run that carries it as a tag."""
     path = work / LINEAGE_FILE
     if not path.is_file():
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(uuid.uuid4().hex)
-        os.replace(partial, path)
+        write_text_whole(path, uuid.uuid4().hex)
     return path.read_text().strip()
 
 

@@ -22,6 +22,7 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepo
 from dagster._daemon.types import DaemonHeartbeat
 from typer.testing import CliRunner
 
+from har_assets import settings
 from har_assets.cli.app import app
 from har_assets.cli.doctor import environment, examine, finding, services
 from har_assets.cli.doctor import project as project_checks
@@ -30,7 +31,6 @@ from har_assets.errors import HarError
 from har_assets.graph.publishing import publish
 from har_assets.graph.running.dead_runs import HOST_TAG, PROCESS_TAG
 from har_assets.store.folder import ArtifactFolder
-from har_assets.store.quota import QUOTA_VARIABLE
 from har_assets.system.files import size_of
 from har_assets.system.processes import process_name, this_host
 from har_assets_tests.conftest import write_video
@@ -64,14 +64,14 @@ def states(findings: Finding | list[Finding]) -> dict[str, str]:
 
 
 def test_quota(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(QUOTA_VARIABLE, raising=False)
+    monkeypatch.delenv(settings.STORE_QUOTA, raising=False)
     assert state(project_checks.check_quota(project)) == "ok"
     publish(ArtifactFolder(project / "artifacts"), make_record(), "x" * 10_000)
     used = size_of(project / "artifacts")
     for quota, expected in ((used * 20, "ok"), (used + 100, "warning"), (used - 1, "problem"), (10**18, "warning")):
-        monkeypatch.setenv(QUOTA_VARIABLE, str(quota))
+        monkeypatch.setenv(settings.STORE_QUOTA, str(quota))
         assert state(project_checks.check_quota(project)) == expected, quota
-    monkeypatch.setenv(QUOTA_VARIABLE, "much")
+    monkeypatch.setenv(settings.STORE_QUOTA, "much")
     with pytest.raises(HarError, match="is no size"):
         project_checks.check_quota(project)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from har_assets.cluster.address import RAY_VARIABLE
+from har_assets import settings
 from har_assets.cluster.needs import PROJECT
 from har_assets.store.opening import open_store
 from har_assets.store.protocol import Store
@@ -36,7 +36,7 @@ class Site(Project):
             "HAR_ARTIFACTS": f"s3://{BUCKET}/{self.prefix}",
             "HAR_MLFLOW_URI": "postgresql:///mlflow",
             "HAR_MLFLOW_FILES": f"s3://{BUCKET}/mlflow",
-            RAY_VARIABLE: self.cluster.address,
+            settings.RAY: self.cluster.address,
         }
 
     @property

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from har_assets import settings
 from har_assets.cli.doctor import examine, finding
 from har_assets.cli.doctor import project as project_checks
 from har_assets.errors import HarError, MissingArtifactError, StorageAwayError, StorageError
@@ -20,7 +21,7 @@ from har_assets.graph.publishing import publish
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.store.bucket import ArtifactBucket, BucketArtifact
 from har_assets.store.folder import ArtifactFolder
-from har_assets.store.opening import ROOT_VARIABLE, open_store
+from har_assets.store.opening import open_store
 from har_assets.store.protocol import Store
 from har_assets.store.record import Artifact, Record, describe_files
 from har_assets.store.remote_folder import MOST_PARTS, PART_BYTES, S3_OPTIONS, RemoteFolder
@@ -414,7 +415,7 @@ def test_a_copy_that_does_not_fit_is_refused_before_it_starts(machines: Machines
     record = make_record(files={"huge.bin": {"bytes": 10**18, "sha256": None}})
     machines.put("onnx_model/eeeeeeeeeeee.20260101T000000-000000/artifact.json", record.text().encode())
     machines.put("onnx_model/latest", b"eeeeeeeeeeee.20260101T000000-000000\n")
-    with pytest.raises(HarError, match=r"needs 1000000000.0 GB .* free some space, or set work_root"):
+    with pytest.raises(HarError, match=r"needs 1000000.0 TB .* free some space, or set work_root"):
         _ = machines["one"].latest("onnx_model").folder
 
 
@@ -470,12 +471,12 @@ def test_wrong_and_missing_keys_are_named(
 def test_the_address_is_chosen_by_option_then_by_variable_then_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(ROOT_VARIABLE, raising=False)
+    monkeypatch.delenv(settings.ARTIFACTS, raising=False)
     project = str(tmp_path)
     store = ArtifactStore(project=project).folder
     assert type(store) is ArtifactFolder
     assert store.root == tmp_path / "artifacts"
-    monkeypatch.setenv(ROOT_VARIABLE, "s3://team/har/")
+    monkeypatch.setenv(settings.ARTIFACTS, "s3://team/har/")
     store = ArtifactStore(project=project, work_root="work").folder
     assert isinstance(store, ArtifactBucket)
     assert (store.address, store.root) == ("s3://team/har", tmp_path / "work")
@@ -483,16 +484,16 @@ def test_the_address_is_chosen_by_option_then_by_variable_then_a_folder(
 
 
 def test_doctor_tries_the_bucket(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(ROOT_VARIABLE, raising=False)
+    monkeypatch.delenv(settings.ARTIFACTS, raising=False)
     found = project_checks.check_bucket(machines.folder)
     assert isinstance(found, finding.Finding)
     assert (found.state, found.found) == ("ok", f"none: products are in {machines.folder / 'artifacts'}")
-    monkeypatch.setenv(ROOT_VARIABLE, machines.address)
+    monkeypatch.setenv(settings.ARTIFACTS, machines.address)
     found = project_checks.check_bucket(machines.folder)
     assert isinstance(found, finding.Finding)
     assert found.found.startswith(f"{machines.address} takes, gives and removes an object in ")
     assert machines.objects() == []
-    monkeypatch.setenv(ROOT_VARIABLE, "s3://no-such-bucket/har")
+    monkeypatch.setenv(settings.ARTIFACTS, "s3://no-such-bucket/har")
     [found] = examine._attempt("bucket", lambda: project_checks.check_bucket(machines.folder))
     assert (found.state, "There is no bucket no-such-bucket" in found.found) == ("problem", True)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from har_assets import settings
 from har_assets.cli.doctor import finding
 from har_assets.cli.doctor import project as project_checks
 from har_assets.errors import HarError, PassingError, StorageGoneError
@@ -22,9 +23,8 @@ from har_assets.graph.running.dead_runs import at_work_since
 from har_assets.store import bucket_pruning
 from har_assets.store.bucket import CONDEMNED_PREFIX, ArtifactBucket, BucketArtifact
 from har_assets.store.bucket_pruning import GRACE_HOURS, Condemned, Doomed, plan_bucket, prune_bucket
-from har_assets.store.opening import ROOT_VARIABLE, open_store
+from har_assets.store.opening import open_store
 from har_assets.store.protocol import Store
-from har_assets.store.quota import QUOTA_VARIABLE
 from har_assets.store.record import Artifact, describe_files
 from har_assets.store.remote_folder import RemoteFolder
 from har_assets.tracking.registry import Registered
@@ -51,7 +51,7 @@ def machines(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.delenv(QUOTA_VARIABLE, raising=False)
+    monkeypatch.delenv(settings.STORE_QUOTA, raising=False)
     S3FileSystem.clear_instance_cache()
     yield Machines(server, tmp_path)
     S3FileSystem.clear_instance_cache()
@@ -340,8 +340,8 @@ def test_the_command_shows_condemns_and_removes(machines: Machines, tmp_path: Pa
     environment = {
         **project.environment,
         **machines.server.environment,
-        ROOT_VARIABLE: machines.address,
-        QUOTA_VARIABLE: "1 GB",
+        settings.ARTIFACTS: machines.address,
+        settings.STORE_QUOTA: "1 GB",
     }
 
     def har_prune(*arguments: str, folder: Path = project.folder) -> subprocess.CompletedProcess[str]:
@@ -378,7 +378,7 @@ def test_the_job_condemns_and_removes_and_looks_at_its_own_instance(
     from har_assets.graph.resources.mlflow import MlflowTracking
     from har_assets.graph.resources.store import ArtifactStore
 
-    monkeypatch.setenv(ROOT_VARIABLE, machines.address)
+    monkeypatch.setenv(settings.ARTIFACTS, machines.address)
     for number in range(5):
         publish(machines["one"], "onnx_model", f"onnx{number}")
     old_work = tmp_path / "artifacts" / "trained_checkpoint" / ".work-aaaaaaaaaaaa"
@@ -412,13 +412,13 @@ def test_the_quota_of_a_bucket_refuses_before_anything_is_uploaded(
     with pytest.raises(HarError, match="run `har prune`"), of(used - 1).below("split_evaluation/1").staging("x"):
         pytest.fail("the work has begun")
     assert machines.objects() == before
-    monkeypatch.setenv(ROOT_VARIABLE, machines.address)
+    monkeypatch.setenv(settings.ARTIFACTS, machines.address)
     for size, expected in ((used * 20, "ok"), (used + 10, "warning"), (used - 1, "problem")):
-        monkeypatch.setenv(QUOTA_VARIABLE, str(size))
+        monkeypatch.setenv(settings.STORE_QUOTA, str(size))
         found = project_checks.check_quota(machines.folder)
         assert isinstance(found, finding.Finding)
         assert found.state == expected
-    monkeypatch.setenv(QUOTA_VARIABLE, "1 GB")
+    monkeypatch.setenv(settings.STORE_QUOTA, "1 GB")
     assert isinstance(
         publish(open_store(machines.address, machines.folder / "one"), "onnx_model", "second"), BucketArtifact
     )

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from har_assets import settings
 from har_assets.graph.assets.splits import SplitStore
 from har_assets.graph.publishing import publish
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.store.bucket import ArtifactBucket
-from har_assets.store.opening import ROOT_VARIABLE, StoreLocation
-from har_assets.store.quota import QUOTA_VARIABLE
+from har_assets.store.opening import StoreLocation
 from har_assets_tests.store.test_folder import make_record
 
 KEY = "a" * 64
@@ -21,15 +21,15 @@ KEY = "a" * 64
 def test_a_location_opens_the_same_store_whatever_the_other_machine_would_choose(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(QUOTA_VARIABLE, raising=False)
-    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path / "by_environment"))
+    monkeypatch.delenv(settings.STORE_QUOTA, raising=False)
+    monkeypatch.setenv(settings.ARTIFACTS, str(tmp_path / "by_environment"))
     by_option = ArtifactStore(root=str(tmp_path / "by_option"), quota="3 GB")
     by_environment = ArtifactStore()
     publish(by_option.folder, make_record(), "option")
     publish(by_environment.folder, make_record(), "environment")
     sent = pickle.dumps((by_option.location, by_environment.location))
 
-    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path / "of_the_other_machine"))
+    monkeypatch.setenv(settings.ARTIFACTS, str(tmp_path / "of_the_other_machine"))
     option, environment = (location.open() for location in pickle.loads(sent))
     assert option.latest("onnx_model").file("model.onnx").read_text() == "option"
     assert environment.latest("onnx_model").file("model.onnx").read_text() == "environment"
@@ -41,7 +41,7 @@ def test_a_location_opens_the_same_store_whatever_the_other_machine_would_choose
 def test_relative_folders_are_those_of_the_machine_that_opens_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(ROOT_VARIABLE, raising=False)
+    monkeypatch.delenv(settings.ARTIFACTS, raising=False)
     location = ArtifactStore(project="project").location
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

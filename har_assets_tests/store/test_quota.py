@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from har_assets import settings
 from har_assets.errors import HarError
 from har_assets.graph.publishing import publish
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.store.folder import ArtifactFolder
-from har_assets.store.quota import QUOTA_VARIABLE, Quota
+from har_assets.store.quota import Quota
 from har_assets.system.files import parse_size, size_of
 from har_assets_tests.store.test_folder import make_record
 
@@ -59,8 +60,8 @@ def test_a_full_store_is_told_before_the_work(tmp_path: Path) -> None:
 def test_the_resource_takes_its_quota_from_its_field_or_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(QUOTA_VARIABLE, raising=False)
+    monkeypatch.delenv(settings.STORE_QUOTA, raising=False)
     assert ArtifactStore(project=str(tmp_path)).folder.quota is None
-    monkeypatch.setenv(QUOTA_VARIABLE, "2 GB")
+    monkeypatch.setenv(settings.STORE_QUOTA, "2 GB")
     assert ArtifactStore(project=str(tmp_path)).folder.quota == Quota(tmp_path / "artifacts", 2 * 10**9)
     assert ArtifactStore(project=str(tmp_path), quota="1 GB").folder.quota == Quota(tmp_path / "artifacts", 10**9)

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from har_assets import settings
 from har_assets.errors import HarError
 from har_assets.graph.publishing import publish
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.record import Artifact
-from har_assets.system.confinement import FOLDERS_VARIABLE, confined, hosts_of, is_among
+from har_assets.system.confinement import confined, hosts_of, is_among
 from har_assets_tests.project import Project
 from har_assets_tests.store.test_folder import make_record
 
@@ -20,7 +21,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("project", "incoming", "secret"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.avi").write_bytes(b"x")
-    monkeypatch.setenv(FOLDERS_VARIABLE, str(tmp_path / "incoming"))
+    monkeypatch.setenv(settings.ALLOWED_FOLDERS, str(tmp_path / "incoming"))
     monkeypatch.chdir(tmp_path / "project")
     return tmp_path / "project"
 
@@ -55,7 +56,7 @@ def test_paths_that_lead_elsewhere_are_refused(name: str, project: Path, tmp_pat
 
 
 def test_without_the_variable_any_path_may_be_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(FOLDERS_VARIABLE)
+    monkeypatch.delenv(settings.ALLOWED_FOLDERS)
     assert confined(Path("/etc/passwd"), project, "video") == Path("/etc/passwd")
 
 

@@ -21,7 +21,7 @@ def test_seconds_and_memory_of_this_process_are_those_of_the_block() -> None:
     # In a process of its own: one that has run other tests gives memory back while it is being measured.
     code = """
 import time
-from har_assets import usage
+from har_assets.system import usage
 usage.INTERVAL_S = 0.02
 with usage.measured() as before:
     pass

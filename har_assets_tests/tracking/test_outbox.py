@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from har_assets.errors import HarError
 from har_assets.tracking.client import FAILED, FINISHED, KILLED, RUNNING, client_of, status_of
 from har_assets.tracking.outbox import Address, Outbox, UndeliveredError, opened, settle, unsettled
 from har_assets_tests.mlflow_server import files_of, status_in, steps_of
@@ -195,3 +196,11 @@ def test_thousand_entries_cost_a_training_little(tmp_path: Path) -> None:
             outbox.metrics({"train_loss_step": 0.1, "learning_rate": 0.1}, step)
         assert time.perf_counter() - started < 2.0
         assert isinstance(Outbox(outbox.folder, outbox.address), Outbox)
+
+
+def test_no_outbox_is_said_and_none_is_made(tmp_path: Path) -> None:
+    (tmp_path / "foreign").mkdir()
+    for name, words in (("absent", "There is no outbox"), ("foreign", "is no outbox")):
+        with pytest.raises(HarError, match=words), opened(tmp_path / name):
+            pytest.fail("the block is not to be entered")
+    assert [path.name for path in tmp_path.rglob("*")] == ["foreign"]

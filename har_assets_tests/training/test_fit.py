@@ -309,7 +309,7 @@ def test_a_child_that_reads_no_signal_dies_with_its_parent_too() -> None:
 def test_two_trainings_in_one_folder_are_refused(tmp_path: Path) -> None:
     with exclusive(tmp_path, "this training"):
         code = (
-            "import sys; from pathlib import Path; from har_assets.system.processes import exclusive\n"
+            "import sys; from pathlib import Path; from har_assets.system.locks import exclusive\n"
             "with exclusive(Path(sys.argv[1]), 'this training', wait_s=0.5): pass"
         )
         done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)

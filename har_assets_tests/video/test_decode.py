@@ -9,7 +9,7 @@ import pytest
 
 from har_assets.errors import VideoError
 from har_assets.video import decode
-from har_assets.video.decode import VideoReader, decode_video, iter_frames
+from har_assets.video.decode import VideoReader, decode_video
 from har_assets_tests.video.conftest import read_with_pyav
 
 SmallVideo = Callable[..., Path]
@@ -126,11 +126,10 @@ def test_stride_and_max_frames(small_video: SmallVideo) -> None:
     assert limited.num_source_frames == 10  # stopped there
 
 
-def test_chunks_hold_the_same_frames(small_video: SmallVideo) -> None:
+def test_frame_by_frame_gives_the_same_frames(small_video: SmallVideo) -> None:
     video = small_video(frames=20)
-    chunks = list(iter_frames(video, size=(32, 32), chunk_frames=8))
-    assert [len(chunk) for chunk in chunks] == [8, 8, 4]
-    assert np.array_equal(np.concatenate(chunks), decode_video(video, size=(32, 32)).frames_THWC)
+    frames = list(VideoReader(video, size=(32, 32)))
+    assert np.array_equal(np.stack(frames), decode_video(video, size=(32, 32)).frames_THWC)
 
 
 @pytest.mark.parametrize("wrong", [{"stride": 0}, {"max_frames": 0}, {"size": (0, 5)}])
@@ -264,7 +263,7 @@ MEASURE = """
 import resource, sys
 from pathlib import Path
 import av, decord, numpy
-from har_assets.video.decode import decode_video, iter_frames
+from har_assets.video.decode import VideoReader, decode_video
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 {work}
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
@@ -293,7 +292,7 @@ def test_a_long_video_is_not_held(decoder: str, small_video: SmallVideo) -> None
     whole = 240 * 240 * 320 * 3 / 2**20  # 53 MiB
     without_decord = "import har_assets.video.decode as d; d.VideoReader._read_decord = lambda self: iter(())\n"
     prepare = without_decord if decoder == "pyav" else ""
-    work = "assert sum(len(chunk) for chunk in iter_frames(Path(sys.argv[1]), size=None)) == 240"
+    work = "assert sum(1 for _ in VideoReader(Path(sys.argv[1]), size=None)) == 240"
     assert extra_mebibytes(prepare + work, video) < 0.6 * whole
     work = "assert len(decode_video(Path(sys.argv[1]), size=None, max_frames=8).frames_THWC) == 8"
     assert extra_mebibytes(prepare + work, video) < 0.4 * whole

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from har_assets.errors import HarError, VideoError
-from har_assets.video import frame_cache
+from har_assets.system.locks import exclusive
 from har_assets.video.decode import decode_video
 from har_assets.video.frame_cache import (
     INDEX_COLUMNS,
@@ -24,7 +24,10 @@ from har_assets.video.frame_cache import (
     CacheReport,
     FrameCache,
     build_frame_cache,
+    clear_work,
 )
+from har_assets.video.frame_cache import build as build_module
+from har_assets.video.frame_cache import journal as journal_module
 from har_assets_tests.video.conftest import make_video
 
 PARAMS = CacheParams(height=32, width=40, stride=1, max_frames=16)
@@ -48,7 +51,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Cach
         defaults = {"params": PARAMS, "work": tmp_path / "work", "log": lambda line: None}
         with monkeypatch.context() as patch:
             if processes is None:
-                patch.setattr(frame_cache, "decode_many", decode_here)
+                patch.setattr(build_module, "decode_many", decode_here)
             return build_frame_cache(clips, folder=tmp_path / name, workers=processes, **{**defaults, **settings})
 
     return build
@@ -218,19 +221,18 @@ def test_names_survive_the_tables(clips: dict[str, Path], build: Callable[..., C
 BUILD = """
 import json, sys, time
 from pathlib import Path
-from har_assets.video import frame_cache
-from har_assets.video.frame_cache import CacheParams, build_frame_cache
+from har_assets.video.frame_cache import CacheParams, build_frame_cache, journal
 
-def slow(journal, sha, decoded, append=frame_cache._Journal.append):
+def slow(self, sha, decoded, append=journal.Journal.append):
     time.sleep(0.01)
-    append(journal, sha, decoded)
+    append(self, sha, decoded)
 
 if __name__ == "__main__":
-    frame_cache._Journal.append = slow  # so that there is a middle to be killed in
+    journal.Journal.append = slow  # so that there is a middle to be killed in
     clips, folder, work = sys.argv[1:]
     clips = {name: Path(path) for name, path in json.loads(clips).items()}
     params = CacheParams(height=32, width=40, stride=1, max_frames=16)
-    frame_cache.SYNC_BYTES = 40 * params.frame_bytes
+    journal.SYNC_BYTES = 40 * params.frame_bytes
     build_frame_cache(clips, params=params, folder=Path(folder), work=Path(work), workers=2,
                       pack_bytes=60 * params.frame_bytes)
 """
@@ -301,8 +303,8 @@ def interrupted(
 def test_only_what_is_forced_to_the_disk_is_believed_unread(
     clips: dict[str, Path], build: Callable[..., CacheReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frame_cache, "SYNC_BYTES", 20 * PARAMS.frame_bytes)
-    monkeypatch.setattr(frame_cache, "COPIERS", 1)
+    monkeypatch.setattr(journal_module, "SYNC_BYTES", 20 * PARAMS.frame_bytes)
+    monkeypatch.setattr(journal_module, "COPIERS", 1)
     build(clips, "reference")
     journal = tmp_path / "work" / "journal.jsonl"
     lines = [json.loads(line) for line in journal.read_text().splitlines()][1:]
@@ -403,7 +405,10 @@ def test_two_builds_in_one_work_folder(
     clips: dict[str, Path], build: Callable[..., CacheReport], tmp_path: Path
 ) -> None:
     (tmp_path / "work").mkdir()
-    with frame_cache._locked(tmp_path / "work"), pytest.raises(HarError, match="Another frame cache"):
+    with (
+        exclusive(tmp_path / "work", "a test", name=journal_module.LOCK),
+        pytest.raises(HarError, match=rf"Process {os.getpid()} is already at work on a frame cache in"),
+    ):
         build(clips, "cache")
 
 
@@ -423,10 +428,10 @@ def test_full_disk_is_said_and_resumed(
             raise OSError(errno.ENOSPC, "No space left on device")
         real(part, pack, start, length)
 
-    real = frame_cache._move_frames
+    real = journal_module._move_frames
     with monkeypatch.context() as patch:
-        patch.setattr(frame_cache, "COPIERS", 1)  # so that the fourth is the fourth
-        patch.setattr(frame_cache, "_move_frames", disk_full_at_the_fourth)
+        patch.setattr(journal_module, "COPIERS", 1)  # so that the fourth is the fourth
+        patch.setattr(journal_module, "_move_frames", disk_full_at_the_fourth)
         with pytest.raises(HarError, match="disk is full"):
             build(clips, "cache")
     assert not (tmp_path / "cache" / "index.csv").exists()
@@ -441,17 +446,17 @@ def test_need_is_said_first_and_checked(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(frame_cache, "SAMPLE_CLIPS", 3)
+    monkeypatch.setattr(build_module, "SAMPLE_CLIPS", 3)
     lines: list[str] = []
     build(clips, "cache", log=lines.append)
-    said = [line for line in lines if line.startswith("Judged by 3 clips, this needs 0.00 GB")]
+    said = [line for line in lines if line.startswith("Judged by 3 clips, this needs ")]
     assert len(said) == 1
     build(clips, "reference", work=tmp_path / "w0")
     assert contents(tmp_path / "cache") == contents(tmp_path / "reference")
 
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(HarError, match=r"needs 0.00 GB of disk and 0.00 GB are free"):
+    with pytest.raises(HarError, match=r"needs [\d.]+ kB of disk and 1.0 kB are free"):
         build(clips, "too large", work=tmp_path / "w1")
 
 
@@ -476,7 +481,7 @@ def test_a_refused_video_is_tried_again_by_the_next_build(
             yield number, VideoError("decoding took longer than the limit of 1 s")
 
     with monkeypatch.context() as patch:
-        patch.setattr(frame_cache, "decode_many", too_slow)
+        patch.setattr(build_module, "decode_many", too_slow)
         with pytest.raises(HarError, match="longer than the limit"):
             build(clips, "cache", processes=1)
     assert build(clips, "cache").clips == 8
@@ -493,8 +498,8 @@ def test_a_missing_file_is_quarantined(
 
 def test_clear_work_keeps_the_cache(clips: dict[str, Path], build: Callable[..., CacheReport], tmp_path: Path) -> None:
     build(clips, "cache")
-    frame_cache.clear_work(tmp_path / "work")
-    frame_cache.clear_work(tmp_path / "never made")
+    clear_work(tmp_path / "work")
+    clear_work(tmp_path / "never made")
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["lock"]
     assert_frames_are_right(FrameCache(tmp_path / "cache"), clips)
 

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from har_assets import settings
 from har_assets.cli.doctor.finding import (
     OK,
     PROBLEM,
@@ -18,6 +19,7 @@ from har_assets.cli.doctor.finding import (
     size_below,
     some,
 )
+from har_assets.system.files import format_bytes
 
 if TYPE_CHECKING:
     pass
@@ -35,23 +37,23 @@ def check_disk(project: Path) -> Finding:
     from har_assets.store.opening import open_store
 
     published = open_store(project=project).find_latest("raw_archive")
-    source = published.record.lineage.get("dataset", "") if published else os.environ.get("HAR_SOURCE", "")
+    source = published.record.lineage.get("dataset", "") if published else settings.SOURCE.get("")
     need = HMDB51_BYTES if source == "hmdb51" else SAMPLE_BYTES
     here = sum(size_below(project / name) for name in ("artifacts", "data"))
     free = shutil.disk_usage(project).free
-    found = f"{free / 1e9:.1f} GB free, {here / 1e9:.1f} GB used by artifacts and data"
+    found = f"{format_bytes(free)} free, {format_bytes(here)} used by artifacts and data"
     if free + here < need:
         return Finding(
             "disk",
             PROBLEM,
-            f"{found}; {source or 'the sample'} needs {need / 1e9:.1f} GB",
+            f"{found}; {source or 'the sample'} needs {format_bytes(need)}",
             "free some space, or put the project on another disk",
         )
     if free + here < HMDB51_BYTES:
         return Finding(
             "disk",
             WARNING,
-            f"{found}: not enough for HMDB51 ({HMDB51_BYTES / 1e9:.0f} GB)",
+            f"{found}: not enough for HMDB51 ({format_bytes(HMDB51_BYTES)})",
             "put the project on another disk before `source: hmdb51`",
         )
     return Finding("disk", OK, found)
@@ -60,7 +62,6 @@ def check_disk(project: Path) -> Finding:
 def check_quota(project: Path) -> Finding:
     """Size of the store against its quota and against what the disk could hold."""
     from har_assets.store.opening import open_store
-    from har_assets.store.quota import QUOTA_VARIABLE
     from har_assets.system.files import format_bytes, size_of
 
     store = open_store(project=project)
@@ -72,11 +73,13 @@ def check_quota(project: Path) -> Finding:
     used = quota.used()
     found = f"the store holds {format_bytes(used)} of {format_bytes(quota.bytes)}"
     if used > quota.bytes:
-        return Finding("quota", PROBLEM, f"{found}: nothing is published", f"har prune, or raise {QUOTA_VARIABLE}")
+        return Finding(
+            "quota", PROBLEM, f"{found}: nothing is published", f"har prune, or raise {settings.STORE_QUOTA}"
+        )
     if used > 0.9 * quota.bytes:
-        return Finding("quota", WARNING, found, f"har prune, or raise {QUOTA_VARIABLE}")
+        return Finding("quota", WARNING, found, f"har prune, or raise {settings.STORE_QUOTA}")
     if store.remote is None and quota.bytes - used > shutil.disk_usage(project).free:
-        return Finding("quota", WARNING, f"{found}, and the disk is full before that", f"lower {QUOTA_VARIABLE}")
+        return Finding("quota", WARNING, f"{found}, and the disk is full before that", f"lower {settings.STORE_QUOTA}")
     return Finding("quota", OK, found)
 
 
@@ -179,7 +182,7 @@ def check_data(project: Path) -> list[Finding]:
     if tracked == version and not changed:
         twice = _stored_twice(data, published.file(CLIP_HASHES), dvc.objects_folder(project))
         if twice > 1e6:
-            findings.append(Finding("disk", WARNING, f"data/ and DVC's cache hold {twice / 1e6:.0f} MB twice", again))
+            findings.append(Finding("disk", WARNING, f"data/ and DVC's cache hold {format_bytes(twice)} twice", again))
     return findings
 
 
@@ -208,19 +211,15 @@ def check_leftovers(project: Path) -> Finding:
         )
     if work:
         size = sum(size_below(path) for path in work)
-        return Finding("leftovers", OK, f"unfinished work that the same command goes on with: {size / 1e6:.0f} MB")
+        return Finding("leftovers", OK, f"unfinished work that the same command goes on with: {format_bytes(size)}")
     return Finding("leftovers", OK, "none")
 
 
 def leftovers(project: Path) -> list[Path]:
     """Staging folders whose process has died."""
-    from har_assets.store.work_folder import STAGING_PREFIX
+    from har_assets.store.work_folder import STAGING_PREFIX, is_stale
 
-    return [
-        folder
-        for folder in sorted((project / "artifacts").glob(f"*/{STAGING_PREFIX}*"))
-        if not Path("/proc", folder.name.removeprefix(STAGING_PREFIX).split("-")[0]).exists()
-    ]
+    return [folder for folder in sorted((project / "artifacts").glob(f"*/{STAGING_PREFIX}*")) if is_stale(folder)]
 
 
 CHECKS: tuple[Check, ...] = (

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from har_assets import settings
 from har_assets.cli.doctor.finding import (
     OK,
     PROBLEM,
@@ -30,12 +31,12 @@ DAEMON_SILENT_S = 120
 
 def check_ray_cluster(project: Path) -> Finding:
     """Whether the job server of the Ray cluster answers, where one is configured, and what its nodes have."""
-    from har_assets.cluster.address import RAY_VARIABLE, cluster_address, connect, nodes_of
+    from har_assets.cluster.address import cluster_address, connect, nodes_of
 
     name = "ray cluster"
     address = cluster_address()
     if not address:
-        return Finding(name, OK, f"none: steps run on this machine ({RAY_VARIABLE} is not set)")
+        return Finding(name, OK, f"none: steps run on this machine ({settings.RAY} is not set)")
     version = installed("ray")
     nodes = nodes_of(connect(address))
     cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))

@@ -11,8 +11,8 @@ from typing import Any
 
 import dagster as dg
 
+from har_assets import settings
 from har_assets.cluster.address import cluster_address
-from har_assets.cluster.training import PLACE_VARIABLE
 from har_assets.dataset.class_index import read_class_index
 from har_assets.errors import HarError
 from har_assets.graph.asset import AssetConfig, stage_asset
@@ -242,12 +242,12 @@ def _place_on_cluster(config: TrainingConfig) -> dict[str, Any]:
     """`ray_job` and `node_needs` where several nodes are to be found on a Ray cluster, else nothing."""
     if config.nodes == 1 or config.rendezvous or not cluster_address():
         return {}
-    if PLACE_VARIABLE not in os.environ:
+    if settings.TRAINING_PLACE.get() is None:
         raise HarError(
             f"This step's node was chosen for a training on one: write `nodes: {config.nodes}` as a number into the "
             "run's configuration of the step, by which nodes are chosen."
         )
-    place: dict[str, Any] = json.loads(os.environ[PLACE_VARIABLE])
+    place: dict[str, Any] = json.loads(settings.TRAINING_PLACE.get(""))
     return place
 
 
@@ -272,7 +272,7 @@ def _run(
         pipes.run(
             context=context,
             command=[sys.executable, "-m", module, str(request)],
-            env={"HAR_PARENT_PID": str(os.getpid())},
+            env={settings.PARENT_PID: str(os.getpid())},
         )
     except dg.DagsterExecutionInterruptedError:
         raise

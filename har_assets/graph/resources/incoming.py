@@ -1,20 +1,15 @@
 """The folder or bucket of new videos as a Dagster resource, shared by the sensor and the asset."""
 
-import os
 from pathlib import Path
 
 import dagster as dg
 
+from har_assets import settings
 from har_assets.errors import HarError
-from har_assets.incoming.bucket import FOLDER_VARIABLE, VideoBucket
+from har_assets.incoming.bucket import VideoBucket
 from har_assets.incoming.folder import Signature, VideoFolder, Videos
 from har_assets.system.confinement import confined, refuse_other_address
 from har_assets.system.files import parse_size
-
-SUFFIXES_VARIABLE = "HAR_INCOMING_SUFFIXES"
-"""Environment variable: suffixes that count, with commas between them."""
-INTERVAL_VARIABLE = "HAR_INCOMING_INTERVAL"
-"""Environment variable: seconds between two looks of the sensor."""
 
 
 class IncomingVideos(dg.ConfigurableResource):
@@ -34,9 +29,9 @@ class IncomingVideos(dg.ConfigurableResource):
 
     def videos(self, project: Path, home: Path) -> Videos:
         """Where the videos are; copies are made below `home`. HarError for what a configuration may not name."""
-        named = self.folder or os.environ.get(FOLDER_VARIABLE) or "incoming"
+        named = self.folder or settings.INCOMING.get() or "incoming"
         if "://" in named:
-            refuse_other_address(named, "folder of incoming", FOLDER_VARIABLE)
+            refuse_other_address(named, "folder of incoming", settings.INCOMING)
             return VideoBucket(named, home, parse_size(self.most_copied))
         return VideoFolder(confined(project / named, project, "folder of incoming"))
 
@@ -44,9 +39,11 @@ class IncomingVideos(dg.ConfigurableResource):
         """Name to signature of every video that is there; HarError where they cannot be listed."""
         from har_assets.video.walk import VIDEO_SUFFIXES
 
-        named = self.suffixes or os.environ.get(SUFFIXES_VARIABLE, "").split(",")
+        named = self.suffixes or settings.INCOMING_SUFFIXES.get("").split(",")
         suffixes = [suffix.strip() for suffix in named if suffix.strip()] or sorted(VIDEO_SUFFIXES)
         bare = [suffix for suffix in suffixes if not suffix.startswith(".")]
         if bare:
-            raise HarError(f"{', '.join(bare)} is no suffix of files: begin it with a dot in {SUFFIXES_VARIABLE}.")
+            raise HarError(
+                f"{', '.join(bare)} is no suffix of files: begin it with a dot in {settings.INCOMING_SUFFIXES}."
+            )
         return videos.scan(suffixes)

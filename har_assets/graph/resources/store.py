@@ -4,7 +4,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from har_assets.store.opening import DEFAULT_ROOT, ROOT_VARIABLE, StoreLocation, chosen_root
+from har_assets import settings
+from har_assets.store.opening import DEFAULT_ROOT, StoreLocation, chosen_root
 from har_assets.store.protocol import Store
 from har_assets.store.record import Artifact
 from har_assets.system.confinement import confined, refuse_other_address
@@ -33,7 +34,7 @@ class ArtifactStore(dg.ConfigurableResource):
         """Where the store is, for a process on another machine; HarError for a place that is not allowed."""
         project = self.project_folder
         if "://" in self.root:
-            refuse_other_address(self.root, "root of store", ROOT_VARIABLE)
+            refuse_other_address(self.root, "root of store", settings.ARTIFACTS)
         for name, folder in (("root", self.root), ("work_root", self.work_root)):
             if "://" not in folder:
                 confined(project / folder, Path.cwd(), f"{name} of store")

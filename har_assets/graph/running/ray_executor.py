@@ -6,7 +6,6 @@ Imported only where HAR_RAY is set: dagster-ray and Ray are optional.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,9 +14,10 @@ from urllib.parse import urlsplit
 import dagster as dg
 from dagster import DagsterEvent, Executor
 
-from har_assets.cluster.address import RAY_VARIABLE, cluster_address, connect, nodes_of
+from har_assets import settings
+from har_assets.cluster.address import cluster_address, connect, nodes_of
 from har_assets.cluster.needs import NEEDS_TAG
-from har_assets.cluster.training import PLACE_VARIABLE, node_needs, options_of
+from har_assets.cluster.training import node_needs, options_of
 from har_assets.errors import HarError
 from har_assets.graph.dagster_private import (
     CheckStepHealthResult,
@@ -36,7 +36,7 @@ from har_assets.graph.dagster_private import (
 )
 from har_assets.graph.failures import SentenceFailure
 from har_assets.graph.running.executor import SurvivingExecutor
-from har_assets.store.opening import DEFAULT_ROOT, ROOT_VARIABLE
+from har_assets.store.opening import DEFAULT_ROOT
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -48,13 +48,13 @@ HEALTH_SECONDS = 5
 """Pause between two queries for the jobs of running steps."""
 
 SENT = (
-    "HAR_ARTIFACTS",
-    "HAR_MLFLOW_URI",
-    "HAR_MLFLOW_FILES",
-    "HAR_DAGSTER_UI",
-    "HAR_DECODER",
-    "HAR_SOURCE",
-    "HAR_STORE_QUOTA",
+    settings.ARTIFACTS,
+    settings.MLFLOW_URI,
+    settings.MLFLOW_FILES,
+    settings.DAGSTER_UI,
+    settings.DECODER,
+    settings.SOURCE,
+    settings.STORE_QUOTA,
 )
 """Settings of the deployment that are sent with each step, so that they are chosen in one place."""
 
@@ -70,15 +70,15 @@ def surviving_ray_executor(init_context: dg.InitExecutorContext) -> Executor:
 
 
 def _refuse_what_nodes_do_not_share(instance: dg.DagsterInstance) -> None:
-    root = os.environ.get(ROOT_VARIABLE, "") or DEFAULT_ROOT
+    root = settings.ARTIFACTS.get("") or DEFAULT_ROOT
     if "://" not in root:  # a shared folder is refused, too: its locks are held by process ids of one machine
         raise HarError(
-            f"{RAY_VARIABLE} is set and {ROOT_VARIABLE} is {root!r}, a folder of each node: set it to an address such "
-            "as s3://bucket/prefix."
+            f"{settings.RAY} is set and {settings.ARTIFACTS} is {root!r}, a folder of each node: set it to an address "
+            "such as s3://bucket/prefix."
         )
     if events_are_in_a_file(instance):
         raise HarError(
-            f"{RAY_VARIABLE} is set and Dagster's storage is a file of this machine: take deploy/dagster.yaml, which "
+            f"{settings.RAY} is set and Dagster's storage is a file of this machine: take deploy/dagster.yaml, which "
             "names a PostgreSQL server."
         )
 
@@ -179,7 +179,7 @@ def _step_handler(client: JobSubmissionClient) -> StepHandler:
             if found:
                 place = {"ray_job": self._get_ray_job_submission_id(step_handler_context), "node_needs": needs}
                 runtime_env = wanted.runtime_env or {}
-                variables = {**runtime_env.get("env_vars", {}), PLACE_VARIABLE: json.dumps(place)}
+                variables = {**runtime_env.get("env_vars", {}), settings.TRAINING_PLACE: json.dumps(place)}
                 changes["runtime_env"] = {**runtime_env, "env_vars": variables}
             return wanted.model_copy(update=changes)
 
@@ -203,13 +203,13 @@ def _step_handler(client: JobSubmissionClient) -> StepHandler:
 
 def _settings_to_send() -> list[str]:
     """`NAME=value` of the settings in SENT and of HAR_RAY; HarError for one that holds a password."""
-    settings = []
-    for name in (RAY_VARIABLE, *SENT):
-        if value := os.environ.get(name):
+    found = []
+    for name in (settings.RAY, *SENT):
+        if value := name.get():
             if "://" in value and urlsplit(value).password:
                 raise HarError(
                     f"{name} holds a password, which everybody would read at Ray's job server: leave it out and set "
                     "the variables of its client (PGPASSWORD) on each node."
                 )
-            settings.append(f"{name}={value}")
-    return settings
+            found.append(f"{name}={value}")
+    return found

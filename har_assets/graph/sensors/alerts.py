@@ -8,7 +8,6 @@ both.
 """
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,14 +16,13 @@ from typing import Any
 import dagster as dg
 from dagster import DagsterInstance, DagsterRunStatus, RunRecord, RunsFilter
 
+from har_assets import settings
 from har_assets.graph.dagster_private import HIDDEN_TAG_PREFIX, add_run_tags, failure_reason, failures_of
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.sensors.delivery import (
     GIVE_UP_S,
     LONGEST_REASON,
-    MAIL_VARIABLE,
     TICK_S,
-    WEBHOOK_VARIABLE,
     Delivery,
     UndeliveredError,
     Way,
@@ -113,12 +111,12 @@ def deliver(
     minimum_interval_seconds=30,
     # Setting a variable is the switch; it can still be switched off in the web UI.
     default_status=dg.DefaultSensorStatus.RUNNING
-    if os.environ.get(WEBHOOK_VARIABLE) or os.environ.get(MAIL_VARIABLE)
+    if settings.ALERT_WEBHOOK.get() or settings.ALERT_MAIL.get()
     else dg.DefaultSensorStatus.STOPPED,
     description="Every 30 seconds: for each run that has failed, whoever started it, JSON is posted to "
-    f"{WEBHOOK_VARIABLE} and mail is sent to {MAIL_VARIABLE} by the server HAR_SMTP_HOST; off while neither is set. "
-    "What cannot be delivered is tried again for a day, and holds up nothing else. Costs one query, and a "
-    "request or mail a failure. The same for a sensor, a schedule or the automation that raises, once a streak.",
+    f"{settings.ALERT_WEBHOOK} and mail is sent to {settings.ALERT_MAIL} by the server {settings.SMTP_HOST}; off while "
+    "neither is set. What cannot be delivered is tried again for a day, and holds up nothing else. Costs one query, "
+    "and a request or mail a failure. The same for a sensor, a schedule or the automation that raises, once a streak.",
 )
 def alert_sensor(context: dg.SensorEvaluationContext, mlflow: MlflowTracking) -> dg.SkipReason:
     """Send the messages about failed runs and failed ticks."""
@@ -127,7 +125,7 @@ def alert_sensor(context: dg.SensorEvaluationContext, mlflow: MlflowTracking) ->
     state: dict[str, Any] = json.loads(context.cursor) if context.cursor else {"on_since": now, "look_from": now}
     if not by:
         context.update_cursor("")  # what fails while it is off is not sent later
-        return dg.SkipReason(f"neither {WEBHOOK_VARIABLE} nor {MAIL_VARIABLE} is set")
+        return dg.SkipReason(f"neither {settings.ALERT_WEBHOOK} nor {settings.ALERT_MAIL} is set")
     records = failed_runs(context.instance, max(state["on_since"], state["look_from"] - OVERLAP_S))
     done = deliver(context.instance, records, by, mlflow, now)
     ticks, reported = deliver_ticks(context.instance, by, state.get("ticks", {}), mlflow, state["on_since"], now)

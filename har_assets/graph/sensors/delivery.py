@@ -9,13 +9,8 @@ from email.message import EmailMessage
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from har_assets import settings
 from har_assets.errors import HarError
-
-WEBHOOK_VARIABLE = "HAR_ALERT_WEBHOOK"
-"""Environment variable: address that gets a POST of JSON for every failed run."""
-
-MAIL_VARIABLE = "HAR_ALERT_MAIL"
-"""Environment variable: mail addresses, with commas between them."""
 
 TIMEOUT_S = 5.0
 """Longest silence of a server, seconds."""
@@ -118,34 +113,36 @@ SECURITY_PORTS = {"starttls": 587, "tls": 465, "none": 25}
 def ways(environment: Mapping[str, str] = os.environ) -> list[Way]:
     """The ways that the environment names; none without any. HarError for settings that contradict each other."""
     found: list[Way] = []
-    if url := environment.get(WEBHOOK_VARIABLE, ""):
+    if url := environment.get(settings.ALERT_WEBHOOK, ""):
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
             raise HarError(
-                f"{WEBHOOK_VARIABLE} is no web address: set it to one that begins with https://, or unset it."
+                f"{settings.ALERT_WEBHOOK} is no web address: set it to one that begins with https://, or unset it."
             )
         found.append(Webhook(url))
-    if recipients := environment.get(MAIL_VARIABLE, ""):
-        host = environment.get("HAR_SMTP_HOST", "")
+    if recipients := environment.get(settings.ALERT_MAIL, ""):
+        host = environment.get(settings.SMTP_HOST, "")
         if not host:
-            raise HarError(f"{MAIL_VARIABLE} names recipients and no mail server is known: set HAR_SMTP_HOST.")
-        security = environment.get("HAR_SMTP_SECURITY") or "starttls"
+            raise HarError(
+                f"{settings.ALERT_MAIL} names recipients and no mail server is known: set {settings.SMTP_HOST}."
+            )
+        security = environment.get(settings.SMTP_SECURITY) or "starttls"
         if security not in SECURITY_PORTS:
-            raise HarError(f"HAR_SMTP_SECURITY is {security!r}: choose {', '.join(SECURITY_PORTS)}.")
-        port = environment.get("HAR_SMTP_PORT") or str(SECURITY_PORTS[security])
+            raise HarError(f"{settings.SMTP_SECURITY} is {security!r}: choose {', '.join(SECURITY_PORTS)}.")
+        port = environment.get(settings.SMTP_PORT) or str(SECURITY_PORTS[security])
         if not (port.isdecimal() and 0 < int(port) < 65536):
-            raise HarError(f"HAR_SMTP_PORT is {port!r}: set it to a number from 1 to 65535.")
+            raise HarError(f"{settings.SMTP_PORT} is {port!r}: set it to a number from 1 to 65535.")
         to = tuple(address.strip() for address in recipients.split(",") if address.strip())
         if not to or any("@" not in address or set(address) & set(" \r\n<>") for address in to):
-            raise HarError(f"{MAIL_VARIABLE} is {recipients!r}: write addresses with commas between them.")
+            raise HarError(f"{settings.ALERT_MAIL} is {recipients!r}: write addresses with commas between them.")
         found.append(
             Mail(
                 to,
-                environment.get("HAR_SMTP_FROM") or to[0],
+                environment.get(settings.SMTP_FROM) or to[0],
                 host,
                 int(port),
                 security,
-                environment.get("HAR_SMTP_USER", ""),
-                environment.get("HAR_SMTP_PASSWORD", ""),
+                environment.get(settings.SMTP_USER, ""),
+                environment.get(settings.SMTP_PASSWORD, ""),
             )
         )
     return found

@@ -6,7 +6,6 @@ and added again at the end, and keeps its history. A repeated run has the same r
 """
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from dataclasses import asdict, dataclass
 import dagster as dg
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
+from har_assets import settings
 from har_assets.errors import HarError
 from har_assets.graph.assets.incoming import INCOMING_PARTITIONS, NAME
 from har_assets.graph.dagster_private import (
@@ -23,13 +23,13 @@ from har_assets.graph.dagster_private import (
     existing_partitions,
     page_of_partitions,
 )
-from har_assets.graph.resources.incoming import INTERVAL_VARIABLE, IncomingVideos
+from har_assets.graph.resources.incoming import IncomingVideos
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.graph.running.dead_runs import is_dead, release_dead_runs
 from har_assets.incoming.folder import partition_key
 from har_assets.incoming.ledger import RETRY_WAITS_S, Ledger, Plan, RunState
 
-INTERVAL_S = int(os.environ.get(INTERVAL_VARIABLE) or 30)
+INTERVAL_S = int(settings.INCOMING_INTERVAL.get() or 30)
 LEDGER = ".known_videos.sqlite"
 PARTITIONS = str(INCOMING_PARTITIONS.name)
 

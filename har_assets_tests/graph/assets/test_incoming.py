@@ -4,10 +4,7 @@ import json
 import os
 import shutil
 import subprocess
-import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ import numpy as np
 import pytest
 from dagster import DagsterInstance
 
-from har_assets.graph.assets.incoming import NAME, in_background, incoming_video_predictions, predict_film
+from har_assets.graph.assets.incoming import NAME, incoming_video_predictions
 from har_assets.graph.resources.incoming import IncomingVideos
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
@@ -25,7 +22,6 @@ from har_assets.graph.sensors.incoming import PARTITIONS, new_model_sensor, new_
 from har_assets.incoming.folder import partition_key
 from har_assets.incoming.results import Results
 from har_assets.model.spec import Provenance
-from har_assets.runtime import open_model
 from har_assets.system.files import sha256_of
 from har_assets_tests.conftest import write_video
 from har_assets_tests.incoming.server import current, instance_of, publish_model, results_of, table_of
@@ -346,57 +342,6 @@ def test_pages_of_a_new_model_are_repeated_when_their_run_fails(here: Here) -> N
     assert again.run_key != request.run_key
     assert here.predict(again).success
     assert here.go(new_model_sensor) is None
-
-
-def test_work_in_the_background_goes_on_raises_and_ends() -> None:
-    enough, ended = threading.Event(), threading.Event()
-
-    def numbers(give: Callable[[int], None]) -> None:
-        for number in range(1000):
-            give(number)
-        raise KeyError("the end")
-
-    items = in_background(numbers, enough)
-    assert next(items) == 0
-    with pytest.raises(KeyError, match="the end"):
-        list(items)
-
-    def endless(give: Callable[[int], None]) -> None:
-        try:
-            while True:
-                give(1)
-        finally:
-            ended.set()
-
-    items = in_background(endless, threading.Event())
-    assert next(items) == 1
-    items.close()
-    assert ended.is_set()
-
-
-def test_work_in_the_background_is_not_far_ahead() -> None:
-    given: list[int] = []
-
-    def numbers(give: Callable[[int], None]) -> None:
-        for number in range(100):
-            given.append(number)
-            give(number)
-
-    items = in_background(numbers, threading.Event(), ahead=5)
-    assert next(items) == 0
-    time.sleep(0.1)
-    assert len(given) <= 7, "one used, five waiting, one at hand"
-    assert list(items) == list(range(1, 100))
-
-
-def test_a_film_is_not_finished_for_nobody(tiny_onnx: Path, tmp_path: Path) -> None:
-    film = make_video(tmp_path / "film.avi", 0, frames=300)
-
-    def go_on() -> None:
-        raise CancelledError
-
-    with pytest.raises(CancelledError):
-        predict_film(open_model(tiny_onnx, "onnxruntime_cpu"), film, 60, go_on)
 
 
 def test_equals_of_a_video_that_is_replaced_while_it_is_read_are_predicted(

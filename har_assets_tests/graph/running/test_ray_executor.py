@@ -10,10 +10,11 @@ import dagster as dg
 import psutil
 import pytest
 
+from har_assets import settings
 from har_assets.cli.doctor.finding import OK, Finding
 from har_assets.cli.doctor.services import check_ray_cluster
 from har_assets.cluster import predictions as prediction_shards
-from har_assets.cluster.address import RAY_VARIABLE, cluster_address, connect
+from har_assets.cluster.address import cluster_address, connect
 from har_assets.cluster.frames import PART
 from har_assets.errors import HarError
 from har_assets_tests.cluster import ray_site
@@ -118,7 +119,7 @@ def test_the_road_on_two_nodes_equals_the_local_one_and_survives_the_death_of_a_
     for node in cluster.nodes:
         assert [process.name() for process in node.processes() if process.name().startswith("dagster")] == []
 
-    monkeypatch.setenv(RAY_VARIABLE, cluster.address)
+    monkeypatch.setenv(settings.RAY, cluster.address)
     said = check_ray_cluster(site.folder)
     assert isinstance(said, Finding)
     assert "3 nodes with 2 CPUs and 0 GPUs" in said.found
@@ -184,7 +185,7 @@ def test_without_an_address_steps_run_here_and_nothing_of_ray_is_imported() -> N
 
 
 def test_an_address_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(RAY_VARIABLE, "head:8265")
+    monkeypatch.setenv(settings.RAY, "head:8265")
     with pytest.raises(HarError, match="http://HEAD:8265"):
         cluster_address()
 
@@ -215,7 +216,7 @@ def test_what_nodes_would_not_share_is_refused(tmp_path: Path, variables: dict[s
     from har_assets_tests.cluster.ray_nodes import free_port
 
     project = Project.make(tmp_path)
-    environment = {**project.environment, RAY_VARIABLE: f"http://127.0.0.1:{free_port()}", **variables}
+    environment = {**project.environment, settings.RAY: f"http://127.0.0.1:{free_port()}", **variables}
     done = subprocess.run(
         project.command(*project.materialize_arguments("raw_archive")),
         cwd=tmp_path,
@@ -232,10 +233,10 @@ def test_what_nodes_would_not_share_is_refused(tmp_path: Path, variables: dict[s
 def test_doctor_says_what_there_is_of_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from har_assets_tests.cluster.ray_nodes import free_port
 
-    monkeypatch.delenv(RAY_VARIABLE, raising=False)
+    monkeypatch.delenv(settings.RAY, raising=False)
     finding = check_ray_cluster(tmp_path)
     assert isinstance(finding, Finding)
     assert (finding.state, finding.found) == (OK, "none: steps run on this machine (HAR_RAY is not set)")
-    monkeypatch.setenv(RAY_VARIABLE, f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv(settings.RAY, f"http://127.0.0.1:{free_port()}")
     with pytest.raises(HarError, match="No Ray job server answers"):
         check_ray_cluster(tmp_path)
