@@ -1,8 +1,8 @@
-"""Logs as JSON, one object a line, for whoever collects them from many runs and machines.
+"""Logs as JSON, one object a line, for programs that collect the logs of many runs and machines.
 
-Switched on in `deploy/dagster.yaml`, and in `dagster.yaml` by the commented lines below `python_logs`. What runs say
-passes here then, in the process that says it: messages and failures, with `python_log_level: DEBUG` every event. The
-terminal stays as it is.
+`deploy/dagster.yaml` switches them on; in `dagster.yaml` the commented lines below `python_logs` do. The handler then
+gets the messages and failures of runs, with `python_log_level: DEBUG` every event, in the process in which they occur.
+The terminal stays as it is.
 """
 
 import json
@@ -46,15 +46,15 @@ class JsonLogHandler(logging.Handler):
 
 def line_of(record: logging.LogRecord) -> dict[str, Any]:
     """The fields of a line; those that do not apply are left out."""
-    told: dict[str, Any] = getattr(record, "dagster_meta", None) or {}
-    event: dg.DagsterEvent | None = told.get("dagster_event")
+    meta: dict[str, Any] = getattr(record, "dagster_meta", None) or {}
+    event: dg.DagsterEvent | None = meta.get("dagster_event")
     line = {
         "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
         "level": record.levelname,
-        "message": told.get("orig_message") or record.getMessage(),
-        "run_id": told.get("run_id"),
-        "job": told.get("job_name"),
-        "step": told.get("step_key"),
+        "message": meta.get("orig_message") or record.getMessage(),
+        "run_id": meta.get("run_id"),
+        "job": meta.get("job_name"),
+        "step": meta.get("step_key"),
         "assets": _assets(event),
         "event": event.event_type.value.replace("PIPELINE_", "RUN_") if event else None,  # runs were once called so
         "error": failure_reason(event) if event and event.is_step_failure else None,
@@ -65,7 +65,7 @@ def line_of(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _assets(event: dg.DagsterEvent | None) -> list[str]:
-    """Asset of an event, else those of the step that speaks."""
+    """The asset of an event, else the assets of the step that logs."""
     if event is not None and event.asset_key is not None:
         return [event.asset_key.to_user_string()]
     try:

@@ -1,4 +1,4 @@
-"""How a failure reads: a HarError becomes a dagster.Failure of one sentence, a PassingError a retry."""
+"""Failures as sentences: a HarError becomes a dagster.Failure of one sentence, a PassingError a retry."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class SentenceFailure(dg.Failure, DagsterUserCodeProcessError):  # noqa: N818 - 
 
 
 RETRY_PAUSES_S = (15.0, 60.0, 240.0)
-"""Pauses before a step is tried again after a PassingError, seconds: a server that restarts is back by then."""
+"""Pauses before a step is tried again after a PassingError, seconds: long enough for a server to restart."""
 
 
 @contextmanager
 def failures_in_words() -> Iterator[None]:
     """Turn a HarError into a dagster.Failure whose description is its sentence.
 
-    A PassingError asks Dagster to try the step again, after the pauses in RETRY_PAUSES_S; then it fails it, too.
+    A PassingError has Dagster try the step again, after the pauses in RETRY_PAUSES_S; then the step fails.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""A job for each command of the original project, and the whole road."""
+"""A job for each command of the original project, and jobs to build everything, promote and prune."""
 
 from __future__ import annotations
 

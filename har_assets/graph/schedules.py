@@ -1,4 +1,4 @@
-"""Schedules; all off until they are switched on. They count hours in the time zone HAR_TIME_ZONE."""
+"""Schedules, off by default. They count hours in the time zone HAR_TIME_ZONE."""
 
 import dagster as dg
 
@@ -19,7 +19,7 @@ EVALUATION = ("test_predictions", "evaluation_report")
     "seconds. The source stays the one that the project has: the sample never replaces a real data set.",
 )
 def weekly_retraining(context: dg.ScheduleEvaluationContext, store: ArtifactStore) -> dg.RunRequest:
-    """Ask for the whole road."""
+    """Ask for a run of the job whole_road."""
     assert context.repository_def is not None
     keys = assets_of_job(context.repository_def, "whole_road")
     return dg.RunRequest(run_config=last_configuration(store, context.repository_def, keys))

@@ -1,7 +1,7 @@
 """Model cards: Markdown with the front matter that model hubs read, to lie beside a model as README.md.
 
-Format: "Model Cards" in the documentation of the Hugging Face Hub. A model is published before it is tested, so the card
-beside it has no test figures and says where they are; the one of evaluation_report has them.
+Format: "Model Cards" in the documentation of the Hugging Face Hub. A model is published before it is tested, so the
+card beside it has no test figures and says where they are; the one of evaluation_report has them.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Tracking(BaseModel):
     """Folder or `s3://` address (HAR_MLFLOW_FILES) of run files for a new experiment in a database; a server decides
     for itself."""
     outbox: str = "mlflow_outbox"
-    """Folder that keeps what the server has not got yet; empty of files when it has everything."""
+    """Folder that keeps what the server has not received yet; empty when the server has everything."""
     dagster_ui: str = ""
     """Address of Dagster's web UI, for links from MLflow; empty takes HAR_DAGSTER_UI, else http://127.0.0.1:3000."""
 
@@ -76,7 +76,7 @@ class Tracking(BaseModel):
         return confined(project / self.artifact_root, project, "artifact_root of mlflow").as_uri()
 
     def outbox_folder(self, project: Path) -> Path:
-        """Where steps keep what the server has not got yet."""
+        """Folder in which steps keep what the server has not received yet."""
         return confined(project / self.outbox, project, "outbox of mlflow")
 
     def dagster_url(self, dagster_run_id: str) -> str:
@@ -117,11 +117,14 @@ class Tracking(BaseModel):
         dagster_run_id: str = "",
         report: Callable[[str], None] = print,
     ) -> Iterator[RunLog]:
-        """Reopen a lineage's run for a step, and close it as the block ends: FINISHED, FAILED or KILLED.
+        """Reopen the run `run_id` for a step, and close it as the block ends: FINISHED, FAILED or KILLED.
 
-        Other steps may have it open at the same time. A server that is away does not fail the step: what it lacks is
-        kept, said, and sent later; one that answers and has no such run does, with a HarError. Where the lineage has
-        no run (it was trained without MLflow), what is logged goes nowhere.
+        Other steps may have the run open at the same time. A server that does not answer does not fail the step: what
+        is logged is kept in the outbox, reported, and sent later. An empty `run_id` (the model was trained without
+        MLflow) gives a log that writes nowhere.
+
+        Raises:
+            HarError: the server answers and has no such run.
         """
         if not run_id or not self.tracking_uri:
             yield RunLog(None)

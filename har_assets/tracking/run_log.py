@@ -1,4 +1,4 @@
-"""What a step writes into the MLflow run of its model."""
+"""The interface by which a step writes into the MLflow run of its model."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from har_assets.tracking.outbox import Outbox
 
 
 class RunLog:
-    """What a step writes into the run; nowhere without one."""
+    """Writes figures, tags and files of a step into its MLflow run, or nowhere where there is no run."""
 
     def __init__(self, outbox: Outbox | None) -> None:
         self._outbox = outbox

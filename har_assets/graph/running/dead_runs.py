@@ -1,8 +1,8 @@
-"""Runs whose process has died: marked failed, their pool slots freed.
+"""Runs whose process has died: they are marked failed, and their pool slots are freed.
 
-After kill -9 of `dagster asset materialize` Dagster leaves the run STARTED and its slot of the pool `gpu`
-taken, and every later training waits for ever. So the executor notes host, process and its start time as tags
-of each run, and first ends the runs on this host whose process is gone; dead_run_sensor does so, too.
+After kill -9 of `dagster asset materialize` Dagster leaves the run STARTED and its slot of the pool `gpu` taken, and
+every later training waits for ever. So the executor writes host, process and start time of the process into tags of
+each run. Before a run begins, it ends the runs of this host whose process is gone; dead_run_sensor does the same.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from har_assets.tracking.outbox import settle
 HOST_TAG = f"{HIDDEN_TAG_PREFIX}har_host"
 PROCESS_TAG = f"{HIDDEN_TAG_PREFIX}har_process"
 OUTBOX_TAG = f"{HIDDEN_TAG_PREFIX}har_mlflow_outbox"
-"""Folder in which the steps of a run keep what MLflow has not got yet."""
+"""Tag of a run: the folder in which its steps keep what MLflow has not received yet."""
 
 MUTE_S = 120
-"""Seconds after which a started run that has not noted its process has none: to note it is the first that it does."""
+"""Seconds after which a started run without the tag of its process has none: writing the tag is its first action."""
 
 SECONDS_BETWEEN_QUESTIONS = 10
-"""Pause between two looks into the database for whether a run on another machine has ended."""
+"""Pause between two queries of the database for whether a run on another machine has ended."""
 
 UNFINISHED = [DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.CANCELING]
 
 
 def is_dead(run: DagsterRun) -> bool:
-    """True when the run was executed by a process of this host that is gone. Unknown is not dead."""
+    """True when the run was executed by a process of this host that is gone; False where that is unknown."""
     process = run.tags.get(PROCESS_TAG)
     if not process or run.tags.get(HOST_TAG) != this_host():
         return False
@@ -91,10 +91,10 @@ def release_dead_runs(instance: DagsterInstance) -> list[str]:
 
 
 def free_lost_slots(instance: DagsterInstance) -> None:
-    """Free the slots of ended runs and give free slots to steps that wait, whatever was killed in the midst of that.
+    """Free the slots of ended runs and give free slots to waiting steps, also after a process was killed doing so.
 
-    Dagster frees a slot, forgets who had it and tells the next step that waits in three transactions. Its own
-    clean-up finds holders by the second, and nobody repeats the third.
+    Dagster frees a slot, deletes its holder and assigns it to the next waiting step in three transactions. Its own
+    clean-up finds holders by the second, and does not repeat the third.
     """
     for run_id in slot_holders(instance):
         holder = instance.get_run_by_id(run_id)
@@ -106,9 +106,9 @@ def free_lost_slots(instance: DagsterInstance) -> None:
 def end_with_run(instance: DagsterInstance, run_id: str) -> None:
     """End this step process, kill -9, soon after the process that executes its run has died.
 
-    Dagster's steps outlive it otherwise: those forked from a fork server have another parent, and nobody
-    would read what they publish. A training ends with its step (har_assets.system.processes). That a run which is
-    executed on another machine has ended is read from Dagster's database.
+    Without this the steps of Dagster outlive it: those forked from a fork server have another parent, and their
+    products would belong to no run. A training ends with its step (har_assets.system.processes). Whether a run on
+    another machine has ended is read from Dagster's database.
     """
     run = instance.get_run_by_id(run_id)
     process = run.tags.get(PROCESS_TAG) if run else None
@@ -124,7 +124,7 @@ def end_with_run(instance: DagsterInstance, run_id: str) -> None:
         try:
             run = instance.get_run_by_id(run_id)
         except SQLAlchemyError:
-            return True  # a database that is away says nothing
+            return True  # a database that does not answer is no reason to end
         return run is not None and not run.is_finished
 
     def watch() -> None:

@@ -1,4 +1,7 @@
-"""The executor of the deployment: a process a step, and no dead run that blocks the next one."""
+"""The executor of the deployment: steps as processes here, or as Ray jobs where HAR_RAY names a cluster.
+
+Both are wrapped in SurvivingExecutor, so that a run that was killed does not block the next one.
+"""
 
 from __future__ import annotations
 
@@ -25,26 +28,26 @@ from har_assets.system.processes import process_name, this_host
 
 
 class SurvivingExecutor(Executor):
-    """The multiprocess executor, with dead runs ended first and this run's process noted."""
+    """Another executor, before which dead runs are ended and the process of this run is written into its tags."""
 
     def __init__(self, inner: Executor) -> None:
         self.inner = inner
 
     @property
     def retries(self) -> RetryMode:
-        """As configured for the multiprocess executor."""
+        """As configured for the inner executor."""
         return self.inner.retries
 
     @property
     def step_dependency_config(self) -> StepDependencyConfig:
-        """As configured for the multiprocess executor."""
+        """As configured for the inner executor."""
         return self.inner.step_dependency_config
 
     def execute(self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan) -> Iterator[DagsterEvent]:
-        """Run the plan."""
+        """Run the plan. Failures are repeated at the end of the log, each in one sentence."""
         instance, run = plan_context.instance, plan_context.dagster_run
         if run.job_name == IMPLICIT_ASSET_JOB_NAME and not (run.asset_selection or run.asset_check_selection):
-            # What `--select '+key:trt_engin'` comes to: Dagster takes a selection of nothing for one of everything.
+            # `--select '+key:trt_engin'` leads here: Dagster takes an empty selection for one of everything.
             raise SentenceFailure(
                 "The selection matches no asset: correct the name after `key:` (`dagster asset list -m har_assets` "
                 "shows all), or run `dagster job execute -m har_assets -j whole_road` to build everything."
@@ -60,7 +63,7 @@ class SurvivingExecutor(Executor):
                 failures.append(f"{event.step_key} failed: {failure_reason(event)}")
             yield event
         for failure in failures:
-            # Last in the log and without a stack trace: what a person needs to read.
+            # Last in the log and without a stack trace, where a person looks for it.
             plan_context.log.error(failure)
 
 

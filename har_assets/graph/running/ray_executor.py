@@ -1,4 +1,7 @@
-"""The executor behind HAR_RAY: steps as Ray jobs, by dagster-ray; see har_assets.cluster.address."""
+"""The executor for HAR_RAY: each step is a Ray job, submitted by dagster-ray; see har_assets.cluster.address.
+
+Imported only where HAR_RAY is set: dagster-ray and Ray are optional.
+"""
 
 from __future__ import annotations
 
@@ -39,10 +42,10 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 NODE_DEATHS = 3
-"""Times that a step is tried again because its process or node was gone."""
+"""How often a step is tried again after its process or node has died."""
 
 HEALTH_SECONDS = 5
-"""Pause between two looks at the jobs of running steps."""
+"""Pause between two queries for the jobs of running steps."""
 
 SENT = (
     "HAR_ARTIFACTS",
@@ -53,7 +56,7 @@ SENT = (
     "HAR_SOURCE",
     "HAR_STORE_QUOTA",
 )
-"""Settings of the deployment that go with each step, so that they are chosen in one place."""
+"""Settings of the deployment that are sent with each step, so that they are chosen in one place."""
 
 
 @dg.executor(name="surviving_ray", requirements=dg.multiple_process_executor_requirements())
@@ -68,7 +71,7 @@ def surviving_ray_executor(init_context: dg.InitExecutorContext) -> Executor:
 
 def _refuse_what_nodes_do_not_share(instance: dg.DagsterInstance) -> None:
     root = os.environ.get(ROOT_VARIABLE, "") or DEFAULT_ROOT
-    if "://" not in root:  # nor one that nodes share: who is at work in it is told by process ids
+    if "://" not in root:  # a shared folder is refused, too: its locks are held by process ids of one machine
         raise HarError(
             f"{RAY_VARIABLE} is set and {ROOT_VARIABLE} is {root!r}, a folder of each node: set it to an address such "
             "as s3://bucket/prefix."
@@ -81,7 +84,7 @@ def _refuse_what_nodes_do_not_share(instance: dg.DagsterInstance) -> None:
 
 
 class NodeExecutor(StepDelegatingExecutor):
-    """Ray jobs, as dagster-ray submits them; a step whose job died under it is tried again."""
+    """Steps as Ray jobs, submitted by dagster-ray; a step is tried again when its job has died."""
 
     def __init__(self, client: JobSubmissionClient) -> None:
         super().__init__(
@@ -94,7 +97,7 @@ class NodeExecutor(StepDelegatingExecutor):
     def log_failure_or_retry_event_after_error(
         self, step_context: IStepContext, err_info: SerializableErrorInfo, known_state: KnownExecutionState
     ) -> DagsterEvent:
-        """Called for a step that ended without a word, never for one whose code has failed."""
+        """Try a step again that ended without an event; this is not called for a step whose code has failed."""
         if "exit code 127" in err_info.message:  # of the shell
             sentence = "A node does not find the program `dagster`: start Ray there in the activated environment."
             err_info = SerializableErrorInfo(f"{sentence}\n", stack=[], cls_name="Failure")
@@ -104,13 +107,13 @@ class NodeExecutor(StepDelegatingExecutor):
 
 
 def _step_handler(client: JobSubmissionClient) -> StepHandler:
-    # dagster-ray imports Kubernetes-free in 1 s, paid only by runs on a cluster.
+    # dagster-ray takes 1 s to import, so only runs on a cluster do.
     from dagster_ray.configs import RayExecutionConfig
     from dagster_ray.core.executor import RayStepHandler
     from ray.job_submission import JobStatus
 
     class NodeStepHandler(RayStepHandler):
-        """dagster-ray's, that knows what the cluster has and when a job has ended without its step."""
+        """dagster-ray's handler, extended by what the cluster offers and by jobs that end without their step."""
 
         def __init__(self) -> None:
             super().__init__(
@@ -126,17 +129,17 @@ def _step_handler(client: JobSubmissionClient) -> StepHandler:
 
         @cached_property
         def offered(self) -> set[str]:
-            """Names of what any node has."""
+            """Names of the resources that at least one node has."""
             return {name for node in nodes_of(client) for name, amount in node.items() if amount}
 
         def _get_ray_job_submission_id(self, step_handler_context: StepHandlerContext) -> str:
-            """Run, step and attempt; dagster-ray's 8 digits of a hash meet after some ten thousand steps."""
+            """Run, step and attempt. dagster-ray's own id, 8 digits of a hash, collides after ten thousand steps."""
             arguments = step_handler_context.execute_step_args
             (step,) = step_handler_context.step_tags
             return f"har-{arguments.run_id}-{step}-{attempts_of(arguments.known_state, step) + 1}"
 
         def launch_step(self, step_handler_context: StepHandlerContext) -> Iterator[DagsterEvent]:
-            """Submit the step, without what no node of the cluster has."""
+            """Submit the step, without the needs that no node of the cluster can meet."""
             (step,) = step_handler_context.step_tags
             wanted = RayExecutionConfig.from_tags(step_handler_context.step_tags[step])
             wanted = self._with_training(step_handler_context, step, wanted)
@@ -161,13 +164,13 @@ def _step_handler(client: JobSubmissionClient) -> StepHandler:
         def _with_training(
             self, step_handler_context: StepHandlerContext, step: str, wanted: RayExecutionConfig
         ) -> RayExecutionConfig:
-            """`wanted`, changed to what a training takes of its node where it has several devices or nodes."""
+            """Change `wanted` to what a training with several devices or nodes takes of its node."""
             nodes, devices, found = options_of(step_handler_context.dagster_run.run_config, step)
             if (nodes, devices) == (1, 1):
                 return wanted
             offered = nodes_of(client)
             needs = node_needs(nodes, devices, offered)
-            # No more than any node has: the training then says what is missing, where a job would just wait.
+            # At most what a node has: the training then says what is missing, where a job would only wait.
             cpus, gpus = (
                 int(min(needs.get(name, 0), max((node.get(name, 0) for node in offered), default=0)))
                 for name in ("CPU", "GPU")
@@ -181,7 +184,7 @@ def _step_handler(client: JobSubmissionClient) -> StepHandler:
             return wanted.model_copy(update=changes)
 
         def check_step_health(self, step_handler_context: StepHandlerContext) -> CheckStepHealthResult:
-            """Unhealthy, too, when the job has ended in any way and the step has not said so by the next look."""
+            """Also unhealthy when the job has ended and the step has not reported its end by the next query."""
             health = super().check_step_health(step_handler_context)
             if not health.is_healthy:
                 return health

@@ -1,8 +1,10 @@
-"""A message for every run that fails: JSON to a web address, mail, or both. Failed ticks are in tick_alerts.
+"""alert_sensor: a message for every run that fails, as JSON to a web address, by mail, or both.
 
-A plain sensor, because Dagster's `run_failure_sensor` goes past a failure whose message could not be sent. Here a tag
-on the run says what has been sent by which way, so a way that is down is tried again at the next tick, and neither the
-other way nor the next message waits for it. A process that is killed between sending and noting sends twice, never not.
+It is a plain sensor, because Dagster's `run_failure_sensor` skips a failure whose message could not be sent. Here a tag
+of the run records by which way its message was sent. A way that is down is tried again at the next tick, and neither
+the other way nor the next message waits for it. A process that is killed after sending and before the tag is written
+sends the message twice; no message is lost. Messages about failed ticks are made in tick_alerts.py; delivery.py sends
+both.
 """
 
 import json
@@ -31,14 +33,14 @@ from har_assets.graph.sensors.delivery import (
 from har_assets.graph.sensors.tick_alerts import deliver_ticks
 
 SENT_TAG = f"{HIDDEN_TAG_PREFIX}har_alert_"
-"""Beginning of the tag of a run that says when its message was sent, by way of sending."""
+"""Beginning of the tag that records when the message about a run was sent; the name of the way follows."""
 
 OVERLAP_S = 600.0
-"""Runs are looked for from so long before the last tick: clocks of several machines differ."""
+"""Seconds before the last tick from which failed runs are searched: the clocks of several machines differ."""
 
 
 def message_of(instance: DagsterInstance, record: RunRecord, url: str) -> dict[str, Any]:
-    """What is sent of a failed run: `run_id`, `job`, `assets`, `failures` (step and reason), times, `url`, `text`."""
+    """Write the message about a failed run: `run_id`, `job`, `assets`, `failures`, times, `url` and `text`."""
     run = record.dagster_run
     events = failures_of(instance, run.run_id)
     reasons = [(event.step_key or "", failure_reason(event)) for event in events if event.is_step_failure]
@@ -80,7 +82,7 @@ def _failed_at(record: RunRecord) -> float:
 def deliver(
     instance: DagsterInstance, records: Sequence[RunRecord], by: Sequence[Way], link: MlflowTracking, now: float
 ) -> Delivery:
-    """Send what was not sent yet, by each way for itself: one that is down is left until the next tick."""
+    """Send each message that a way has not sent yet. A way that is down is left until the next tick."""
     done = Delivery(look_from=now)
     for way in by:
         until = time.monotonic() + TICK_S / len(by)
@@ -119,7 +121,7 @@ def deliver(
     "request or mail a failure. The same for a sensor, a schedule or the automation that raises, once a streak.",
 )
 def alert_sensor(context: dg.SensorEvaluationContext, mlflow: MlflowTracking) -> dg.SkipReason:
-    """Send the messages of failed runs and of failed ticks."""
+    """Send the messages about failed runs and failed ticks."""
     by = ways()
     now = time.time()
     state: dict[str, Any] = json.loads(context.cursor) if context.cursor else {"on_since": now, "look_from": now}
@@ -128,8 +130,8 @@ def alert_sensor(context: dg.SensorEvaluationContext, mlflow: MlflowTracking) ->
         return dg.SkipReason(f"neither {WEBHOOK_VARIABLE} nor {MAIL_VARIABLE} is set")
     records = failed_runs(context.instance, max(state["on_since"], state["look_from"] - OVERLAP_S))
     done = deliver(context.instance, records, by, mlflow, now)
-    ticks, told = deliver_ticks(context.instance, by, state.get("ticks", {}), mlflow, state["on_since"], now)
-    context.update_cursor(json.dumps({**state, "look_from": done.look_from, "ticks": told}))
+    ticks, reported = deliver_ticks(context.instance, by, state.get("ticks", {}), mlflow, state["on_since"], now)
+    context.update_cursor(json.dumps({**state, "look_from": done.look_from, "ticks": reported}))
     faults = list(dict.fromkeys(done.faults + ticks.faults))
     for fault in faults:
         context.log.error(f"An alert was not delivered: {fault}.")

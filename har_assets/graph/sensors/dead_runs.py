@@ -17,6 +17,6 @@ from har_assets.tracking.outbox import settle
 def dead_run_sensor(context: dg.SensorEvaluationContext, store: ArtifactStore, mlflow: MlflowTracking) -> dg.SkipReason:
     """End the runs of dead processes."""
     released = release_dead_runs(context.instance)
-    # The code server has marked most runs failed by now, and knows nothing of MLflow.
+    # The code server has marked most runs failed by now, and it does not end their MLflow runs.
     settle(mlflow.outbox_folder(store.project_folder))
     return dg.SkipReason(f"marked failed: {', '.join(released)}" if released else "no dead runs")

@@ -1,4 +1,4 @@
-"""Ways of sending a message: a POST of JSON to a web address, mail."""
+"""Ways of sending an alert: a POST of JSON to a web address, and mail. They are chosen by environment variables."""
 
 import os
 import smtplib
@@ -14,29 +14,24 @@ from har_assets.errors import HarError
 WEBHOOK_VARIABLE = "HAR_ALERT_WEBHOOK"
 """Environment variable: address that gets a POST of JSON for every failed run."""
 
-
 MAIL_VARIABLE = "HAR_ALERT_MAIL"
 """Environment variable: mail addresses, with commas between them."""
 
-
 TIMEOUT_S = 5.0
-"""Longest silence of a server."""
-
+"""Longest silence of a server, seconds."""
 
 TICK_S = 20.0
-"""Seconds after which no further message of runs is begun, and none of ticks: Dagster ends a tick after 60."""
-
+"""Seconds after which a tick starts no further message about runs, and none about ticks: Dagster ends it after 60."""
 
 GIVE_UP_S = 24 * 3600.0
-"""Age of a failure whose message is no longer tried."""
-
+"""Age of a failure, seconds, after which its message is given up."""
 
 LONGEST_REASON = 2000
 """Characters of a reason that are sent."""
 
 
 class UndeliveredError(Exception):
-    """A message that could not be sent now. `refused`: by its content, so that the next one may go through."""
+    """A message that could not be sent now. `refused`: its content was refused, so the next message may be accepted."""
 
     def __init__(self, reason: str, *, refused: bool = False) -> None:
         super().__init__(reason)
@@ -51,7 +46,7 @@ class Way(Protocol):
         """One word."""
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Send what `message_of` says; UndeliveredError where that fails."""
+        """Send a message of alerts.py or tick_alerts.py; UndeliveredError where that fails."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +116,7 @@ SECURITY_PORTS = {"starttls": 587, "tls": 465, "none": 25}
 
 
 def ways(environment: Mapping[str, str] = os.environ) -> list[Way]:
-    """The ways that the environment names; none without any. HarError for settings that say nothing together."""
+    """The ways that the environment names; none without any. HarError for settings that contradict each other."""
     found: list[Way] = []
     if url := environment.get(WEBHOOK_VARIABLE, ""):
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
@@ -158,10 +153,10 @@ def ways(environment: Mapping[str, str] = os.environ) -> list[Way]:
 
 @dataclass
 class Delivery:
-    """What a tick has done."""
+    """The result of one tick of alert_sensor."""
 
     sent: int = 0
     faults: list[str] = field(default_factory=list)
     """Why messages were not sent, one sentence each."""
     look_from: float = 0.0
-    """Time of the oldest failure whose message waits, else of the tick; seconds of the epoch."""
+    """Time of the oldest failure whose message is still to be sent, else of the tick; seconds of the epoch."""

@@ -1,8 +1,8 @@
-"""New videos and new models: sensors that ask for predictions, one run for many videos, off until switched on.
+"""new_video_sensor and new_model_sensor: they ask for predictions, one run for many videos, and are off by default.
 
-A run names its videos by a range of partitions, so the videos of a batch must be neighbours in Dagster's list. That
-list is in the order in which keys were added: a changed video, whose key is in the middle of it, is taken out and
-added again at the end, with its history. Repeating a run repeats its range.
+A run names its videos by a range of partitions, so the videos of a batch must be neighbours in Dagster's list, which
+has keys in the order in which they were added. The key of a changed video is in the middle of the list: it is removed
+and added again at the end, and keeps its history. A repeated run has the same range.
 """
 
 import json
@@ -35,7 +35,7 @@ PARTITIONS = str(INCOMING_PARTITIONS.name)
 
 
 def state_of_runs(instance: DagsterInstance) -> Callable[[str], RunState]:
-    """How the run with a run key stands. A run of a killed process is ended first, so that it does not wait for it."""
+    """Return a function from a run key to the state of its run. A run of a killed process is marked failed first."""
 
     def state(run_key: str) -> RunState:
         records = instance.get_run_records(RunsFilter(tags={RUN_KEY_TAG: run_key}), limit=1)
@@ -79,7 +79,7 @@ def run_request(key: str, first: str, last: str, videos: int) -> dg.RunRequest:
 def new_video_sensor(
     context: dg.SensorEvaluationContext, store: ArtifactStore, incoming: IncomingVideos
 ) -> dg.SensorResult | dg.SkipReason:
-    """Compare the folder with what is known of it."""
+    """Compare the folder with the ledger of known videos."""
     if store.folder.find_latest("onnx_model") is None:
         return dg.SkipReason("There is no onnx_model yet: materialize it, and the videos are predicted.")
     project, instance = store.project_folder, context.instance
@@ -116,7 +116,7 @@ def new_video_sensor(
 def partition_requests(
     instance: DagsterInstance, plan: Plan
 ) -> list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest]:
-    """What makes the partitions of a plan's request neighbours, and takes away those of removed files."""
+    """Requests that make the partitions of a plan neighbours, and that remove the partitions of removed files."""
     requests: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
     if plan.forgotten:
         requests.append(INCOMING_PARTITIONS.build_delete_request(list(dict.fromkeys(plan.forgotten))))
@@ -124,8 +124,8 @@ def partition_requests(
         partitions = list(plan.request.partitions)
         there = existing_partitions(instance, PARTITIONS, partitions)
         if not (plan.request.repeated and len(there) == len(partitions)):
-            # At once, as a tick may not ask for taking a key away and adding it. Should this tick go no further, the
-            # same request is made again by the next one, which adds what is missing.
+            # Deleted here, as one tick may not ask to remove a key and to add it. If this tick ends early, the next one
+            # makes the same request and adds what is missing.
             for key in there:
                 instance.delete_dynamic_partition(PARTITIONS, key)
         requests.append(INCOMING_PARTITIONS.build_add_request(partitions))
@@ -133,7 +133,7 @@ def partition_requests(
 
 
 def in_words(plan: Plan) -> str:
-    """One line on what a tick found."""
+    """Describe in one line what a tick found."""
     parts = [f"{plan.known:,} videos in the folder"]
     if plan.request:
         again = " again" if plan.request.repeated else ""

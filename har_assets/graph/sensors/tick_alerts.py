@@ -1,7 +1,9 @@
-"""Messages of failed ticks: a sensor, a schedule or the automation that raises makes no run, so nobody hears of it.
+"""Messages about failed ticks. A sensor, a schedule or the automation that raises starts no run, so the messages about
+failed runs (alerts.py) do not report it.
 
-One message a streak: after it, the next comes when the same sensor or schedule has worked in between, and QUIET_S after
-the last one at the earliest. What has been sent by which way is in the cursor of alert_sensor, as ticks take no tags.
+A series of failed ticks gets one message. The next one is sent when the same sensor or schedule has worked in between,
+and QUIET_S after the last message at the earliest. The cursor of alert_sensor records what was sent, as ticks take no
+tags.
 """
 
 import time
@@ -24,8 +26,8 @@ from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.sensors.delivery import GIVE_UP_S, LONGEST_REASON, TICK_S, Delivery, UndeliveredError, Way
 
 QUIET_S = 3600.0
-"""Shortest time between two messages of one sensor or schedule by one way: one that fails at every other tick has many
-streaks."""
+"""Shortest time between two messages about one sensor or schedule, seconds: one that fails at every other tick has many
+series."""
 
 KINDS = {
     InstigatorType.SENSOR: "sensor",
@@ -33,22 +35,22 @@ KINDS = {
     InstigatorType.AUTO_MATERIALIZE: "automation",
 }
 
-Told = dict[str, dict[str, float]]
-"""Way of sending, then sensor or schedule, to the time of the failed tick of which it has told; JSON-ready."""
+Reported = dict[str, dict[str, float]]
+"""Way of sending, then id of a sensor or schedule, to the time of the failed tick reported last; JSON-ready."""
 
 
 def deliver_ticks(
-    instance: DagsterInstance, by: Sequence[Way], told: Told, link: MlflowTracking, since: float, now: float
-) -> tuple[Delivery, Told]:
-    """Send a message of each streak of failed ticks after `since` of which a way has not told.
+    instance: DagsterInstance, by: Sequence[Way], reported: Reported, link: MlflowTracking, since: float, now: float
+) -> tuple[Delivery, Reported]:
+    """Send a message about each series of failed ticks after `since` that a way has not reported.
 
-    Returns what was done, and what is told now: only of what has failed within the last day, so it stays small.
+    Returns what was done, and what is reported now. The latter holds failures of the last day, so it stays small.
     """
     done = Delivery()
     failed = newest_ticks(instance, [TickStatus.FAILURE], after=max(since, now - GIVE_UP_S))
-    known: Told = {}
+    known: Reported = {}
     for way in by:
-        before = told.get(way.name, {})
+        before = reported.get(way.name, {})
         known[way.name] = {
             state.selector_id: before[state.selector_id] for state, _ in failed if state.selector_id in before
         }
@@ -69,18 +71,18 @@ def deliver_ticks(
 
 
 def _is_news(
-    instance: DagsterInstance, state: InstigatorState, tick: InstigatorTick, told: float | None, now: float
+    instance: DagsterInstance, state: InstigatorState, tick: InstigatorTick, reported: float | None, now: float
 ) -> bool:
-    if told is None:
+    if reported is None:
         return True
-    if tick.timestamp <= told or now - told < QUIET_S:
+    if tick.timestamp <= reported or now - reported < QUIET_S:
         return False
     good = [TickStatus.SUCCESS, TickStatus.SKIPPED]
-    return newest_tick(instance, state, good, after=told, before=tick.timestamp) is not None
+    return newest_tick(instance, state, good, after=reported, before=tick.timestamp) is not None
 
 
 def message_of_tick(state: InstigatorState, tick: InstigatorTick, link: MlflowTracking) -> dict[str, Any]:
-    """What is sent of a failed tick: the fields of a failed run, with `run_id` empty and `job` the sensor's name."""
+    """Write the message about a failed tick: the fields of a failed run, without `run_id`, and the sensor as `job`."""
     kind = KINDS.get(state.instigator_type, "automation")
     reason = _reason(tick.tick_data.error)[:LONGEST_REASON]
     place = state.repository_selector
@@ -99,7 +101,7 @@ def message_of_tick(state: InstigatorState, tick: InstigatorTick, link: MlflowTr
 
 
 def _reason(error: SerializableErrorInfo | None) -> str:
-    """What was raised first: Dagster puts a frame of its own around it."""
+    """Find the first error of the chain: Dagster raises one of its own from it."""
     while error is not None and error.cause is not None:
         error = error.cause
     return " ".join(error.message.split()) if error is not None else "no reason given"
