@@ -38,7 +38,7 @@ OVERLAP_S = 600.0
 
 
 def message_of(instance: DagsterInstance, record: RunRecord, url: str) -> dict[str, Any]:
-    """The message about a failed run: `run_id`, `job`, `assets`, `failures`, `started`, `ended`, `url`, `text`."""
+    """Write the message about a failed run: `run_id`, `job`, `assets`, `failures`, times, `url` and `text`."""
     run = record.dagster_run
     events = failures_of(instance, run.run_id)
     reasons = [(event.step_key or "", failure_reason(event)) for event in events if event.is_step_failure]
