@@ -1,5 +1,6 @@
 """The product of serving_model without Dagster and without MLflow's server."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from har_assets.errors import HarError
 from har_assets.model.files import ONNX
 from har_assets.serving.build import build_serving_model, serve_command, still_registered
+from har_assets.serving.package import ONNX_VERSION_TAG
 from har_assets.store.product import Build, Product
 from har_assets_tests.builds import build_of, published
 
@@ -36,6 +38,29 @@ def test_without_a_run_the_folder_alone_is_made_and_it_says_why(build: Build) ->
     check = product.checks["answers_like_predict"]
     assert (check["passed"], check["max_difference"]) == (True, 0.0)
     assert still_registered(published(build.work, "serving_model", {}, metadata=product.metadata), "")
+
+
+def test_with_a_run_it_is_registered_once_and_missed_when_it_is_deleted(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.chdir(tmp_path)  # a database keeps the files of its models in the working folder
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(uri)
+    build.run.run_id = client.create_run(client.create_experiment("served")).info.run_id
+    product = make(build, uri=uri)
+    assert product.headline == "fp32, tiny version 1, alias challenger"
+    assert product.metadata["registered"] == {"name": "tiny", "version": "1"}
+    assert product.metadata["serve"].endswith(" -m models:/tiny@challenger")
+    tags = client.get_model_version("tiny", "1").tags
+    assert (tags[ONNX_VERSION_TAG], tags["precision"], tags["dataset"]) == ("onnx_model 1", "fp32", "tiny")
+    shutil.rmtree(build.folder / "model")
+    assert make(build, uri=uri).metadata["registered"]["version"] == "1"
+    model = published(build.work, "serving_model", {}, metadata=product.metadata)
+    assert still_registered(model, uri)
+    client.delete_model_version("tiny", "1")
+    assert not still_registered(model, uri)
 
 
 @pytest.mark.parametrize(
