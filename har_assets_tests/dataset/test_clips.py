@@ -14,9 +14,9 @@ from har_assets.dataset.sorting import sort_clips
 from har_assets.dataset.sources import own
 from har_assets.dataset.sources.source import Request
 from har_assets.errors import DatasetError, HarError, MissingArtifactError
-from har_assets.graph.publishing import publish
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.record import Artifact
+from har_assets_tests.dataset.publishing import publish
 
 
 def update_of(project: Path, *, mode: str = "off", force: bool = False) -> DataUpdate:

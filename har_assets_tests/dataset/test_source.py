@@ -16,10 +16,10 @@ from har_assets.dataset.sources import hmdb51, own
 from har_assets.dataset.sources.own import dataset_name
 from har_assets.dataset.sources.source import Request
 from har_assets.errors import DownloadError, HarError
-from har_assets.graph.publishing import publish
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.product import Product
 from har_assets.store.record import Artifact
+from har_assets_tests.dataset.publishing import publish
 from har_assets_tests.dataset.test_download import Server, running_server
 
 TRACKED = "outs:\n- md5: {version}.dir\n  hash: md5\n  path: data\nmeta:\n  dataset: {name}\n"

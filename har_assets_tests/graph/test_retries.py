@@ -15,7 +15,7 @@ from har_assets.errors import HarError, PassingError
 from har_assets.graph import failures
 from har_assets.graph.failures import RETRY_PAUSES_S, failures_in_words
 from har_assets.graph.resources.dvc import Dvc
-from har_assets_tests.graph.resources.test_dvc import add, fill, make_project, quiet
+from har_assets_tests.dataset.test_dvc import add, fill, make_project, quiet
 from har_assets_tests.project import Project, make_own_videos, materialize_here
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from har_assets.graph.publishing import made
 from har_assets.model.spec import Provenance
 from har_assets.report.card import model_card
+from har_assets_tests.report import made
 
 REAL = Provenance(dataset="hmdb51", data_version="abc123", split=2, pretrained="Kinetics-400, i3d.ckpt, SHA-256 12")
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from har_assets.dataset.classes import HMDB51_CLASSES
-from har_assets.graph.publishing import made
 from har_assets.report.content import Report
 from har_assets.report.html import render_page
+from har_assets_tests.report import made
 from har_assets_tests.test_web_ui import CHROMIUM, FLAGS
 
 HOSTILE = ("<b>bold</b>", 'a"b', "c & d", "<script>alert(1)</script>")

@@ -9,8 +9,8 @@ import pytest
 from har_assets.errors import HarError
 from har_assets.model.files import ONNX
 from har_assets.serving.build import build_serving_model, serve_command, still_registered
-from har_assets.serving.package import ONNX_VERSION_TAG
 from har_assets.store.product import Build, Product
+from har_assets.tracking.tags import ONNX_VERSION_TAG
 from har_assets_tests.builds import build_of, published
 
 SERVED = {"runtime": "onnxruntime_cpu", "workers": 1, "max_rows": 3}

@@ -17,7 +17,6 @@ from har_assets import settings
 from har_assets.cli.doctor import examine, finding
 from har_assets.cli.doctor import project as project_checks
 from har_assets.errors import HarError, MissingArtifactError, StorageAwayError, StorageError
-from har_assets.graph.publishing import publish
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.store.bucket import ArtifactBucket, BucketArtifact
 from har_assets.store.folder import ArtifactFolder
@@ -27,7 +26,7 @@ from har_assets.store.record import Artifact, Record, describe_files
 from har_assets.store.remote_folder import MOST_PARTS, PART_BYTES, S3_OPTIONS, RemoteFolder
 from har_assets.store.work_folder import STAGING_PREFIX
 from har_assets_tests.s3_server import BUCKET, S3Server, s3_server
-from har_assets_tests.store.test_folder import make_record
+from har_assets_tests.store.test_folder import make_record, publish
 
 pytest.importorskip("s3fs", reason="no s3fs: `pip install 'har_assets[cluster]'`")
 pytest.importorskip("moto", reason="no moto, whose server speaks S3: `pip install 'har_assets[dev]'`")

@@ -9,11 +9,10 @@ import pytest
 
 from har_assets import settings
 from har_assets.graph.assets.splits import SplitStore
-from har_assets.graph.publishing import publish
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.store.bucket import ArtifactBucket
 from har_assets.store.opening import StoreLocation
-from har_assets_tests.store.test_folder import make_record
+from har_assets_tests.store.test_folder import make_record, publish
 
 KEY = "a" * 64
 

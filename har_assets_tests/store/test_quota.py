@@ -7,12 +7,11 @@ import pytest
 
 from har_assets import settings
 from har_assets.errors import HarError
-from har_assets.graph.publishing import publish
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.quota import Quota
 from har_assets.system.files import parse_size, size_of
-from har_assets_tests.store.test_folder import make_record
+from har_assets_tests.store.test_folder import make_record, publish
 
 
 def test_sizes() -> None:

@@ -12,11 +12,12 @@ from har_assets.errors import HarError, MissingArtifactError
 from har_assets.graph.assets.dataset import ManifestsConfig
 from har_assets.graph.assets.deployment import OnnxConfig
 from har_assets.graph.assets.evaluation import PredictionConfig
-from har_assets.graph.assets.splits import SPLIT_NUMBERS, SplitConfig, SplitStore, published_figures, stage_config
+from har_assets.graph.assets.splits import SPLIT_NUMBERS, SplitConfig, SplitStore, part_config, published_figures
 from har_assets.graph.assets.training import TrainingConfig
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.record import Record, describe_files
+from har_assets.system.files import silent
 from har_assets_tests.project import Project, log_of, materialize_here
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -101,34 +102,33 @@ def test_a_split_has_a_store_of_its_own_and_borrows_what_is_equal(store: Artifac
 
 
 def test_each_stage_is_configured_as_the_road_was(store: ArtifactStore) -> None:
-    assert stage_config("trained_checkpoint", TrainingConfig, SplitConfig(), store, "2") == TrainingConfig()
+    assert part_config("trained_checkpoint", SplitConfig(), store, "2", silent) == TrainingConfig()
     publish(store.folder, "trained_checkpoint", config=TrainingConfig(epochs=7, network="i3d", force=True).model_dump())
     publish(store.folder, "train_manifest", config=ManifestsConfig(split=1, seed=5).model_dump())
-    found = stage_config("trained_checkpoint", TrainingConfig, SplitConfig(), store, "2")
+    found = part_config("trained_checkpoint", SplitConfig(), store, "2", silent)
     assert found == TrainingConfig(epochs=7, network="i3d")
     changed = SplitConfig(changes={"trained_checkpoint": {"epochs": 2}})
-    assert stage_config("trained_checkpoint", TrainingConfig, changed, store, "2").epochs == 2
-    assert stage_config("manifests", ManifestsConfig, SplitConfig(), store, "3") == ManifestsConfig(split=3, seed=5)
+    assert part_config("trained_checkpoint", changed, store, "2", silent).epochs == 2
+    assert part_config("manifests", SplitConfig(), store, "3", silent) == ManifestsConfig(split=3, seed=5)
 
 
 @pytest.mark.parametrize(
-    ("stage", "kind", "changes", "words"),
+    ("stage", "changes", "words"),
     [
         (
             "trained_checkpoint",
-            TrainingConfig,
             {"epoch": 2},
             "changes.trained_checkpoint of split_evaluation names epoch, no option of it",
         ),
-        ("trained_checkpoint", TrainingConfig, {"epochs": "many"}, "changes.trained_checkpoint of .* epochs"),
-        ("manifests", ManifestsConfig, {"split": 2}, "names a split, which is the partition's: leave it out"),
+        ("trained_checkpoint", {"epochs": "many"}, "changes.trained_checkpoint of .* epochs"),
+        ("manifests", {"split": 2}, "names a split, which is the partition's: leave it out"),
     ],
 )
 def test_impossible_changes_are_one_sentence(
-    store: ArtifactStore, stage: str, kind: Any, changes: dict[str, Any], words: str
+    store: ArtifactStore, stage: str, changes: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(HarError, match=words):
-        stage_config(stage, kind, SplitConfig(changes={stage: changes}), store, "1")
+        part_config(stage, SplitConfig(changes={stage: changes}), store, "1", silent)
 
 
 def test_mean_and_deviation_of_three_splits(store: ArtifactStore) -> None:
