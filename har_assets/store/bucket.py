@@ -22,7 +22,6 @@ import secrets
 import shutil
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
@@ -93,8 +92,7 @@ class ArtifactBucket(Store):
         self._copies = Path(copies).absolute()
         self._inside = inside
         self._outer = outer
-        self._local = WorkFolder(self._copies / inside)
-        self.root = self._local.root
+        self.local = WorkFolder(self._copies / inside)
 
     @property
     def address(self) -> str:
@@ -113,7 +111,7 @@ class ArtifactBucket(Store):
         while name is not None and name != before:
             if found := self._version(asset, name):
                 if (self.root / asset / LATEST).resolve() != found.copy:
-                    self._local.link_latest(asset, found.copy)
+                    self.local.link_latest(asset, found.copy)
                 return found
             # Pruned between the two looks, which happens to what is no longer the latest: look again.
             name, before = self._latest_name(asset), name
@@ -142,10 +140,6 @@ class ArtifactBucket(Store):
             found = pool.map(lambda name: self._version(asset, name), self._version_names(asset))
             return [artifact for artifact in found if artifact]
 
-    def staging(self, asset: str) -> AbstractContextManager[Path]:
-        """An empty folder, removed unless `publish` has taken it. HarError where the quota is used up already."""
-        return self._local.staging(asset, self.quota)
-
     def publish(self, staging: Path, record: Record, linked: Mapping[str, Artifact] | None = None) -> Artifact:
         """Upload a staging folder, then make it the latest version of its asset; it stays here as the copy.
 
@@ -170,7 +164,7 @@ class ArtifactBucket(Store):
         asset = artifact.record.asset
         home = self._home(asset)
         self.remote.write_object(f"{home}/{LATEST}", f"{posixpath.relpath(own.path, home)}\n".encode())
-        self._local.link_latest(asset, own.copy)
+        self.local.link_latest(asset, own.copy)
 
     def discard(self, artifact: Artifact) -> None:
         """Remove a version that nothing else refers to, and its copy here: the record first. Raises StorageError."""
@@ -183,10 +177,6 @@ class ArtifactBucket(Store):
         """Remove the copy of a version here; it is made again when it is asked for."""
         if isinstance(artifact, BucketArtifact):
             shutil.rmtree(artifact.copy, ignore_errors=True)
-
-    def work(self, asset: str, key: str) -> Path:
-        """Where unfinished work on that key is kept between attempts; made by whoever needs it."""
-        return self._local.work(asset, key)
 
     # ------------------------------------------------------------------------------------------ the bucket's side
 

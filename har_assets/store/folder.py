@@ -17,7 +17,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from har_assets.errors import HarError
@@ -34,8 +33,7 @@ class ArtifactFolder(Store):
 
     def __init__(self, root: Path, outer: ArtifactFolder | None = None, *, quota: Quota | None = None) -> None:
         """`outer`: the store around this one, in which `find` looks too; what it finds there stays there."""
-        self._local = WorkFolder(root)
-        self.root = self._local.root
+        self.local = WorkFolder(root)
         self.quota = quota
         self.remote = None
         self._outer = outer
@@ -51,7 +49,7 @@ class ArtifactFolder(Store):
 
     def find_latest(self, asset: str) -> Artifact | None:
         """The current version of an asset, or None."""
-        pointer = self._local.home(asset) / LATEST
+        pointer = self.local.home(asset) / LATEST
         while pointer.exists():
             folder = pointer.resolve()
             if (found := FolderArtifact.hold(folder)) or folder == pointer.resolve():
@@ -61,7 +59,7 @@ class ArtifactFolder(Store):
 
     def find(self, asset: str, key: str) -> Artifact | None:
         """The newest complete version of that key, here or in the store around this one, or None."""
-        folders = sorted(self._local.home(asset).glob(f"{key[:12]}*"), key=modified)
+        folders = sorted(self.local.home(asset).glob(f"{key[:12]}*"), key=modified)
         for folder in reversed(folders):
             artifact = FolderArtifact.hold(folder)
             if artifact and artifact.record.key == key:
@@ -70,24 +68,16 @@ class ArtifactFolder(Store):
 
     def versions(self, asset: str) -> list[Artifact]:
         """Every complete version of an asset, in no order."""
-        folders = self._local.home(asset).glob("[!.]*/")
+        folders = self.local.home(asset).glob("[!.]*/")
         found = (FolderArtifact.read(folder) for folder in folders if not folder.is_symlink())
         return [artifact for artifact in found if artifact is not None]
-
-    def staging(self, asset: str) -> AbstractContextManager[Path]:
-        """An empty folder on the same file system, removed unless `publish` has taken it.
-
-        While it is there nothing prunes what unfinished work of the asset has kept. HarError where the quota is used
-        up already.
-        """
-        return self._local.staging(asset, self.quota)
 
     def publish(self, staging: Path, record: Record, linked: Mapping[str, Artifact] | None = None) -> Artifact:
         """Turn a staging folder into the latest version of its asset; HarError where the quota has no room for it.
 
-        Files that are `linked` to other versions of this store take no room of their own.
+        Files that are `linked` from other versions of this store take no room of their own.
         """
-        home = self._local.home(record.asset)
+        home = self.local.home(record.asset)
         for name, artifact in (linked or {}).items():
             if not (staging / name).exists():
                 os.link(artifact.file(name), staging / name)
@@ -111,7 +101,7 @@ class ArtifactFolder(Store):
 
     def point_to(self, artifact: Artifact) -> None:
         """Make a version the latest one, atomically; one of the store around this one is pointed to where it lies."""
-        self._local.link_latest(artifact.record.asset, artifact.folder)
+        self.local.link_latest(artifact.record.asset, artifact.folder)
 
     def discard(self, artifact: Artifact) -> None:
         """Remove a version that nothing else refers to, such as a part that has become part of another product."""
@@ -119,7 +109,3 @@ class ArtifactFolder(Store):
 
     def drop_copy(self, artifact: Artifact) -> None:
         """Nothing: versions lie here themselves."""
-
-    def work(self, asset: str, key: str) -> Path:
-        """Where unfinished work on that key is kept between attempts; made by whoever needs it."""
-        return self._local.work(asset, key)

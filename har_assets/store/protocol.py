@@ -11,17 +11,23 @@ from har_assets.errors import MissingArtifactError
 from har_assets.store.quota import Quota
 from har_assets.store.record import Artifact, Record
 from har_assets.store.remote_folder import RemoteFolder
+from har_assets.store.work_folder import WorkFolder
 
 
 class Store(Protocol):
     """Published versions of all assets. `har_assets.store.opening.open_store` opens one."""
 
-    root: Path
-    """Folder of this machine for files in work, and for the versions themselves or for copies of them."""
+    local: WorkFolder
+    """Where files are worked on."""
     quota: Quota | None
     """The most that the versions may take together; None where there is no limit."""
     remote: RemoteFolder | None
     """The objects of a store that lies in a bucket; None where `root` holds the versions themselves."""
+
+    @property
+    def root(self) -> Path:
+        """Folder of this machine for files in work, and for the versions themselves or for copies of them."""
+        return self.local.root
 
     @property
     def address(self) -> str:
@@ -58,8 +64,12 @@ class Store(Protocol):
         ...
 
     def staging(self, asset: str) -> AbstractContextManager[Path]:
-        """An empty folder, removed unless `publish` has taken it. HarError where the quota is used up already."""
-        ...
+        """An empty folder on the disk of `root`, removed unless `publish` has taken it.
+
+        While it is there nothing prunes what unfinished work of the asset has kept. HarError where the quota is used
+        up already.
+        """
+        return self.local.staging(asset, self.quota)
 
     def publish(self, staging: Path, record: Record, linked: Mapping[str, Artifact] | None = None) -> Artifact:
         """Turn a staging folder into the latest version of its asset.
@@ -88,4 +98,4 @@ class Store(Protocol):
 
     def work(self, asset: str, key: str) -> Path:
         """Where unfinished work on that key is kept between attempts; made by whoever needs it."""
-        ...
+        return self.local.work(asset, key)
