@@ -24,7 +24,7 @@ from har_assets.graph.resources.dvc import Dvc
 from har_assets.graph.resources.incoming import IncomingVideos
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
-from har_assets.graph.running.executor import chosen_executor
+from har_assets.graph.running.chosen import chosen_executor
 from har_assets.graph.schedules import SCHEDULES
 from har_assets.graph.sensors import SENSORS
 

@@ -6,7 +6,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import av
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from har_assets.dataset.manifests import write_manifest
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.video.frame_cache import CacheParams, build_frame_cache
+from har_assets_tests.videos import write_video
 
 if TYPE_CHECKING:
     from har_assets_tests.project import Project
@@ -139,20 +139,6 @@ def tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         log=lambda line: None,
     )
     return folder
-
-
-def write_video(path: Path, frames_THWC: np.ndarray) -> Path:
-    """Write uint8 RGB frames [T, H, W, 3] as an MPEG-4 AVI of 30 frames a second."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=30)
-        stream.height, stream.width = frames_THWC.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.qmin = stream.codec_context.qmax = 2
-        for frame_HWC in frames_THWC:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")))
-        container.mux(stream.encode())
-    return path
 
 
 @pytest.fixture(scope="session")

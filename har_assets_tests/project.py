@@ -12,7 +12,7 @@ import yaml
 
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.record import Artifact
-from har_assets_tests.conftest import write_video
+from har_assets_tests.videos import write_video
 
 if TYPE_CHECKING:
     import dagster as dg

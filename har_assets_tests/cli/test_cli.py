@@ -16,9 +16,9 @@ from har_assets.export.tensorrt import EngineOptions, build_engine
 from har_assets.incoming.results import Results, update_table
 from har_assets.model.files import CHECKPOINT, ONNX
 from har_assets.store.folder import ArtifactFolder
-from har_assets_tests.conftest import write_video
 from har_assets_tests.project import REPOSITORY
 from har_assets_tests.published import publish
+from har_assets_tests.videos import write_video
 
 
 def har(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:

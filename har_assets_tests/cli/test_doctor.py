@@ -32,9 +32,9 @@ from har_assets.graph.running.dead_runs import HOST_TAG, PROCESS_TAG
 from har_assets.store.folder import ArtifactFolder
 from har_assets.system.files import size_of
 from har_assets.system.processes import process_name, this_host
-from har_assets_tests.conftest import write_video
 from har_assets_tests.project import REPOSITORY
 from har_assets_tests.store.test_folder import make_record, publish
+from har_assets_tests.videos import write_video
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from har_assets.store.protocol import Store
 from har_assets.store.record import Record
 from har_assets.video.frame_cache import CacheParams, FrameCache, build_frame_cache, merge_frame_caches
 from har_assets_tests.cluster.ray_nodes import ray_cluster
-from har_assets_tests.conftest import write_video
 from har_assets_tests.project import REPOSITORY
+from har_assets_tests.videos import write_video
 
 PARAMS = CacheParams(12, 16, 1, 8)
 

@@ -17,7 +17,6 @@ from dagster import DagsterRunStatus
 
 from har_assets.graph.running.dead_runs import PROCESS_TAG
 from har_assets.system.files import sha256_of
-from har_assets_tests.conftest import write_video
 from har_assets_tests.incoming.server import (
     DagsterDev,
     current,
@@ -29,6 +28,7 @@ from har_assets_tests.incoming.server import (
     wait_for,
 )
 from har_assets_tests.project import Project, log_of
+from har_assets_tests.videos import write_video
 
 pytestmark = pytest.mark.slow
 

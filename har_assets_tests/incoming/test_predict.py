@@ -15,9 +15,9 @@ from har_assets.incoming.predict import Given, IncomingRun, LeftOut, Outcome, pr
 from har_assets.incoming.results import Results
 from har_assets.runtime import open_model
 from har_assets.store.record import Artifact
-from har_assets_tests.conftest import write_video
 from har_assets_tests.incoming.server import publish_model
 from har_assets_tests.project import Project
+from har_assets_tests.videos import write_video
 
 
 def make_video(path: Path, seed: int, frames: int = 12) -> Path:

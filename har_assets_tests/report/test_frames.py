@@ -20,7 +20,7 @@ from har_assets.report.frames import (
     with_heat,
 )
 from har_assets.video.frame_cache import FrameCache
-from har_assets_tests.conftest import write_video
+from har_assets_tests.videos import write_video
 
 SPEC = ModelSpec(
     labels=("a", "b"), num_frames=4, frame_stride=2, decode_height=24, decode_width=32, frame_height=16, frame_width=16

@@ -11,7 +11,7 @@ from har_assets.runtime import available_runtimes
 from har_assets.runtime.benchmark import Row, describe_machine, run_benchmark
 from har_assets.runtime.benchmark_options import BenchmarkOptions
 from har_assets.system.gpu import gpu_compute_capability
-from har_assets_tests.conftest import write_video
+from har_assets_tests.videos import write_video
 
 
 def test_every_runtime_is_measured_or_has_its_reason(tiny_onnx: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:

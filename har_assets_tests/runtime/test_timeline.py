@@ -18,7 +18,7 @@ from har_assets.runtime.predictor import Clips, Predictor, Scores
 from har_assets.runtime.timeline import Segment, Timeline, merge, predict_timeline, smooth
 from har_assets.video.decode import decode_video
 from har_assets.video.sampling import centre_crop, take_window, to_clip_CTHW
-from har_assets_tests.conftest import write_video
+from har_assets_tests.videos import write_video
 
 GREY = (40, 120, 200)
 """Brightness of the frames that show class 0, 1, 2."""

@@ -16,7 +16,7 @@ from har_assets.runtime.predictor import Clips, Predictor, Scores
 from har_assets.runtime.video import VideoFailure, VideoPrediction, predict_video, predict_videos, video_clips
 from har_assets.runtime.windows import read_windows
 from har_assets.video.decode import VideoReader, decode_video
-from har_assets_tests.conftest import write_video
+from har_assets_tests.videos import write_video
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 import dagster as dg
 from dagster import DagsterEvent, Executor, multiprocess_executor
 
-from har_assets.cluster.address import cluster_address
 from har_assets.graph.dagster_private import (
     IMPLICIT_ASSET_JOB_NAME,
     MULTIPROCESS_CONFIG,
@@ -79,15 +78,3 @@ def surviving_executor(init_context: dg.InitExecutorContext) -> Executor:
     inner = make_inner(init_context)
     assert isinstance(inner, Executor)
     return SurvivingExecutor(inner)
-
-
-def chosen_executor() -> dg.ExecutorDefinition:
-    """The executor of the deployment: a process a step here, or Ray jobs where HAR_RAY is set."""
-    if cluster_address():
-        from har_assets.graph.running.ray_executor import surviving_ray_executor
-
-        return surviving_ray_executor
-    # Steps fork from a process that has imported the graph already: 0.1 s a step instead of 3.
-    return surviving_executor.configured(
-        {"start_method": {"forkserver": {"preload_modules": ["har_assets.definitions"]}}}
-    )

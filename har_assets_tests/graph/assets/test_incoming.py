@@ -23,9 +23,9 @@ from har_assets.incoming.folder import partition_key
 from har_assets.incoming.results import Results
 from har_assets.model.spec import Provenance
 from har_assets.system.files import sha256_of
-from har_assets_tests.conftest import write_video
 from har_assets_tests.incoming.server import current, instance_of, publish_model, results_of, table_of
 from har_assets_tests.project import Project
+from har_assets_tests.videos import write_video
 
 
 def make_video(path: Path, seed: int, frames: int = 12) -> Path:
