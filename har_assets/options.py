@@ -42,6 +42,14 @@ class Options(BaseModel):
     not_content: ClassVar[frozenset[str]] = frozenset()
     """Fields of this class that change how a product is made and not what it is; those of its bases count as well."""
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Let a description be one paragraph, however its docstring is wrapped."""
+        super().__pydantic_init_subclass__(**kwargs)
+        for field in cls.model_fields.values():
+            if field.description:
+                field.description = " ".join(field.description.split())
+
     @model_validator(mode="before")
     @classmethod
     def _take_former_names(cls, values: Any) -> Any:

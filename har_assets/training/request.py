@@ -83,6 +83,22 @@ class TrainingOptions(Recipe):
             raise HarError(f"ema is {self.ema}: choose 0 or more and less than 1, 0.99 for instance.")
 
 
+class CheckpointOptions(TrainingOptions):
+    """Network and training. The defaults fit the sample; the files in conf/ have those for HMDB51."""
+
+    network: str = "cnn3d"
+    """Name of the network: `cnn3d` is the three-layer 3D CNN, `i3d` Inception-I3D, or one of torchvision's video
+    networks (r3d_18, mc3_18, r2plus1d_18, s3d, mvit_v2_s, swin3d_t)."""
+    pretrained: bool = False
+    """Start from the network's Kinetics-400 weights, which the asset pretrained_weights has published."""
+    num_frames: int = 16
+    """T: frames of a clip."""
+    frame_height: int = 32
+    """H: height that enters the network, pixels; cut from the cached frames."""
+    frame_width: int = 32
+    """W: width that enters the network, pixels."""
+
+
 class TrainingRequest(TrainingOptions):
     """One training, complete: the same request in the same work folder goes on where it stopped."""
 

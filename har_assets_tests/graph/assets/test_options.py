@@ -80,10 +80,6 @@ def test_a_served_model_travels_with_its_limits() -> None:
     assert ServingConfig(max_rows=3).served() == {"runtime": "auto", "workers": 0, **LIMITS, "max_rows": 3}
 
 
-def test_a_recorded_field_that_is_no_option_any_more_is_passed_over() -> None:
-    assert OnnxConfig(**{"lost_since": 1}).content() == OnnxConfig().content()
-
-
 @pytest.mark.parametrize(
     "asset",
     ["onnx_model", "trt_engine", "test_predictions", "evaluation_report", "runtime_benchmark", "serving_model"],
