@@ -23,7 +23,7 @@ JOB = """
 import time
 from pathlib import Path
 import dagster as dg
-from har_assets.graph.running.dead_runs import surviving_executor
+from har_assets.graph.running.executor import surviving_executor
 
 @dg.op(pool="gpu")
 def hold(context: dg.OpExecutionContext) -> None:

@@ -285,10 +285,10 @@ def test_the_child_dies_with_its_parent(tmp_path: Path, tiny_cache: Path, tiny_s
 def test_a_child_that_reads_no_signal_dies_with_its_parent_too() -> None:
     child_code = (
         "import os, signal, sys, time\n"
-        "from har_assets.training import lifeline\n"
-        "lifeline.PARENT_LOOK_S = 0.05\n"
+        "from har_assets.system import processes\n"
+        "processes.PARENT_LOOK_S = 0.05\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "lifeline.die_with_parent(int(sys.argv[1]), grace_s=0.2)\n"
+        "processes.die_with_parent(int(sys.argv[1]), grace_s=0.2)\n"
         "print(os.getpid(), flush=True)\n"
         "time.sleep(60)\n"
     )
