@@ -18,6 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Log = Callable[[str], None]
 
+FORCE = "force"
+"""Field of every asset's configuration in the graph, which records hold too."""
+
 
 def added(neutral: Any, *, default: Any = ...) -> Any:
     """A field that was added after products had been published.
@@ -109,7 +112,7 @@ class Options(BaseModel):
         for name, value in config.items():
             if name in cls.model_fields:
                 known[name] = value
-            elif name not in changes:
+            elif name not in changes and name != FORCE:
                 log(f"The recorded option {name} = {value!r} no longer exists and is left out.")
         for old, new in cls.former_names().items():
             if new in changes:

@@ -7,6 +7,7 @@ References:
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from functools import partial
@@ -27,6 +28,8 @@ from har_assets.model.integrity import verify_checkpoint
 from har_assets.model.networks import Normalise, backbone_parameters, build_network, head_parameters
 from har_assets.model.recipe import Recipe
 from har_assets.model.spec import ModelSpec, Provenance, from_metadata, to_metadata
+
+logger = logging.getLogger(__name__)
 
 
 class CrossEntropy(Metric):
@@ -323,7 +326,8 @@ def load_checkpoint(path: Path, *, device: str = "cpu") -> VideoActionModel:
         ) from error
     try:
         recipe = dict(content["hyper_parameters"])
-        model = VideoActionModel(recipe.pop("metadata"), **recipe)
+        metadata = recipe.pop("metadata")
+        model = VideoActionModel(metadata, **Recipe.from_recorded(recipe, logger.warning).recorded())
         model.load_state_dict(content["state_dict"])
     except (KeyError, TypeError, RuntimeError, AttributeError, ValueError) as error:
         raise ModelFileError(

@@ -10,7 +10,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from har_assets.model.recipe import TrainingOptions
 from har_assets.model.spec import ModelSpec, Provenance
+from har_assets.system.files import silent
 
 if TYPE_CHECKING:
     from har_assets.report.content import Evaluation
@@ -32,8 +34,6 @@ SUMMARY_FIELDS = frozenset(
         "seconds",
     }
 )
-CONFIG_FIELDS = frozenset({"optimizer", "learning_rate", "schedule", "batch_size", "seed"})
-"""What `training_facts` reads."""
 
 
 def data_name(provenance: Provenance) -> str:
@@ -110,8 +110,11 @@ def training_facts(summary: Mapping[str, Any], config: Mapping[str, Any]) -> lis
     `summary` is what the training process returns (`training.fit.fit`), `config` that of trained_checkpoint. A
     checkpoint from elsewhere has neither, one of an old version not all of it.
     """
-    if not summary.keys() >= SUMMARY_FIELDS or not config.keys() >= CONFIG_FIELDS:
+    if not summary.keys() >= SUMMARY_FIELDS or not config:
         return [("Training", "not recorded with the checkpoint")]
+    options = TrainingOptions.from_recorded(
+        {name: value for name, value in config.items() if name in TrainingOptions.model_fields}, silent
+    )
     validated = f", validation top-1 {summary['val_top1']:.3f} in it" if summary["validated"] else ""
     kept = "the best is kept" if summary["validated"] else "there are no validation videos, so the last is kept"
     return [
@@ -119,8 +122,8 @@ def training_facts(summary: Mapping[str, Any], config: Mapping[str, Any]) -> lis
         ("Epochs", f"{summary['epochs_run']}; {kept}, number {summary['best_epoch'] + 1}{validated}"),
         (
             "Recipe",
-            f"{config['optimizer']}, learning rate {config['learning_rate']:g}, {config['schedule']}, batches "
-            f"of {config['batch_size']}, seed {config['seed']}",
+            f"{options.optimizer}, learning rate {options.learning_rate:g}, {options.schedule}, batches "
+            f"of {options.batch_size}, seed {options.seed}",
         ),
         ("Trained on", f"{summary['device']} in {summary['precision']}, {summary['seconds']:,.0f} s"),
     ]

@@ -1,6 +1,21 @@
-"""Options of evaluation_report."""
+"""Options of test_predictions and evaluation_report."""
+
+from typing import ClassVar
 
 from har_assets.options import Options
+
+
+class PredictionOptions(Options):
+    """How test videos are scored."""
+
+    not_content: ClassVar[frozenset[str]] = frozenset({"shard_clips"})
+
+    runtime: str = "onnx"
+    """`onnx` scores with the deployed model, `checkpoint` with PyTorch."""
+    windows: int = 4
+    """Temporal clips a video, spread evenly; their scores are averaged."""
+    shard_clips: int = 256
+    """Videos that one node of a Ray cluster scores at a time."""
 
 
 class ReportOptions(Options):

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from har_assets.errors import HarError
+from har_assets.report.options import PredictionOptions
 from har_assets.serving.package import CHALLENGER, CHAMPION, registry_in_words
 from har_assets.store.protocol import Store
+from har_assets.system.files import silent
 from har_assets.system.locks import locked
 from har_assets.tracking.client import client_of
 from har_assets.tracking.tags import BEFORE_TAG, ONNX_VERSION_TAG
@@ -93,7 +95,7 @@ def tested_version(store: Store, version: Any) -> OnTestVideos:
     newest = max(found, key=lambda artifact: artifact.record.created)
     with newest.file("test_predictions.csv").open(newline="") as file:
         right = {(row["clip"], row["label"]): row["correct"] == "True" for row in csv.DictReader(file)}
-    protocol = {name: value for name, value in newest.record.config.items() if name != "force"}
+    protocol = PredictionOptions.from_recorded(newest.record.config, silent).recorded()
     return OnTestVideos(str(version.version), right, str(newest.record.lineage["data_version"]), protocol)
 
 

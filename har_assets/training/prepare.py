@@ -13,11 +13,14 @@ from typing import Any
 from har_assets.dataset.class_index import read_class_index
 from har_assets.errors import HarError
 from har_assets.model.files import CARD, CHECKPOINT, WEIGHTS
+from har_assets.model.recipe import CheckpointOptions, TrainingOptions
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.report.plots import CURVES
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
-from har_assets.training.request import CONFUSION_FILE, CheckpointOptions, TrainingOptions, TrainingRequest
+from har_assets.system.files import silent
+from har_assets.training.request import CONFUSION_FILE, TrainingRequest
+from har_assets.video.options import FrameOptions
 
 
 def prepare_request(
@@ -36,14 +39,15 @@ def prepare_request(
         HarError: the weights are of another network, or an option is impossible.
     """
     inputs = build.inputs
-    cache, lineage = inputs["frame_cache"].record.config, inputs["frame_cache"].record.lineage
+    lineage = inputs["frame_cache"].record.lineage
+    frames = FrameOptions.from_recorded(inputs["frame_cache"].record.config, silent)
     spec = ModelSpec(
         labels=read_class_index(inputs["class_index"]),
         network=options.network,
         num_frames=options.num_frames,
-        frame_stride=cache["stride"],
-        decode_height=cache["height"],
-        decode_width=cache["width"],
+        frame_stride=frames.stride,
+        decode_height=frames.height,
+        decode_width=frames.width,
         frame_height=options.frame_height,
         frame_width=options.frame_width,
     )

@@ -133,7 +133,8 @@ def test_presets_are_configurations_of_the_whole_road(preset: Path) -> None:
 
 def test_fields_of_the_training_configuration_reach_the_training() -> None:
     from har_assets.graph.assets.training import TrainingConfig
-    from har_assets.training.request import TrainingOptions, TrainingRequest
+    from har_assets.model.recipe import TrainingOptions
+    from har_assets.training.request import TrainingRequest
 
     spec = {"network", "num_frames", "frame_height", "frame_width"}
     assert set(TrainingConfig.model_fields) == {*TrainingOptions.model_fields, *spec, "pretrained", "force"}

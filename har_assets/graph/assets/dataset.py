@@ -27,10 +27,10 @@ from har_assets.graph.stage import MANIFESTS
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
 from har_assets.system.files import Log
+from har_assets.video.options import FrameOptions
 
 if TYPE_CHECKING:
     from har_assets.dataset.sorting import SortedClips
-    from har_assets.video.frame_cache import CacheParams
 
 
 class RawArchiveConfig(AssetConfig):
@@ -239,32 +239,8 @@ def class_index(
     )
 
 
-class FrameCacheConfig(AssetConfig):
-    """How videos become frames. The defaults fit the sample; conf/hmdb51.yaml has those for HMDB51."""
-
-    not_content: ClassVar[frozenset[str]] = frozenset({"workers", "timeout_s", "shard_clips"})
-
-    height: int = 36
-    """Height of the kept frames, pixels."""
-    width: int = 48
-    """Width of the kept frames, pixels."""
-    stride: int = 2
-    """Every how many frames of the video one is kept."""
-    max_frames: int = 64
-    """Frames kept of a clip at most."""
-    workers: int = 0
-    """Processes that decode; 0 takes one a core."""
-    timeout_s: float = 120.0
-    """Seconds that decoding one video may take before it is quarantined."""
-    shard_clips: int = 256
-    """Clips that one node of a Ray cluster decodes at a time."""
-
-    @property
-    def params(self) -> "CacheParams":
-        """What decides the frames."""
-        from har_assets.video.frame_cache import CacheParams
-
-        return CacheParams(self.height, self.width, self.stride, self.max_frames)
+class FrameCacheConfig(FrameOptions, AssetConfig):
+    """As FrameOptions."""
 
 
 @stage_asset(

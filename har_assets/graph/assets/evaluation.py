@@ -1,7 +1,7 @@
 """test_predictions: what the deployed model says of every test video."""
 
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -11,6 +11,7 @@ from har_assets.graph.failures import failures_in_words
 from har_assets.graph.publishing import made, result_of
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
+from har_assets.report.options import PredictionOptions
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
 
@@ -19,17 +20,8 @@ if TYPE_CHECKING:
     from har_assets.report.predictions import Scored
 
 
-class PredictionConfig(AssetConfig):
-    """How test videos are scored."""
-
-    not_content: ClassVar[frozenset[str]] = AssetConfig.not_content | {"shard_clips"}
-
-    runtime: str = "onnx"
-    """`onnx` scores with the deployed model, `checkpoint` with PyTorch."""
-    windows: int = 4
-    """Temporal clips a video, spread evenly; their scores are averaged."""
-    shard_clips: int = 256
-    """Videos that one node of a Ray cluster scores at a time."""
+class PredictionConfig(PredictionOptions, AssetConfig):
+    """As PredictionOptions."""
 
 
 @stage_asset("test_predictions")

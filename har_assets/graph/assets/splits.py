@@ -29,6 +29,7 @@ from har_assets.graph.publishing import made, publish
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.graph.stage import MANIFESTS, SHARED_BY_SPLITS, STAGES
+from har_assets.model.recipe import CheckpointOptions
 from har_assets.store.opening import StoreLocation
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
@@ -215,8 +216,9 @@ def hmdb51_benchmark(
 
     def product_of(build: Build) -> Product:
         training = SplitStore.of(store, "1").latest("trained_checkpoint").record
+        options = CheckpointOptions.from_recorded(training.config, silent)
         ours = {
-            "method": f"{training.config['network']}, this project",
+            "method": f"{options.network}, this project",
             "pretrained_on": training.metadata.get("pretrained") or "nothing",
             "input": "RGB",
         }

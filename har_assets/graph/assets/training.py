@@ -18,12 +18,13 @@ from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.graph.run_config import shared_value
 from har_assets.graph.stage import STAGES
+from har_assets.model.recipe import CheckpointOptions
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
 from har_assets.tracking.client import DAGSTER_STEP_TAG
 from har_assets.tracking.outbox import report_settled, settle
 from har_assets.training.prepare import checkpoint_product, prepare_request, weights_product
-from har_assets.training.request import ERROR_FILE, SUMMARY_FILE, CheckpointOptions
+from har_assets.training.request import ERROR_FILE, SUMMARY_FILE
 
 
 class TrainingConfig(CheckpointOptions, AssetConfig):
