@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from har_assets.store.product import Build
-from har_assets.store.record import Artifact, Record, describe_files
+from har_assets.store.record import Artifact, FolderArtifact, Record, describe_files
 from har_assets.tracking.run_log import RunLog
 
 LINEAGE = {"dataset": "tiny", "synthetic": True, "data_version": "v1", "split": 1}
@@ -33,7 +33,7 @@ def published(folder: Path, asset: str, files: dict[str, Path], **fields: Any) -
         "config": {},
         "seconds": 0.0,
     }
-    return Artifact(here, Record(**{**facts, **fields}))
+    return FolderArtifact(here, Record(**{**facts, **fields}))
 
 
 def build_of(folder: Path, *inputs: Artifact) -> Build:

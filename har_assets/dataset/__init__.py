@@ -1,1 +1,1 @@
-"""The HMDB51 data set: classes, download, archives, split lists, and the synthetic sample."""
+"""A data set from its source to manifests: sources, archives, the sample, lists, splits, `data/` itself and DVC."""

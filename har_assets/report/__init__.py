@@ -1,1 +1,1 @@
-"""Pictures of a training and an evaluation."""
+"""What people read about a model: plots, the HTML report, model cards, test predictions."""

@@ -13,7 +13,7 @@ from har_assets.errors import HarError
 from har_assets.store.building import ProductKey, find_or_build
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.product import Build, Product
-from har_assets.store.record import Artifact
+from har_assets.store.record import Artifact, FolderArtifact
 from har_assets.store.work_folder import STAGING_PREFIX
 from har_assets.tracking.run_log import RunLog
 
@@ -95,7 +95,7 @@ def test_another_version_of_an_input_makes_another_product(builder: Builder) -> 
     first, _ = builder(replace(KEY, inputs={"trained_checkpoint": parent}))
     assert first.record.inputs == {"trained_checkpoint": parent.record.data_version}
     assert builder.builds[0].inputs == {"trained_checkpoint": parent}
-    newer = Artifact(parent.folder, replace(parent.record, data_version="newer"))
+    newer = FolderArtifact(parent.folder, replace(parent.record, data_version="newer"))
     _, unchanged = builder(replace(KEY, inputs={"trained_checkpoint": newer}))
     assert not unchanged
 
@@ -180,7 +180,7 @@ def test_inputs_of_different_lineages_are_refused_before_anything_is_built(tmp_p
 def test_a_linked_file_becomes_part_of_the_product(tmp_path: Path) -> None:
     store = ArtifactFolder(tmp_path)
     part = upstream(store, "frame_cache_part")
-    builder = Builder(store, linked={"pack.npy": Artifact(part.folder, part.record)})
+    builder = Builder(store, linked={"pack.npy": FolderArtifact(part.folder, part.record)})
     (part.folder / "pack.npy").write_text("frames")
     part.record.files["pack.npy"] = {"bytes": 6, "sha256": None}
     found, _ = builder()
