@@ -15,9 +15,10 @@ import numpy as np
 import onnx
 
 from har_assets.dataset.manifests import read_manifest
+from har_assets.export.engine_options import EngineOptions
 from har_assets.export.onnx import export_onnx, read_onnx, write_onnx
 from har_assets.export.precision import Calibration, imitate_fp16, to_fp16, to_int8
-from har_assets.export.tensorrt import EngineOptions, build_engine, choose_builder
+from har_assets.export.tensorrt import build_engine, choose_builder
 from har_assets.model.files import CHECKPOINT
 from har_assets.model.spec import ModelSpec
 from har_assets.model.windows import spread_windows

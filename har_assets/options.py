@@ -11,7 +11,14 @@ so options evolve in three ways that leave what is published as it is:
 `Options.from_recorded` is the only way to read a recorded configuration.
 """
 
+import ast
+import itertools
+import re
+import sys
+import textwrap
 from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -37,21 +44,55 @@ def former(name: str) -> Any:
     return Field(default=None, description=f"Former name of `{name}`.", json_schema_extra={"renamed_to": name})
 
 
-class Options(BaseModel):
-    """Base of all options."""
+class Described(BaseModel):
+    """A model whose fields are described by the docstrings below them, each folded to one paragraph.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    not_content: ClassVar[frozenset[str]] = frozenset()
-    """Fields of this class that change how a product is made and not what it is; those of its bases count as well."""
+    Read from the module's file once. Pydantic's own `use_attribute_docstrings` looks through every loaded module for
+    each class, which took half a second of each import of the graph.
+    """
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Let a description be one paragraph, however its docstring is wrapped."""
+        """Add the descriptions."""
         super().__pydantic_init_subclass__(**kwargs)
-        for field in cls.model_fields.values():
-            if field.description:
-                field.description = " ".join(field.description.split())
+        for name, text in _docstrings(cls).items():
+            if name in cls.model_fields and not cls.model_fields[name].description:
+                cls.model_fields[name].description = text
+
+
+def _docstrings(model: type) -> dict[str, str]:
+    """Field to the docstring below it, of one class."""
+    file = getattr(sys.modules.get(model.__module__), "__file__", None)
+    source = _source(file) if file else ""
+    start = re.search(rf"^([ \t]*)class {model.__name__}\b", source, re.MULTILINE)
+    if start is None:
+        return {}
+    indent = start[1]
+    end = re.compile(rf"^(?!{indent}[ \t]|[ \t]*$)", re.MULTILINE).search(source, source.index("\n", start.end()) + 1)
+    (node,) = ast.parse(textwrap.dedent(source[start.start() : end.start() if end else None])).body
+    assert isinstance(node, ast.ClassDef)
+    return {
+        field.target.id: " ".join(str(text.value.value).split())
+        for field, text in itertools.pairwise(node.body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+    }
+
+
+@cache
+def _source(file: str) -> str:
+    return Path(file).read_text(encoding="utf-8")
+
+
+class Options(Described):
+    """Base of all options."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    not_content: ClassVar[frozenset[str]] = frozenset()
+    """Fields of this class that change how a product is made and not what it is; those of its bases count as well."""
 
     @model_validator(mode="before")
     @classmethod

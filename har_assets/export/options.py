@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from har_assets.errors import HarError
+from har_assets.export.engine_options import EngineOptions
 from har_assets.export.precision import Calibration, check_precision
-from har_assets.export.tensorrt import EngineOptions
 from har_assets.options import Options
 from har_assets.runtime.parity import DEFAULT_LIMITS, Limits
 

@@ -10,8 +10,9 @@ the installed Dagster, so an upgrade starts there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from dagster._core.definitions.assets.job.asset_job import (
@@ -53,27 +54,6 @@ from dagster._core.execution.retries import (
 from dagster._core.execution.step_dependency_config import (
     StepDependencyConfig as StepDependencyConfig,  # hand on the setting of the executor inside the surviving one
 )
-from dagster._core.executor.step_delegating import (
-    CheckStepHealthResult as CheckStepHealthResult,  # say that the Ray job of a step has ended without it
-)
-from dagster._core.executor.step_delegating import (
-    StepDelegatingExecutor as StepDelegatingExecutor,  # run each step as a Ray job
-)
-from dagster._core.executor.step_delegating import (
-    StepHandler as StepHandler,  # start and watch the Ray jobs of steps
-)
-from dagster._core.executor.step_delegating import (
-    StepHandlerContext as StepHandlerContext,  # read which step is to start, and give it other needs
-)
-from dagster._core.scheduler.instigation import (
-    InstigatorState as InstigatorState,  # name the sensor or schedule of an alert
-)
-from dagster._core.scheduler.instigation import (
-    InstigatorTick as InstigatorTick,  # say when and why a tick failed
-)
-from dagster._core.scheduler.instigation import (
-    TickStatus as TickStatus,  # look for failed ticks, and for good ones after them
-)
 from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG as ASSET_PARTITION_RANGE_END_TAG,  # ask for one run of many new videos
 )
@@ -89,6 +69,47 @@ from dagster._core.storage.tags import (
 from dagster_shared.error import (
     SerializableErrorInfo as SerializableErrorInfo,  # write a failure of one sentence, and read one
 )
+
+if TYPE_CHECKING:
+    from dagster._core.executor.step_delegating import (
+        CheckStepHealthResult as CheckStepHealthResult,  # say that the Ray job of a step has ended without it
+    )
+    from dagster._core.executor.step_delegating import (
+        StepDelegatingExecutor as StepDelegatingExecutor,  # run each step as a Ray job
+    )
+    from dagster._core.executor.step_delegating import (
+        StepHandler as StepHandler,  # start and watch the Ray jobs of steps
+    )
+    from dagster._core.executor.step_delegating import (
+        StepHandlerContext as StepHandlerContext,  # read which step is to start, and give it other needs
+    )
+    from dagster._core.scheduler.instigation import (
+        InstigatorState as InstigatorState,  # name the sensor or schedule of an alert
+    )
+    from dagster._core.scheduler.instigation import (
+        InstigatorTick as InstigatorTick,  # say when and why a tick failed
+    )
+    from dagster._core.scheduler.instigation import (
+        TickStatus as TickStatus,  # look for failed ticks, and for good ones after them
+    )
+
+_LATER = {
+    "CheckStepHealthResult": "dagster._core.executor.step_delegating",
+    "StepDelegatingExecutor": "dagster._core.executor.step_delegating",
+    "StepHandler": "dagster._core.executor.step_delegating",
+    "StepHandlerContext": "dagster._core.executor.step_delegating",
+    "InstigatorState": "dagster._core.scheduler.instigation",
+    "InstigatorTick": "dagster._core.scheduler.instigation",
+    "TickStatus": "dagster._core.scheduler.instigation",
+}
+"""Name -> module of the names above, whose import would cost every start of Dagster a tenth of a second."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LATER[name]), name)
+
 
 # Runs and their events
 
@@ -273,19 +294,3 @@ def retry_event(step_context: IStepContext, error: SerializableErrorInfo) -> dg.
 def log_of_engine(step_context: IStepContext, message: str) -> None:
     """Write a line into the log of a run in the name of the executor."""
     dg.DagsterEvent.engine_event(step_context, message, EngineEventData())
-
-
-class ContextWithTags(StepHandlerContext):
-    """The context of a step handler whose steps have other tags than the graph gives them."""
-
-    def __init__(self, context: StepHandlerContext, tags: Mapping[str, Mapping[str, str]]) -> None:
-        steps: Iterable[Any] = context._steps_by_key.values()
-        super().__init__(
-            context.instance, context._plan_context, list(steps), context.execute_step_args, context.dagster_run
-        )
-        self._tags = tags
-
-    @property
-    def step_tags(self) -> Mapping[str, Mapping[str, str]]:
-        """Tags of each step by its key."""
-        return self._tags

@@ -23,6 +23,8 @@ ENGINE = "video_action_model.engine"
 
 CARD = "README.md"
 """Model card: under this name a model hub shows it."""
+CURVES = "curves.png"
+"""Learning curves of a training, beside its checkpoint."""
 WEIGHTS = "weights.pt"
 """State dict of published weights, from which training starts."""
 

@@ -14,7 +14,7 @@ import torch
 
 from har_assets.dataset.manifests import read_manifest
 from har_assets.errors import HarError
-from har_assets.model.files import CARD, CHECKPOINT, ONNX
+from har_assets.model.files import CARD, CHECKPOINT, CURVES, ONNX
 from har_assets.model.lightning import load_checkpoint
 from har_assets.model.networks import weights_licence
 from har_assets.model.saliency import why_no_saliency
@@ -24,7 +24,7 @@ from har_assets.report.cards import Card, choose_clips, make_card
 from har_assets.report.content import Evaluation, Report, evaluate_with_intervals
 from har_assets.report.html import render_page
 from har_assets.report.options import ReportOptions
-from har_assets.report.plots import CURVES, plot_class_accuracy, plot_reliability, plot_strips
+from har_assets.report.plots import plot_class_accuracy, plot_reliability, plot_strips
 from har_assets.runtime.evaluation import evaluate
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact

@@ -20,6 +20,7 @@ from typing import Any
 from har_assets.errors import HarError, StorageAwayError, StorageError, StorageGoneError
 from har_assets.store.record import RECORD_FILE, Record
 from har_assets.store.remote_folder import PART_BYTES, PARTS_AT_ONCE, RemoteFolder
+from har_assets.system.files import format_bytes
 from har_assets.system.locks import locked
 
 FETCHING_PREFIX = ".fetching-"
@@ -57,7 +58,7 @@ def copy_here(remote: RemoteFolder, path: str, record: Record, folder: Path, nam
             size = sum(int(files[name]["bytes"]) for name in missing if name in files)
             _refuse_full_disk(remote.address, partial, size)
             if size > LOGGED_BYTES:
-                logger.info("Copying %s/%s, %.1f GB", remote.address, path, size / 1e9)
+                logger.info("Copying %s/%s, %s", remote.address, path, format_bytes(size))
             _fetch(remote, path, {name: files[name] for name in sorted(missing - {RECORD_FILE})}, partial)
             (partial / RECORD_FILE).write_text(record.text())
             if not folder.exists() and names is None:
@@ -112,8 +113,8 @@ def _refuse_full_disk(address: str, folder: Path, need: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < need:
         raise HarError(
-            f"A copy from {address} needs {need / 1e9:.1f} GB and the disk of {folder.parent} has {free / 1e9:.1f} GB: "
-            "free some space, or set work_root of `store` to another disk."
+            f"A copy from {address} needs {format_bytes(need)} and the disk of {folder.parent} has "
+            f"{format_bytes(free)}: free some space, or set work_root of `store` to another disk."
         )
 
 

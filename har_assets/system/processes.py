@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -25,6 +24,8 @@ def die_with_parent(parent_pid: int | None = None, *, grace_s: float = 60.0) -> 
     request reached the kernel, this process ends at once. A process that has not ended `grace_s` seconds after its
     parent is killed: one that waits on a GPU for another one that is gone reads no signal.
     """
+    import ctypes  # 60 ms, which every import of the graph would pay
+
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     parent = os.getppid()
     if parent_pid is not None and parent != parent_pid:

@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import BaseModel
-
 from har_assets import settings
 from har_assets.errors import HarError
+from har_assets.options import Described
 from har_assets.system.confinement import confined, refuse_other_address
 from har_assets.system.processes import undisturbed
 from har_assets.tracking.client import DATABASES, FAILED, FINISHED, KILLED, RUNNING, client_of, experiment_of, one_line
@@ -26,10 +25,8 @@ OWN_DATABASE = "sqlite:///mlflow.db"
 """Tracking address without a server, relative to the project folder."""
 
 
-class Tracking(BaseModel):
+class Tracking(Described):
     """Where runs are tracked. Relative sqlite addresses and folders are below the project folder."""
-
-    model_config = {"use_attribute_docstrings": True}
 
     stopped_by: ClassVar[tuple[type[BaseException], ...]] = (KeyboardInterrupt,)
     """Exceptions that stop a step from outside: it ends as KILLED, where others end it as FAILED."""

@@ -21,11 +21,12 @@ from torch._dynamo.exc import TorchDynamoException
 
 from har_assets.errors import HarError
 from har_assets.model.data import ClipDataModule
+from har_assets.model.files import CURVES
 from har_assets.model.lightning import VideoActionModel, load_checkpoint, training_losses
 from har_assets.model.networks import check_clip_size, find_network, order_weights
 from har_assets.model.pretrained import apply_state
 from har_assets.model.spec import ModelSpec, Provenance, to_metadata
-from har_assets.report.plots import CURVES, plot_confusion, plot_curves
+from har_assets.report.plots import plot_confusion, plot_curves
 from har_assets.system.files import remove_partials, write_text_whole, written_whole
 from har_assets.system.locks import exclusive
 from har_assets.training.averaging import AveragedWeights

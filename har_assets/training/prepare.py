@@ -12,10 +12,9 @@ from typing import Any
 
 from har_assets.dataset.class_index import read_class_index
 from har_assets.errors import HarError
-from har_assets.model.files import CARD, CHECKPOINT, WEIGHTS
+from har_assets.model.files import CARD, CHECKPOINT, CURVES, WEIGHTS
 from har_assets.model.recipe import CheckpointOptions, TrainingOptions
 from har_assets.model.spec import ModelSpec, Provenance
-from har_assets.report.plots import CURVES
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
 from har_assets.system.files import silent

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from har_assets.export.tensorrt import EngineOptions, build_engine
+from har_assets.export.engine_options import EngineOptions
+from har_assets.export.tensorrt import build_engine
 from har_assets.incoming.results import Results, update_table
 from har_assets.model.files import CHECKPOINT, ONNX
 from har_assets.store.folder import ArtifactFolder

@@ -4,8 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from har_assets.errors import HarError
+from har_assets.export.engine_options import EngineOptions
 from har_assets.export.options import ConversionOptions, OnnxOptions, TrtEngineOptions
-from har_assets.export.tensorrt import EngineOptions
 from har_assets.options import Options
 from har_assets.report.options import ReportOptions
 from har_assets.runtime.benchmark_options import BenchmarkOptions

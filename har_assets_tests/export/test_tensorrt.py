@@ -10,9 +10,10 @@ import pytest
 
 from har_assets.errors import HarError, ModelFileError
 from har_assets.export import tensorrt
+from har_assets.export.engine_options import EngineOptions
 from har_assets.export.onnx import read_onnx, write_onnx
 from har_assets.export.precision import to_fp16, to_int8
-from har_assets.export.tensorrt import EngineOptions, build_engine, choose_builder
+from har_assets.export.tensorrt import build_engine, choose_builder
 from har_assets.model.files import sidecar_path
 from har_assets.system.gpu import gpu_compute_capability
 

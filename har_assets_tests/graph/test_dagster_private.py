@@ -71,6 +71,13 @@ def test_a_private_name_is_where_it_was(name: Name) -> None:
     found(f"{name.module}:{name.name}", name.use)
 
 
+def test_every_private_name_can_be_imported_from_the_module() -> None:
+    from har_assets.graph import dagster_private
+
+    for name in Name.all():
+        assert getattr(dagster_private, name.name) is found(f"{name.module}:{name.name}", name.use)
+
+
 def test_the_names_are_read_from_the_module() -> None:
     names = {name.name for name in Name.all()}
     assert {"SerializableErrorInfo", "StepHandlerContext", "HIDDEN_TAG_PREFIX"} <= names
@@ -274,7 +281,8 @@ def test_an_error_of_one_sentence_can_be_made() -> None:
 
 
 def test_the_context_of_a_step_handler_can_be_given_other_tags() -> None:
-    from har_assets.graph.dagster_private import ContextWithTags, StepHandlerContext
+    from har_assets.graph.dagster_private import StepHandlerContext
+    from har_assets.graph.running.ray_executor import ContextWithTags
 
     class Step:
         key, tags = "trt_engine", {"a": "1"}
@@ -315,12 +323,12 @@ def extended() -> list[tuple[type, type, set[str]]]:
     from har_assets.graph import dagster_private
     from har_assets.graph.automation import ContinuingSensor
     from har_assets.graph.running.executor import SurvivingExecutor
-    from har_assets.graph.running.ray_executor import NodeExecutor
+    from har_assets.graph.running.ray_executor import ContextWithTags, NodeExecutor
 
     return [
         (SurvivingExecutor, dg.Executor, {"retries", "step_dependency_config", "execute"}),
         (NodeExecutor, dagster_private.StepDelegatingExecutor, {"log_failure_or_retry_event_after_error"}),
-        (dagster_private.ContextWithTags, dagster_private.StepHandlerContext, {"step_tags"}),
+        (ContextWithTags, dagster_private.StepHandlerContext, {"step_tags"}),
         (ContinuingSensor, dg.AutomationConditionSensorDefinition, {"evaluate_tick", "required_resource_keys"}),
     ]
 

@@ -149,8 +149,9 @@ def test_kinetics_weights_name_all_real_clips_that_have_a_kinetics_class(
 def test_onnx_gives_the_same_logits_and_tensorrt_rtx_builds_it(tmp_path: Path) -> None:
     import onnx
 
+    from har_assets.export.engine_options import EngineOptions
     from har_assets.export.onnx import write_onnx
-    from har_assets.export.tensorrt import EngineOptions, build_engine
+    from har_assets.export.tensorrt import build_engine
     from har_assets.model.spec import ModelSpec, Provenance
 
     torch.manual_seed(0)

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from har_assets.errors import HarError, MissingArtifactError
-from har_assets.export.tensorrt import EngineOptions, build_engine
+from har_assets.export.engine_options import EngineOptions
+from har_assets.export.tensorrt import build_engine
 from har_assets.model.files import CHECKPOINT, ENGINE, ONNX
 from har_assets.report.benchmark import build_benchmark
 from har_assets.report.build import Links, build_report
@@ -17,7 +18,7 @@ from har_assets.report.options import ReportOptions
 from har_assets.report.predictions import build_test_predictions, open_tested, score_here
 from har_assets.runtime.benchmark_options import BenchmarkOptions
 from har_assets.store.product import Build
-from har_assets.store.record import Artifact
+from har_assets.store.record import Artifact, FolderArtifact
 from har_assets_tests.builds import build_of, data_of, published
 from har_assets_tests.report.made import png
 
@@ -80,7 +81,7 @@ def test_test_predictions_are_a_table_scores_and_a_picture(scored: Build, models
 def test_the_checkpoint_is_tested_only_as_the_parent_of_the_deployed_model(models: dict[str, Artifact]) -> None:
     onnx, checkpoint = models["onnx_model"], models["trained_checkpoint"]
     assert open_tested("checkpoint", onnx, Latest(checkpoint)).runtime.startswith("PyTorch")
-    other = dataclasses.replace(checkpoint, record=dataclasses.replace(checkpoint.record, data_version="2"))
+    other = FolderArtifact(checkpoint.folder, dataclasses.replace(checkpoint.record, data_version="2"))
     with pytest.raises(HarError, match="exported from another checkpoint than the latest: materialize onnx_model"):
         open_tested("checkpoint", onnx, Latest(other))
     with pytest.raises(MissingArtifactError):
@@ -141,7 +142,7 @@ def test_no_videos_are_asked_for_where_none_are_shown(reported: Build) -> None:
 )
 def test_a_report_on_other_parents_is_refused(reported: Build, child: str, parent: str) -> None:
     old = reported.inputs[parent]
-    reported.inputs[parent] = dataclasses.replace(old, record=dataclasses.replace(old.record, data_version="2"))
+    reported.inputs[parent] = FolderArtifact(old.folder, dataclasses.replace(old.record, data_version="2"))
     with pytest.raises(HarError, match=f"The latest {child} was made from another {parent} than the latest"):
         build_report(reported, ReportOptions(), videos=Path, links=LINKS, log=print)
     assert list(reported.folder.iterdir()) == []

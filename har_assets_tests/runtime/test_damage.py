@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from har_assets.export.tensorrt import EngineOptions, build_engine
+from har_assets.export.engine_options import EngineOptions
+from har_assets.export.tensorrt import build_engine
 from har_assets.model.files import KINDS, sidecar_path
 from har_assets_tests.project import REPOSITORY
 from har_assets_tests.runtime.damage import runtimes_of, sound_kinds, targets_of

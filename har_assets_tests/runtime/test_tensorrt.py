@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from har_assets.errors import ModelFileError
-from har_assets.export.tensorrt import EngineOptions, build_engine
+from har_assets.export.engine_options import EngineOptions
+from har_assets.export.tensorrt import build_engine
 from har_assets.model.files import sidecar_path
 from har_assets.model.integrity import seal_sidecar, verify_engine
 from har_assets.model.spec import ModelSpec, Provenance

@@ -111,7 +111,7 @@ def check_gpu(project: Path) -> Finding:
 
 def check_tensorrt(project: Path) -> Finding:
     """Builders of engines, and whether one of them makes engines that this GPU runs."""
-    from har_assets.export.tensorrt import BUILDERS, RTX_CAPABILITIES
+    from har_assets.export.engine_options import BUILDERS, RTX_CAPABILITIES
     from har_assets.system.gpu import gpu_compute_capability
 
     tried = {

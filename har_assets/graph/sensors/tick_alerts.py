@@ -6,24 +6,27 @@ and QUIET_S after the last message at the earliest. The cursor of alert_sensor r
 tags.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dagster import DagsterInstance
 
+from har_assets.graph import dagster_private
 from har_assets.graph.dagster_private import (
-    InstigatorState,
-    InstigatorTick,
     InstigatorType,
     SerializableErrorInfo,
-    TickStatus,
     newest_tick,
     newest_ticks,
 )
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.sensors.delivery import GIVE_UP_S, LONGEST_REASON, TICK_S, Delivery, UndeliveredError, Way
+
+if TYPE_CHECKING:
+    from har_assets.graph.dagster_private import InstigatorState, InstigatorTick
 
 QUIET_S = 3600.0
 """Shortest time between two messages about one sensor or schedule, seconds: one that fails at every other tick has many
@@ -47,7 +50,7 @@ def deliver_ticks(
     Returns what was done, and what is reported now. The latter holds failures of the last day, so it stays small.
     """
     done = Delivery()
-    failed = newest_ticks(instance, [TickStatus.FAILURE], after=max(since, now - GIVE_UP_S))
+    failed = newest_ticks(instance, [dagster_private.TickStatus.FAILURE], after=max(since, now - GIVE_UP_S))
     known: Reported = {}
     for way in by:
         before = reported.get(way.name, {})
@@ -77,7 +80,7 @@ def _is_news(
         return True
     if tick.timestamp <= reported or now - reported < QUIET_S:
         return False
-    good = [TickStatus.SUCCESS, TickStatus.SKIPPED]
+    good = [dagster_private.TickStatus.SUCCESS, dagster_private.TickStatus.SKIPPED]
     return newest_tick(instance, state, good, after=reported, before=tick.timestamp) is not None
 
 

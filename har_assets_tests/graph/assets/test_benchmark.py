@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from har_assets.export.tensorrt import EngineOptions, build_engine
+from har_assets.export.engine_options import EngineOptions
+from har_assets.export.tensorrt import build_engine
 from har_assets.model.files import CHECKPOINT, ENGINE, ONNX
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.record import Artifact, Record, describe_files
