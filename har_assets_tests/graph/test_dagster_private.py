@@ -217,7 +217,7 @@ def test_an_attribute_is_where_it_was(caller: str, path: str) -> None:
 
 
 def test_every_function_of_the_module_has_a_case() -> None:
-    assert {call.caller for call in CALLS} | {caller for caller, _ in ATTRIBUTES} == set(FUNCTIONS)
+    assert {call.caller for call in CALLS} | {caller for caller, _ in ATTRIBUTES} == set(FUNCTIONS) - {"__getattr__"}
 
 
 # Objects that are made or read here.
