@@ -18,14 +18,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.opening import open_store
 from har_assets.store.protocol import Store
-from har_assets.store.record import Record, describe_files
+from har_assets.store.record import describe_files
 from har_assets.store.remote_folder import PART_BYTES, PARTS_AT_ONCE
+from har_assets_tests.published import make_record
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def measure(folder: Path, bucket: str, size: int, rounds: int) -> None:
     def publish(store: Store, key: str) -> None:
         with store.staging("model") as staging:
             os.link(source, staging / source.name)
-            store.publish(staging, replace(EMPTY, key=key, files=describe_files(staging)))
+            store.publish(staging, make_record("model", key=key, files=describe_files(staging)))
 
     try:
         for number in range(rounds):
@@ -97,20 +97,6 @@ def measure(folder: Path, bucket: str, size: int, rounds: int) -> None:
         median = statistics.median(times)
         print(f"{name:24}{median:9.3f} s" + (f"{size / median / 1e6:9.0f} MB/s" if median > 0.2 else ""))
 
-
-EMPTY = Record(
-    asset="model",
-    key="",
-    data_version="",
-    files={},
-    headline="",
-    lineage={},
-    metadata={},
-    checks={},
-    inputs={},
-    config={},
-    seconds=0.0,
-)
 
 if __name__ == "__main__":
     main()

@@ -2,9 +2,17 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.record import Artifact, Record, describe_files
+
+
+def make_record(asset: str, **fields: Any) -> Record:
+    """What an asset would say of a version, with nothing known but its name and the given fields of Record."""
+    rest = ("files", "lineage", "metadata", "checks", "inputs", "config")
+    known: dict[str, Any] = {"key": f"{asset:0<64}", "data_version": asset, "headline": f"a {asset} of a test"}
+    return Record(asset=asset, **{**{name: {} for name in rest}, **known, "seconds": 0.0, **fields})
 
 
 def publish(store: ArtifactFolder, asset: str, files: dict[str, Path]) -> Artifact:
@@ -12,17 +20,4 @@ def publish(store: ArtifactFolder, asset: str, files: dict[str, Path]) -> Artifa
     with store.staging(asset) as folder:
         for name, source in files.items():
             shutil.copy(source, folder / name)
-        record = Record(
-            asset=asset,
-            key=f"{asset:0<64}",
-            data_version=asset,
-            files=describe_files(folder),
-            headline=f"a {asset} of a test",
-            lineage={},
-            metadata={},
-            checks={},
-            inputs={},
-            config={},
-            seconds=0.0,
-        )
-        return store.publish(folder, record)
+        return store.publish(folder, make_record(asset, files=describe_files(folder)))

@@ -16,10 +16,10 @@ from har_assets.errors import HarError
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.opening import StoreLocation
 from har_assets.store.protocol import Store
-from har_assets.store.record import Record
 from har_assets.video.frame_cache import CacheParams, FrameCache, build_frame_cache, merge_frame_caches
 from har_assets_tests.cluster.ray_nodes import ray_cluster
 from har_assets_tests.project import REPOSITORY
+from har_assets_tests.published import make_record
 from har_assets_tests.videos import write_video
 
 PARAMS = CacheParams(12, 16, 1, 8)
@@ -183,20 +183,7 @@ def test_a_version_that_was_discarded_is_gone(tmp_path: Path) -> None:
     store = ArtifactFolder(tmp_path)
     with store.staging("frame_cache_part") as staging:
         (staging / "file").write_text("x")
-        record = Record(
-            asset="frame_cache_part",
-            key="k" * 64,
-            data_version="k",
-            files={},
-            headline="",
-            lineage={},
-            metadata={},
-            checks={},
-            inputs={},
-            config={},
-            seconds=0.0,
-        )
-        part = store.publish(staging, record)
+        part = store.publish(staging, make_record("frame_cache_part", key="k" * 64))
     assert store.find("frame_cache_part", "k" * 64) == part
     store.discard(part)
     assert store.find("frame_cache_part", "k" * 64) is None

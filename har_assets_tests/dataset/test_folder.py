@@ -15,6 +15,7 @@ from har_assets.dataset.folder import Dataset, clips_below, new_data, recover_da
 from har_assets.dataset.groups import hmdb51_film
 from har_assets.dataset.known import HMDB51
 from har_assets.errors import DatasetError
+from har_assets_tests.dataset.swap import KILLED_SWAP
 
 # Characters of real HMDB51 names, names outside ASCII in both Unicode forms, hidden files, and names whose order
 # differs between sorting whole paths and sorting folder by folder (`a!/x`, `a/x`, `a0`).
@@ -115,33 +116,14 @@ def test_only_hmdb51_claims_to_be_hmdb51() -> None:
 
 # --- replacing it ----------------------------------------------------------------------------------------------------
 
-SWAP = """
-import os, signal, sys
-from pathlib import Path
-from har_assets.dataset.folder import new_data
-steps, rename = int(sys.argv[2]), Path.rename
 
-def rename_and_die(path, target):
-    global steps
-    done = rename(path, target)
-    steps -= 1
-    if not steps:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return done
-
-Path.rename = rename_and_die
-with new_data(Path(sys.argv[1])) as staging:
-    (staging / "new").write_text("{}")
-"""
-
-
-@pytest.mark.parametrize(("steps", "left"), [(1, "old"), (2, "new")])
+@pytest.mark.parametrize(("steps", "left"), [(1, "old"), (2, "dataset.json")])
 def test_a_kill_while_data_is_replaced_leaves_the_old_or_the_new(tmp_path: Path, steps: int, left: str) -> None:
     data = tmp_path / "data"
     data.mkdir()
     (data / "old").write_text("{}")
     (data / "old").chmod(0o444)
-    killed = subprocess.run([sys.executable, "-c", SWAP, str(data), str(steps)], check=False)
+    killed = subprocess.run([sys.executable, "-c", KILLED_SWAP, str(data), str(steps)], check=False)
     assert killed.returncode == -signal.SIGKILL
     lines: list[str] = []
     recover_data(data, lines.append)

@@ -17,9 +17,10 @@ from typing import Any
 from dagster import AssetMaterialization, DagsterInstance
 from dagster._core.instance.ref import InstanceRef
 
-from har_assets.store.record import Artifact, Record, describe_files
+from har_assets.store.record import Artifact, describe_files
 from har_assets.system.files import hash_of
 from har_assets_tests.project import Project
+from har_assets_tests.published import make_record
 
 NAME = "incoming_video_predictions"
 
@@ -31,8 +32,8 @@ def publish_model(project: Project, onnx: Path, data_version: str = "") -> Artif
         shutil.copy(onnx, folder / "video_action_model.onnx")
         files = describe_files(folder)
         key = hash_of([files, data_version])
-        record = Record(
-            asset="onnx_model",
+        record = make_record(
+            "onnx_model",
             key=key,
             data_version=data_version or key,
             files=files,
@@ -42,10 +43,6 @@ def publish_model(project: Project, onnx: Path, data_version: str = "") -> Artif
                 "parity": parity,
                 "precisions": [{"precision": "fp32", "file": "video_action_model.onnx", **parity}],
             },
-            checks={},
-            inputs={},
-            config={},
-            seconds=0.0,
         )
         published = project.store.publish(folder, record)
     with instance_of(project) as instance:

@@ -11,8 +11,9 @@ from har_assets.export.engine_options import EngineOptions
 from har_assets.export.tensorrt import build_engine
 from har_assets.model.files import CHECKPOINT, ENGINE, ONNX
 from har_assets.store.folder import ArtifactFolder
-from har_assets.store.record import Artifact, Record, describe_files
+from har_assets.store.record import Artifact, describe_files
 from har_assets_tests.project import Project, materialize_here
+from har_assets_tests.published import make_record
 
 SMALL = {"batch_sizes": [1, 3], "rounds": 3, "clips": 3, "videos": 3, "windows": 2}
 
@@ -25,18 +26,12 @@ def publish(store: ArtifactFolder, asset: str, files: dict[str, Path], **inputs:
                 shutil.copytree(source, folder / name, dirs_exist_ok=True)
             else:
                 shutil.copy(source, folder / name)
-        record = Record(
-            asset=asset,
-            key=f"{asset:0<64}",
-            data_version=asset,
+        record = make_record(
+            asset,
             files=describe_files(folder),
-            headline="",
             lineage={"dataset": "tiny", "split": 1},
             metadata={"parity": {"passed": True}},
-            checks={},
             inputs=inputs,
-            config={},
-            seconds=0.0,
         )
         return store.publish(folder, record)
 

@@ -16,10 +16,11 @@ from har_assets.export.precision import precision_of
 from har_assets.model.published import published_onnx
 from har_assets.runtime import open_model
 from har_assets.store.folder import ArtifactFolder
-from har_assets.store.record import Record, describe_files
+from har_assets.store.record import describe_files
 from har_assets.system.files import sha256_of
 from har_assets.system.gpu import gpu_compute_capability
 from har_assets_tests.project import Project
+from har_assets_tests.published import make_record
 
 LOOSE = {"top1_agreement": {"fp16": 0.8, "int8": 0.8}}
 """The tiny network is untrained: its scores are nearly equal, so that rounding may change the highest."""
@@ -35,19 +36,7 @@ def publish(store: ArtifactFolder, asset: str, files: Callable[[Path], Any]) -> 
         files(folder)
         store.publish(
             folder,
-            Record(
-                asset=asset,
-                key=asset.ljust(64, "0"),
-                data_version="v1",
-                files=describe_files(folder),
-                headline="",
-                lineage=lineage,
-                metadata={},
-                checks={},
-                inputs={},
-                config={},
-                seconds=0.0,
-            ),
+            make_record(asset, data_version="v1", files=describe_files(folder), lineage=lineage),
         )
 
 

@@ -25,6 +25,7 @@ from har_assets.graph.resources.dvc import Dvc
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.record import Artifact
+from har_assets_tests.dataset.swap import KILLED_SWAP
 from har_assets_tests.project import REPOSITORY, Project, log_of
 
 ASSETS = [raw_archive, video_clips, data_unspoiled]
@@ -367,31 +368,12 @@ def test_a_changed_data_dvc_shows_at_its_observation(tracked: Path) -> None:
 
 # --- Kills and races -----------------------------------------------------------------------------------------------
 
-SWAP = """
-import os, signal, sys
-from pathlib import Path
-from har_assets.dataset.folder import new_data
-steps, rename = int(sys.argv[2]), Path.rename
-
-def rename_and_die(path, target):
-    global steps
-    done = rename(path, target)
-    steps -= 1
-    if not steps:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return done
-
-Path.rename = rename_and_die
-with new_data(Path(sys.argv[1])) as staging:
-    (staging / "dataset.json").write_text("{}")
-"""
-
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_a_kill_in_the_middle_of_the_swap_is_mended(tracked: Path, steps: int) -> None:
     """After the first rename there is no data/; after the second the new one is there and the old one too."""
     before = videos(tracked)
-    killed = subprocess.run([sys.executable, "-c", SWAP, str(tracked / "data"), str(steps)], check=False)
+    killed = subprocess.run([sys.executable, "-c", KILLED_SWAP, str(tracked / "data"), str(steps)], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert (tracked / "data").exists() == (steps == 2)
     assert (tracked / ".data.replaced").exists()
