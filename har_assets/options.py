@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Log = Callable[[str], None]
 
@@ -42,6 +42,13 @@ def added(neutral: Any, *, default: Any = ...) -> Any:
 def former(name: str) -> Any:
     """The former name of the field `name`, of the same type or None, which is its default."""
     return Field(default=None, description=f"Former name of `{name}`.", json_schema_extra={"renamed_to": name})
+
+
+def wrong_options(error: ValidationError) -> str:
+    """The options that pydantic refused and why, in one line: `epochs (Input should be a valid integer)`."""
+    return ", ".join(
+        f"{'.'.join(map(str, each['loc']))} ({each['msg']})" if each["loc"] else each["msg"] for each in error.errors()
+    )
 
 
 class Described(BaseModel):
@@ -156,6 +163,7 @@ class Options(Described):
             elif name not in changes and name != FORCE:
                 log(f"The recorded option {name} = {value!r} no longer exists and is left out.")
         for old, new in cls.former_names().items():
-            if new in changes:
+            if old in changes or new in changes:
                 known.pop(old, None)
+                known.pop(new, None)
         return cls(**{**known, **changes})

@@ -120,7 +120,7 @@ SMTP_PASSWORD = Setting("HAR_SMTP_PASSWORD")
 # ------------------------------------------------------------- from a process of the project to one that it starts
 
 TRAINING_PLACE = Setting("HAR_TRAINING_PLACE")
-"""JSON: the nodes that Ray has reserved for a training. Set by the executor for its step."""
+"""JSON: Ray's name of the job of a step, and what a training takes of each node. Set by the executor for its step."""
 
 PARENT_PID = Setting("HAR_PARENT_PID")
 """Number of the process that started a training, with which it ends. Set by the step."""

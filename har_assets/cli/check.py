@@ -3,15 +3,12 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from har_assets.cli.output import printable
-
-if TYPE_CHECKING:
-    pass
 
 
 def check(

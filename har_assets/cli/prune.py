@@ -15,6 +15,7 @@ from har_assets.store.opening import open_store
 from har_assets.store.pruning import KEEP, OLDER_THAN_DAYS
 from har_assets.store.pruning_report import Rules, prune_store
 from har_assets.tracking.registry import registered_versions
+from har_assets.tracking.tags import OWN_DATABASE
 
 
 def prune(
@@ -31,7 +32,7 @@ def prune(
             envvar=[settings.MLFLOW_URI, "MLFLOW_TRACKING_URI"],
             help="MLflow server or database whose aliases are kept.",
         ),
-    ] = "sqlite:///mlflow.db",
+    ] = OWN_DATABASE,
     store: Annotated[
         str, typer.Option("--store", help="Folder or address of the products; HAR_ARTIFACTS, else artifacts.")
     ] = "",

@@ -1,4 +1,4 @@
-"""`har promote` and `har rollback`: which registered version serves, decided without starting Dagster."""
+"""`har promote`, `har rollback` and `har mlflow-sync`: the registry and the outbox, without starting Dagster."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,12 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from har_assets import settings
+from har_assets.cli.output import Store
 from har_assets.store.opening import open_store
-
-if TYPE_CHECKING:
-    pass
-
-from typing import TYPE_CHECKING
+from har_assets.tracking.tags import MODEL_NAME, OWN_DATABASE
 
 if TYPE_CHECKING:
     from har_assets.serving.promotion import Decision
@@ -23,9 +20,6 @@ Address = Annotated[
         "--tracking-uri", envvar=[settings.MLFLOW_URI, "MLFLOW_TRACKING_URI"], help="MLflow server or database."
     ),
 ]
-Store = Annotated[
-    str, typer.Option("--store", help="Folder or s3:// address of the products; HAR_ARTIFACTS, else artifacts.")
-]
 
 
 def promote(
@@ -33,8 +27,8 @@ def promote(
         str, typer.Option(help="Version to promote; the one with the alias challenger if left out.")
     ] = "",
     alpha: Annotated[float, typer.Option(help="Largest p-value that counts as more than noise.")] = 0.05,
-    name: Name = "har_video_action",
-    uri: Address = "sqlite:///mlflow.db",
+    name: Name = MODEL_NAME,
+    uri: Address = OWN_DATABASE,
     store: Store = "",
 ) -> None:
     """Make the challenger champion if it is better on the same test videos beyond noise. Exit status 1 where not."""
@@ -45,8 +39,8 @@ def promote(
 
 def rollback(
     to: Annotated[str, typer.Option(help="Version to return to; the champion before if left out.")] = "",
-    name: Name = "har_video_action",
-    uri: Address = "sqlite:///mlflow.db",
+    name: Name = MODEL_NAME,
+    uri: Address = OWN_DATABASE,
     store: Store = "",
 ) -> None:
     """Give the alias champion back to the version that had it before. Exit status 1 where nothing was moved."""

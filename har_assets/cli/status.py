@@ -1,30 +1,26 @@
-"""What `har status` says of the products that are not one latest version: splits and new videos."""
+"""`har status`: a line for every asset, and where its report and its engine are."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from har_assets import settings
+from har_assets.cli.output import Store, printable
 from har_assets.graph.stage import STAGES
+from har_assets.model.files import ENGINE
+from har_assets.report.options import PAGE
+from har_assets.store import protocol
 from har_assets.store.opening import open_store
 from har_assets.store.record import Artifact
 from har_assets.system.files import format_bytes
-
-if TYPE_CHECKING:
-    pass
-
-from collections.abc import Iterator
-from dataclasses import dataclass
-
-from har_assets.cli.output import Store, printable
-from har_assets.model.files import ENGINE
-from har_assets.store import protocol
+from har_assets.tracking.tags import OWN_DATABASE
 
 SPLITS = ("1", "2", "3")
 INCOMING = "incoming_video_predictions"
@@ -104,13 +100,13 @@ def status(store: Store = "") -> None:
     console.print(table)
     report = found["evaluation_report"]
     if report is not None:
-        console.print(f"\nReport:       {report.file('evaluation_report.html')}", soft_wrap=True)
+        console.print(f"\nReport:       {report.file(PAGE)}", soft_wrap=True)
     engine = found["trt_engine"]
     if engine is not None:
         console.print(f"\nEngine:       {engine.file(ENGINE)}", soft_wrap=True)
         console.print("Predict:      har predict VIDEO...")
         console.print("Web UI:       dagster dev            then http://127.0.0.1:3000/asset-groups")
-        uri = settings.MLFLOW_URI.get() or "sqlite:///mlflow.db"
+        uri = settings.MLFLOW_URI.get() or OWN_DATABASE
         if "://" in uri and not uri.startswith("http"):
             uri = f"mlflow ui --backend-store-uri {uri} --port 8080"
         console.print(f"Experiments:  {uri}", markup=False, soft_wrap=True)

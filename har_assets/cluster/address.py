@@ -1,16 +1,4 @@
-"""Steps of a run on the nodes of a Ray cluster, by dagster-ray, where HAR_RAY names one.
-
-    the run, where it was started        SurvivingExecutor > NodeExecutor
-        a step ─── Ray job ───►          a node that has what the step needs: `needs` on the asset
-            shard ─── Ray task ───►      any node with a free CPU (har_assets.cluster.sharding)
-            training ─ Ray tasks ──►     the other nodes of a training over several (har_assets.cluster.training)
-
-dagster-ray submits each step as a job to Ray's job server. What is added here: a step whose node has died is tried
-again on another one; a step that was stopped from outside ends; what no node of the cluster has is not waited for.
-
-Nodes take keys and passwords from their own environment; nothing secret travels with a step, as whoever reaches the job
-server reads what does.
-"""
+"""The Ray cluster that HAR_RAY names: its address, a client of its job server, its nodes."""
 
 from __future__ import annotations
 

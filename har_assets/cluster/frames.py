@@ -10,13 +10,14 @@ from typing import Any
 
 from har_assets.cluster.address import cluster_address
 from har_assets.cluster.needs import needs
-from har_assets.cluster.sharding import Log, Shards, make_parts, parts, publish_part, shards_of
+from har_assets.cluster.sharding import Shards, make_parts, parts, publish_part, shards_of
 from har_assets.dataset.clips import data_here
 from har_assets.dataset.folder import VIDEOS, published_files
 from har_assets.dataset.manifests import ROLES, read_manifest_of
 from har_assets.store.opening import StoreLocation
 from har_assets.store.protocol import Store
 from har_assets.store.record import Artifact
+from har_assets.system.files import Log
 from har_assets.video.frame_cache import (
     TABLES,
     CacheParams,
@@ -54,7 +55,7 @@ def decode_shard(key: str, clips: list[str], location: StoreLocation, params: Ca
     """Publish the part `key` from this node, unless it is there. Raises HarError."""
 
     def build(store: Store, staging: Path, work: Path) -> tuple[str, dict[str, Any]]:
-        data = data_here(Path(location.project).absolute(), store, on_cluster=bool(cluster_address()))
+        data = data_here(location.project_folder, store, on_cluster=bool(cluster_address()))
         videos = data / VIDEOS
         report = build_frame_cache(
             {clip: videos / clip for clip in clips},

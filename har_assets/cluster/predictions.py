@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from har_assets.cluster.needs import needs
-from har_assets.cluster.sharding import Log, Shards, make_parts, parts, publish_part, shards_of
+from har_assets.cluster.sharding import Shards, make_parts, parts, publish_part, shards_of
 from har_assets.errors import HarError
 from har_assets.runtime import Predictor
 from har_assets.runtime.evaluation import score_clips
 from har_assets.store.opening import StoreLocation
 from har_assets.store.protocol import Store
 from har_assets.store.record import Artifact
+from har_assets.system.files import Log
 from har_assets.video.frame_cache import TABLES, FrameCache
 
 PART = "test_predictions_part"

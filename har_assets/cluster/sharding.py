@@ -3,8 +3,8 @@
     the step ──► shard: [clips] ──► a Ray task on any node that has what it needs ──► a part, published by its key
         └────────────── once all parts are there they make one product, and are removed ◄──────────────┘
 
-A part is known by the hash of its clips' bytes and of all that is done to them, so the same step, tried again by
-whoever, goes on with the parts that are there; a node that dies costs the shards that it was at, which others take.
+A part is known by the hash of its clips' bytes and of all that is done to them, so the same step, when it is
+tried again, goes on with the parts that are there; a node that dies costs the shards that it was at, which others take.
 
 What is done with a shard: har_assets.cluster.frames, har_assets.cluster.predictions.
 """
@@ -23,7 +23,7 @@ from har_assets.errors import HarError
 from har_assets.store.opening import StoreLocation
 from har_assets.store.protocol import Store
 from har_assets.store.record import Artifact, Record, describe_files
-from har_assets.system.files import hash_of
+from har_assets.system.files import Log, hash_of
 from har_assets.system.locks import locked
 
 NODE_DEATHS = 3
@@ -31,8 +31,6 @@ NODE_DEATHS = 3
 
 Shards = dict[str, list[str]]
 """Key of each part to its clips."""
-
-Log = Callable[[str], None]
 
 
 def shards_of(hashes: dict[str, str], recipe: Any, size: int) -> Shards:

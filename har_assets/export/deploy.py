@@ -5,7 +5,7 @@ Every conversion is compared with its parent on windows of the test videos befor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,14 @@ from har_assets.runtime.predictor import Predictor
 from har_assets.runtime.tensorrt import why_not_engine
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
+from har_assets.system.files import Log
 
 REFERENCE_CLIPS = 8
 """Clips that lie beside an engine, to compare it wherever it is first loaded."""
 
-COMPARED_ON = ("test", "val", "train")
+COMPARED_ROLES = ("test", "val", "train")
 """Roles in the order in which their videos are taken. A data set may have no test video that can be decoded; its
 model is to be deployed all the same."""
-
-Log = Callable[[str], None]
 
 
 def build_onnx(build: Build, options: OnnxOptions, log: Log) -> Product:
@@ -115,7 +114,7 @@ def compare_with_parent(
 
     ParityError when a gate does not hold.
     """
-    windows, role = windows_of(COMPARED_ON, inputs, parent.spec, options.parity_windows)
+    windows, role = windows_of(COMPARED_ROLES, inputs, parent.spec, options.parity_windows)
     where = f"{len(windows):,} windows of the {role} videos"
     log(f"Comparing {', '.join(children)} on {where}.")
     return pass_gates(parent, children, windows, options.limits, log), where
@@ -210,7 +209,7 @@ def compare_engine(
     ParityError when a gate does not hold.
     """
     parent = OnnxPredictor(source, provider="CPU")
-    windows, _ = windows_of(COMPARED_ON, inputs, parent.spec, REFERENCE_CLIPS)
+    windows, _ = windows_of(COMPARED_ROLES, inputs, parent.spec, REFERENCE_CLIPS)
     clips_BCTHW = np.concatenate([batch_BCTHW for batch_BCTHW, _ in windows.batches()])
     write_reference(path, clips_BCTHW, parent.predict(clips_BCTHW))
     precision = engine["precision"]

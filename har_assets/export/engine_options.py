@@ -2,19 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from har_assets.errors import HarError
-
-if TYPE_CHECKING:
-    pass
-
-from typing import TYPE_CHECKING
-
 from har_assets.options import Options
-
-if TYPE_CHECKING:
-    pass
 
 BUILDERS = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt_rtx"}
 """Name in the configuration -> Python module."""

@@ -21,7 +21,7 @@ class GraphConfig(Options, dg.Config):
 
 
 class AssetConfig(GraphConfig):
-    """Configuration of an asset: options of the rooms below, and `force`."""
+    """Configuration of an asset: the options of its product, and `force`."""
 
     not_content: ClassVar[frozenset[str]] = frozenset({"force"})
 
@@ -37,7 +37,7 @@ def stage_asset(name: str, **arguments: Any) -> Callable[[Callable[..., Any]], d
     """`dg.asset` with all that the table says of a stage; `arguments` are further ones of `dg.asset`."""
 
     def define(function: Callable[..., Any]) -> dg.AssetsDefinition:
-        note_config(function, name)
+        CONFIGS[name] = typing.get_type_hints(function)["config"]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", dg.BetaWarning)  # backfill_policy, in dagster 1.13
             asset: dg.AssetsDefinition = dg.asset(
@@ -51,11 +51,6 @@ def stage_asset(name: str, **arguments: Any) -> Callable[[Callable[..., Any]], d
         return asset
 
     return define
-
-
-def note_config(function: Callable[..., Any], *names: str) -> None:
-    """Enter the configuration of an asset function, the type of its argument `config`, for these stages."""
-    CONFIGS.update(dict.fromkeys(names, typing.get_type_hints(function)["config"]))
 
 
 def stage_spec(name: str, description: str, **arguments: Any) -> dg.AssetSpec:

@@ -124,7 +124,7 @@ def model_run(
 
 
 def note_outbox(context: dg.AssetExecutionContext, store: ArtifactStore, mlflow: MlflowTracking) -> None:
-    """Tell whoever finds this Dagster run dead where its MLflow run can be ended."""
+    """Record where the MLflow run of this Dagster run can be ended, should the Dagster run die."""
     folder = mlflow.outbox_folder(store.project_folder)
     add_run_tags(context.instance, context.run.run_id, {OUTBOX_TAG: str(folder)})
 

@@ -14,8 +14,8 @@ EVALUATION = ("test_predictions", "evaluation_report")
     cron_schedule="0 3 * * 1",
     execution_timezone=time_zone(),
     default_status=dg.DefaultScheduleStatus.STOPPED,
-    description="Mondays at 03:00: the whole road, each asset with the configuration it was last made with. What is "
-    "unchanged is skipped, so new data costs its decoding, a training and all that follows, and nothing new costs "
+    description="Mondays at 03:00: the job whole_road, each asset with the configuration it was last made with. What "
+    "is unchanged is skipped, so new data costs its decoding, a training and all that follows, and nothing new costs "
     "seconds. The source stays the one that the project has: the sample never replaces a real data set.",
 )
 def weekly_retraining(context: dg.ScheduleEvaluationContext, store: ArtifactStore) -> dg.RunRequest:
@@ -49,7 +49,7 @@ weekly_pruning = dg.ScheduleDefinition(
     execution_timezone=time_zone(),
     run_config={"ops": {"prune_store": {"config": {"remove": True}}}},
     description="Sundays at 05:00: removes old versions from the store, three of each asset and all that is needed "
-    "excepted; in a bucket it condemns them, and removes what it condemned the Sunday before. Costs a look at every "
+    "excepted; in a bucket it marks them, and removes what it marked the Sunday before. Costs a look at every "
     "record, in a bucket a listing and a request for each record that this machine has no copy of.",
     default_status=dg.DefaultScheduleStatus.STOPPED,
 )

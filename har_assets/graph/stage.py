@@ -1,4 +1,4 @@
-"""The table of stages: every asset of the graph, written once.
+"""The table of stages: every asset that is made, written once. `data_dvc`, only observed, is in assets/data_dvc.py.
 
 Dependencies, keys, automation, `har status`, split_evaluation, the demo and the documents read it. Nothing here imports
 Dagster, so the command line reads it as well.

@@ -2,7 +2,7 @@
 
 Whatever differs by the kind of a file is read from its row of KINDS: the sentences about it, how it is verified, how
 labels and sizes are read from it, how `auto` chooses among its runtimes, which asset publishes it. A new kind is one
-row here and a module in har_assets/runtime/ for what runs it.
+row here, its verifier and reader, and a module in har_assets/runtime/ that runs it, named in runtime/choice.py.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ModelKind:
     asset: str
     """Asset that publishes it."""
     verifier: str
-    """Checks that every byte is as it was written, and returns what it read."""
+    """Checks that every byte is as it was written."""
     reader: str
     """Verifies the file and returns its spec and provenance."""
     beside: tuple[str, ...] = ()
@@ -83,7 +83,7 @@ class ModelKind:
         return ModelFileError(f"There is no {self.noun} {path}: materialize {self.asset} or name another file.")
 
     def verify(self, path: Path) -> Any:
-        """What the verifier read, for instance the bytes; ModelFileError unless they are as they were written."""
+        """What the verifier returns, the bytes for most kinds; ModelFileError unless they are as they were written."""
         return _function(self.verifier)(path)
 
     def describe(self, path: Path) -> tuple[ModelSpec, Provenance]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
@@ -28,6 +29,7 @@ from har_assets.model.integrity import verify_checkpoint
 from har_assets.model.networks import Normalise, backbone_parameters, build_network, head_parameters
 from har_assets.model.recipe import Recipe
 from har_assets.model.spec import ModelSpec, Provenance, from_metadata, to_metadata
+from har_assets.options import wrong_options
 
 logger = logging.getLogger(__name__)
 
@@ -330,8 +332,9 @@ def load_checkpoint(path: Path, *, device: str = "cpu") -> VideoActionModel:
         model = VideoActionModel(metadata, **Recipe.from_recorded(recipe, logger.warning).recorded())
         model.load_state_dict(content["state_dict"])
     except (KeyError, TypeError, RuntimeError, AttributeError, ValueError) as error:
+        why = wrong_options(error) if isinstance(error, ValidationError) else str(error)
         raise ModelFileError(
-            f"{path} is not a checkpoint of VideoActionModel ({str(error).splitlines()[0][:120]}): "
+            f"{path} is not a checkpoint of VideoActionModel ({why.splitlines()[0][:120]}): "
             "use the file that trained_checkpoint published."
         ) from error
     return model.to(device).eval()

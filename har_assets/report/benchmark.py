@@ -52,11 +52,11 @@ def build_benchmark(
     windows, _ = windows_of(("test",), build.inputs, spec, clips)
     clips_BCTHW = np.concatenate([batch_BCTHW for batch_BCTHW, _ in windows.batches()])
     names = list(read_manifest(build.inputs["test_manifest"].file("test.csv"))["clip"])[:videos]
-    folder = videos_folder()
+    videos_here = [videos_folder() / name for name in names]
     found = run_benchmark(
         models,
         clips_BCTHW,
-        videos=[folder / name for name in names],
+        videos=videos_here,
         options=options,
         runtimes=runtimes,
         log=log,

@@ -23,14 +23,13 @@ from har_assets.report.card import model_card, training_facts
 from har_assets.report.cards import Card, choose_clips, make_card
 from har_assets.report.content import Evaluation, Report, evaluate_with_intervals
 from har_assets.report.html import render_page
-from har_assets.report.options import ReportOptions
+from har_assets.report.options import PAGE, PREDICTIONS, ReportOptions
 from har_assets.report.plots import plot_class_accuracy, plot_reliability, plot_strips
 from har_assets.runtime.evaluation import evaluate
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
 from har_assets.video.frame_cache import FrameCache
 
-PAGE = "evaluation_report.html"
 RELIABILITY = "reliability.png"
 CLASS_ACCURACY = "class_accuracy.png"
 MISTAKES = "mistakes.png"
@@ -124,7 +123,7 @@ def _evaluate(
     """Everything that is computed: figures, and what spoke for some answers."""
     predicted = inputs["test_predictions"]
     # A class may be called NA or 1.
-    table = pd.read_csv(predicted.file("test_predictions.csv"), keep_default_na=False, dtype=str)
+    table = pd.read_csv(predicted.file(PREDICTIONS), keep_default_na=False, dtype=str)
     predictions = table.assign(correct=table["correct"] == "True")
     scores_NK = np.load(predicted.file("scores.npy"))
     model = load_checkpoint(

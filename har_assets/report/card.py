@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from har_assets.model.recipe import TrainingOptions
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.system.files import silent
@@ -34,6 +36,9 @@ SUMMARY_FIELDS = frozenset(
         "seconds",
     }
 )
+
+RECIPE_FIELDS = frozenset({"optimizer", "learning_rate", "schedule", "batch_size", "seed"})
+"""The parts of a summary and of a configuration that `training_facts` reads."""
 
 
 def data_name(provenance: Provenance) -> str:
@@ -110,11 +115,14 @@ def training_facts(summary: Mapping[str, Any], config: Mapping[str, Any]) -> lis
     `summary` is what the training process returns (`training.fit.fit`), `config` that of trained_checkpoint. A
     checkpoint from elsewhere has neither, one of an old version not all of it.
     """
-    if not summary.keys() >= SUMMARY_FIELDS or not config:
+    try:
+        options = TrainingOptions.from_recorded(
+            {name: value for name, value in config.items() if name in TrainingOptions.model_fields}, silent
+        )
+    except ValidationError:
+        options = None
+    if not summary.keys() >= SUMMARY_FIELDS or options is None or not options.model_fields_set >= RECIPE_FIELDS:
         return [("Training", "not recorded with the checkpoint")]
-    options = TrainingOptions.from_recorded(
-        {name: value for name, value in config.items() if name in TrainingOptions.model_fields}, silent
-    )
     validated = f", validation top-1 {summary['val_top1']:.3f} in it" if summary["validated"] else ""
     kept = "the best is kept" if summary["validated"] else "there are no validation videos, so the last is kept"
     return [

@@ -1,8 +1,11 @@
-"""Options of test_predictions and evaluation_report."""
+"""Options of test_predictions and evaluation_report, and the names of their files."""
 
 from typing import ClassVar
 
 from har_assets.options import Options
+
+PREDICTIONS = "test_predictions.csv"
+PAGE = "evaluation_report.html"
 
 
 class PredictionOptions(Options):

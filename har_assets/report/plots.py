@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from har_assets.report.statistics import Bin, Estimate, confusion_order
 
-"""Name under which a training publishes what `plot_curves` draws."""
-
 TRAIN_COLOUR = "#7f8c9b"
 VAL_COLOUR = "#1f6feb"
 

@@ -15,6 +15,7 @@ from har_assets.dataset.manifests import read_manifest
 from har_assets.errors import HarError
 from har_assets.model.files import CHECKPOINT, ONNX
 from har_assets.model.published import refuse_failed_parity
+from har_assets.report.options import PREDICTIONS
 from har_assets.report.plots import plot_confusion
 from har_assets.runtime import Predictor, open_model, read_spec
 from har_assets.runtime.evaluation import evaluate, prediction_table, score_clips
@@ -49,7 +50,7 @@ def build_test_predictions(build: Build, score: Callable[[list[str]], Scored], w
     scores_of_clip, runtime = score(list(manifest["clip"]))
     labels = read_spec(onnx.file(ONNX)).labels
     table, scores_NK = prediction_table(scores_of_clip, manifest, labels, runtime)
-    table.to_csv(build.folder / "test_predictions.csv", index=False, lineterminator="\n")
+    table.to_csv(build.folder / PREDICTIONS, index=False, lineterminator="\n")
     np.save(build.folder / "scores.npy", scores_NK)
     figures, confusion_KK = evaluate(table, labels)
     synthetic = " (synthetic data)" if onnx.record.lineage["synthetic"] else ""
@@ -60,7 +61,7 @@ def build_test_predictions(build: Build, score: Callable[[list[str]], Scored], w
         title=f"top-1 {figures['top1']:.3f} on {len(table)} test videos{synthetic}",
     )
     build.run.metrics({f"test_video_{name}": figures[name] for name in ("top1", "top5", "mean_class_accuracy")})
-    build.run.file(build.folder / "test_predictions.csv")
+    build.run.file(build.folder / PREDICTIONS)
     build.run.file(build.folder / CONFUSION)
     return Product(
         headline=f"test top-1 {figures['top1']:.3f}, top-5 {figures['top5']:.3f}, mean class "

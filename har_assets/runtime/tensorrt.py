@@ -151,13 +151,14 @@ class EnginePredictor(Predictor):
 
 def why_not_engine(fields: dict[str, Any], name: str | None = None) -> str:
     """Why an engine with that JSON cannot run here in runtime `name`, a clause with the remedy; empty where it can."""
-    builder = fields.get("builder")
+    builder = str(fields.get("builder"))
     if builder not in BUILDERS:
         return f"it was built by {builder}, which is not known: materialize trt_engine again"
     if name is not None and name != builder:
         return f"it was built by {BUILDERS[builder]}: choose the runtime {builder}"
-    targets = list(fields.get("compute_capabilities") or [])
-    reason = _why_not_gpu(targets, fields.get("hardware_compatibility") or "")
+    targets = fields.get("compute_capabilities")
+    known = [str(target) for target in targets] if isinstance(targets, list) else []
+    reason = _why_not_gpu(known, str(fields.get("hardware_compatibility") or ""))
     if reason:
         return reason
     return _why_not_installed(builder, str(fields.get("builder_version")), bool(fields.get("version_compatible")))

@@ -118,7 +118,7 @@ def predict_videos(
     Decoding of the next videos in processes of their own overlaps inference of these; windows of several
     videos are scored as one batch. A file that breaks its decoder, hangs it or takes it down costs that file
     only. Memory is bounded for any number and length of files: some windows of
-    `2 workers + 3 batches` videos in shared memory, and MAX_HELD_BYTES a worker.
+    `2 workers + 3 batches` videos in shared memory, and windows.MAX_HELD_BYTES a worker.
 
     Args:
         predictor: called from one thread of its own.

@@ -8,17 +8,17 @@ is better; of the others each would get half if the two were equally good. That 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from har_assets.errors import HarError
-from har_assets.report.options import PredictionOptions
+from har_assets.report.options import PREDICTIONS, PredictionOptions
 from har_assets.serving.package import CHALLENGER, CHAMPION, registry_in_words
 from har_assets.store.protocol import Store
-from har_assets.system.files import silent
+from har_assets.system.files import Log, silent
 from har_assets.system.locks import locked
 from har_assets.tracking.client import client_of
 from har_assets.tracking.tags import BEFORE_TAG, ONNX_VERSION_TAG
@@ -28,8 +28,6 @@ LAST_TAG = "har.champion"
 
 ALPHA = 0.05
 """Largest p-value that is taken for more than noise."""
-
-Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def tested_version(store: Store, version: Any) -> OnTestVideos:
             "test_predictions`."
         )
     newest = max(found, key=lambda artifact: artifact.record.created)
-    with newest.file("test_predictions.csv").open(newline="") as file:
+    with newest.file(PREDICTIONS).open(newline="") as file:
         right = {(row["clip"], row["label"]): row["correct"] == "True" for row in csv.DictReader(file)}
     protocol = PredictionOptions.from_recorded(newest.record.config, silent).recorded()
     return OnTestVideos(str(version.version), right, str(newest.record.lineage["data_version"]), protocol)

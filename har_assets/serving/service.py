@@ -29,6 +29,9 @@ from har_assets.serving.decoders import Decoders
 from har_assets.serving.limits import ServingLimits
 from har_assets.video.workers import available_cores
 
+FOLDER_VARIABLE = settings.SERVING_FOLDER
+"""Imported by the code that models registered before the settings had their own module keep a copy of."""
+
 
 class RequestError(HarError):
     """A request that cannot be answered, whoever is asked: its sender must change it."""

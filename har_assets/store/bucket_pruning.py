@@ -31,10 +31,10 @@ from pathlib import Path
 from har_assets.errors import HarError
 from har_assets.store.bucket import CONDEMNED_PREFIX, ArtifactBucket, stamp_of
 from har_assets.store.copies import ABANDONED
-from har_assets.store.pruning import KEEP, Log, Version, needed
+from har_assets.store.pruning import KEEP, Version, needed
 from har_assets.store.record import LATEST, RECORD_FILE, FolderArtifact, Record
 from har_assets.store.remote_folder import PARTS_AT_ONCE, RemoteFolder
-from har_assets.system.files import format_bytes, silent
+from har_assets.system.files import Log, format_bytes, silent
 from har_assets.system.locks import locked
 from har_assets.tracking.registry import Registered
 

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from har_assets.errors import HarError
 from har_assets.store.record import LATEST, RECORD_FILE, FolderArtifact, Record
-from har_assets.system.files import format_bytes, freed, modified, remove_tree, silent
+from har_assets.system.files import Log, format_bytes, freed, modified, remove_tree, silent
 from har_assets.system.locks import FolderLock, locked
 from har_assets.tracking.registry import Registered
 
@@ -44,8 +44,6 @@ WORK_PATTERNS = (".work*", ".downloads", ".timing_caches")
 
 LOCKED_AT_ONCE = 100
 """Versions that are removed in one go; each takes a file handle, of which a process has about a thousand."""
-
-Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 from har_assets.store.bucket import ArtifactBucket
 from har_assets.store.bucket_pruning import GRACE_HOURS, BucketPlan, Doomed, plan_bucket, prune_bucket
 from har_assets.store.protocol import Store
-from har_assets.store.pruning import KEEP, OLDER_THAN_DAYS, Log, Plan, plan_pruning, plan_work_alone, prune
-from har_assets.system.files import format_bytes, silent, size_of
+from har_assets.store.pruning import KEEP, OLDER_THAN_DAYS, Plan, plan_pruning, plan_work_alone, prune
+from har_assets.system.files import Log, format_bytes, silent, size_of
 from har_assets.tracking.registry import Registered
 
 

@@ -20,9 +20,7 @@ from har_assets.system.processes import undisturbed
 from har_assets.tracking.client import DATABASES, FAILED, FINISHED, KILLED, RUNNING, client_of, experiment_of, one_line
 from har_assets.tracking.outbox import Address, UndeliveredError, opened, report_settled, settle
 from har_assets.tracking.run_log import RunLog
-
-OWN_DATABASE = "sqlite:///mlflow.db"
-"""Tracking address without a server, relative to the project folder."""
+from har_assets.tracking.tags import OWN_DATABASE
 
 
 class Tracking(Described):

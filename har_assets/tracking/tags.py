@@ -1,4 +1,10 @@
-"""Tags of MLflow that one part of the project writes and another one reads."""
+"""Names in MLflow that one part of the project writes and another one reads."""
+
+OWN_DATABASE = "sqlite:///mlflow.db"
+"""Tracking address without a server, relative to the project folder."""
+
+MODEL_NAME = "har_video_action"
+"""Registered model that serving_model adds versions to, unless it is told another one."""
 
 ONNX_VERSION_TAG = "har.onnx_model"
 """Of a registered version: data version of the onnx_model that it serves, by which its test predictions are found."""

@@ -27,16 +27,13 @@ from har_assets.model.networks import check_clip_size, find_network, order_weigh
 from har_assets.model.pretrained import apply_state
 from har_assets.model.spec import ModelSpec, Provenance, to_metadata
 from har_assets.report.plots import plot_confusion, plot_curves
-from har_assets.system.files import remove_partials, write_text_whole, written_whole
+from har_assets.system.files import remove_partials, silent, write_text_whole, written_whole
 from har_assets.system.locks import exclusive
 from har_assets.training.averaging import AveragedWeights
 from har_assets.training.callbacks import EpochHistory, OrderlyStop
 from har_assets.training.confusion import validation_confusion
-from har_assets.training.request import CONFUSION_FILE, SUMMARY_FILE, TrainingRequest
+from har_assets.training.request import CHECKPOINT_FILE, CONFUSION_FILE, HISTORY_FILE, SUMMARY_FILE, TrainingRequest
 from har_assets.training.tracking import Tracking
-
-HISTORY_FILE = "history.jsonl"
-CHECKPOINT_FILE = "model.ckpt"
 
 
 def fit(request: TrainingRequest, report: Callable[[str], None] = print) -> dict[str, Any]:
@@ -59,7 +56,7 @@ def fit(request: TrainingRequest, report: Callable[[str], None] = print) -> dict
         if not summary_file.is_file():
             spec = _spec(request)
             with Tracking.open(request, work, report) if first else Tracking() as tracking:
-                found = _fit(request, spec, work, report if first else _silent, tracking)
+                found = _fit(request, spec, work, report if first else silent, tracking)
             if first:
                 write_text_whole(summary_file, json.dumps(found, indent=2) + "\n")
         # Only the first process has written it, and the others leave when it has.
@@ -70,10 +67,6 @@ def fit(request: TrainingRequest, report: Callable[[str], None] = print) -> dict
 def process_rank() -> int:
     """Number of this process among those that torchrun has started on all nodes; 0 without it."""
     return int(os.environ.get("RANK", "0"))
-
-
-def _silent(line: str) -> None:
-    pass
 
 
 def _fit(

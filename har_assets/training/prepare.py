@@ -18,7 +18,7 @@ from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
 from har_assets.system.files import silent
-from har_assets.training.request import CONFUSION_FILE, TrainingRequest
+from har_assets.training.request import CHECKPOINT_FILE, CONFUSION_FILE, HISTORY_FILE, TrainingRequest
 from har_assets.video.options import FrameOptions
 
 
@@ -110,7 +110,7 @@ def checkpoint_product(
     from har_assets.report.card import model_card, training_facts
 
     pictures = (CURVES, *([CONFUSION_FILE] if summary["validated"] else []))
-    for source, name in (("model.ckpt", CHECKPOINT), ("history.jsonl",) * 2, *((name, name) for name in pictures)):
+    for source, name in ((CHECKPOINT_FILE, CHECKPOINT), (HISTORY_FILE,) * 2, *((name, name) for name in pictures)):
         shutil.copy2(build.work / source, build.folder / name)
     weights = build.inputs.get("pretrained_weights")
     card = model_card(

@@ -5,11 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Self
 
+from pydantic import ValidationError
+
 from har_assets.errors import HarError
 from har_assets.model.recipe import Recipe, TrainingOptions
+from har_assets.options import wrong_options
 
 SUMMARY_FILE = "summary.json"
 """Written last into the work folder: a training without it has not ended."""
+
+HISTORY_FILE = "history.jsonl"
+"""Figures of each epoch, one a line."""
+
+CHECKPOINT_FILE = "model.ckpt"
+"""The chosen epoch, in the work folder and in the MLflow run."""
 
 CONFUSION_FILE = "validation_confusion.png"
 """Which classes the chosen epoch takes for which; not written without validation clips."""
@@ -83,4 +92,5 @@ class TrainingRequest(TrainingOptions):
         try:
             return cls.model_validate_json(path.read_text())
         except (OSError, ValueError) as error:
-            raise HarError(f"{path} is not a training request ({error}): let trained_checkpoint write it.") from error
+            why = wrong_options(error) if isinstance(error, ValidationError) else error
+            raise HarError(f"{path} is not a training request ({why}): let trained_checkpoint write it.") from error

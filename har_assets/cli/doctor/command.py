@@ -1,7 +1,7 @@
 """The command, and its table."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -9,9 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from har_assets.cli.output import printable
-
-if TYPE_CHECKING:
-    pass
 
 
 def doctor(

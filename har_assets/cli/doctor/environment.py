@@ -8,8 +8,8 @@ import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import har_assets
 from har_assets.cli.doctor.finding import (
     OK,
     PROBLEM,
@@ -20,9 +20,6 @@ from har_assets.cli.doctor.finding import (
     some,
     tried_in_python,
 )
-
-if TYPE_CHECKING:
-    pass
 
 PYTHON_VERSIONS = ((3, 11), (3, 14))
 """First that is supported, first that is not."""
@@ -189,7 +186,7 @@ print([len(first), len(second), int(np.abs(first[:count].astype(int) - second[:c
 
 
 def _source_folder() -> Path:
-    return Path(__file__).resolve().parents[1]
+    return Path(har_assets.__file__).resolve().parents[1]
 
 
 CHECKS: tuple[Check, ...] = (

@@ -9,10 +9,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from har_assets import settings
 from har_assets.cli.doctor.finding import (
@@ -20,9 +19,6 @@ from har_assets.cli.doctor.finding import (
     some,
 )
 from har_assets.system.files import format_bytes
-
-if TYPE_CHECKING:
-    pass
 
 SAMPLE_BYTES = 500_000_000
 """Disk that the built-in sample needs with everything made from it."""
@@ -62,7 +58,7 @@ def check_disk(project: Path) -> Finding:
 def check_quota(project: Path) -> Finding:
     """Size of the store against its quota and against what the disk could hold."""
     from har_assets.store.opening import open_store
-    from har_assets.system.files import format_bytes, size_of
+    from har_assets.system.files import size_of
 
     store = open_store(project=project)
     quota = store.quota
@@ -87,7 +83,6 @@ def check_pruning(project: Path) -> Finding:
     """Versions and abandoned work that `har prune` would remove."""
     from har_assets.store.opening import open_store
     from har_assets.store.pruning import plan_pruning
-    from har_assets.system.files import format_bytes
     from har_assets.tracking.registry import registered_versions
     from har_assets.tracking.run import Tracking
 

@@ -24,7 +24,7 @@ with warnings.catch_warnings():
         automation_condition=HOURLY,
         description="`data.dvc`: the version of data/ that git and DVC know. Observe it after a `git pull`: when it "
         "has changed, video_clips is shown as stale; materialize that with dvc: pull to take the new data.",
-        tags={"dagster/kind/dvc": "", "har/stage": "data"},
+        tags={"dagster/kind/dvc": ""},
     )
     def data_dvc(store: ArtifactStore, dvc: Dvc) -> dg.DataVersion:
         """The md5 in `data.dvc`."""

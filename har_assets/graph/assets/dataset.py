@@ -152,7 +152,7 @@ def data_unspoiled(store: ArtifactStore) -> dg.AssetCheckResult:
 
 def data_here(store: ArtifactStore) -> Path:
     """`data/` of this machine; on a node of a cluster it is first brought to what video_clips published."""
-    return clips.data_here(store.project_folder, store.folder, on_cluster=bool(cluster_address()))
+    return clips.data_here(store.project_folder, store.data_store, on_cluster=bool(cluster_address()))
 
 
 class ManifestsConfig(AssetConfig):
@@ -240,7 +240,7 @@ def class_index(
 
 
 class FrameCacheConfig(FrameOptions, AssetConfig):
-    """As FrameOptions."""
+    """How videos become frames. The defaults fit the sample; conf/hmdb51.yaml has those for HMDB51."""
 
 
 @stage_asset(

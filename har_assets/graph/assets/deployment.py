@@ -13,9 +13,6 @@ from har_assets.graph.resources.store import ArtifactStore
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
 
-DATA = ("frame_cache", "test_manifest", "val_manifest", "train_manifest")
-"""What conversions are compared and calibrated on."""
-
 
 class OnnxConfig(OnnxOptions, AssetConfig):
     """Export and its gate."""
@@ -60,7 +57,7 @@ def make_onnx(
 class EngineConfig(TrtEngineOptions, AssetConfig):
     """How the engine is built."""
 
-    not_content: ClassVar[frozenset[str]] = AssetConfig.not_content | {"timing_cache"}
+    not_content: ClassVar[frozenset[str]] = frozenset({"timing_cache"})
 
     timing_cache: bool = True
     """TensorRT only: keep the timings of kernels in the store, so that the next build measures nothing again."""

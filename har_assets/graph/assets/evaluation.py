@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class PredictionConfig(PredictionOptions, AssetConfig):
-    """As PredictionOptions."""
+    """How test videos are scored."""
 
 
 @stage_asset("test_predictions")

@@ -36,13 +36,7 @@ INCOMING_PARTITIONS = dg.DynamicPartitionsDefinition(name="incoming_videos")
 class IncomingConfig(AssetConfig):
     """How new videos are scored."""
 
-    not_content: ClassVar[frozenset[str]] = AssetConfig.not_content | {
-        "runtime",
-        "batch",
-        "workers",
-        "timeout_s",
-        "film_timeout_s",
-    }
+    not_content: ClassVar[frozenset[str]] = frozenset({"runtime", "batch", "workers", "timeout_s", "film_timeout_s"})
 
     runtime: str = "auto"
     """What runs the model; auto takes the fastest that works here."""

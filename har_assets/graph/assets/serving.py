@@ -12,8 +12,8 @@ from har_assets.graph.resources.store import ArtifactStore
 from har_assets.serving.limits import ServingLimits
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
+from har_assets.tracking.tags import MODEL_NAME
 
-MODEL_NAME = "har_video_action"
 """Registered model, unless the configuration names another."""
 
 

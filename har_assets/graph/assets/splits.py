@@ -30,8 +30,10 @@ from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.graph.stage import MANIFESTS, SHARED_BY_SPLITS, STAGES
 from har_assets.model.recipe import CheckpointOptions
+from har_assets.options import wrong_options
 from har_assets.store.opening import StoreLocation
 from har_assets.store.product import Build, Product
+from har_assets.store.protocol import Store
 from har_assets.store.record import Artifact
 from har_assets.system.files import hash_of, silent
 
@@ -53,9 +55,9 @@ PUBLISHED_FIGURES = "published.csv"
 
 
 class SplitStore(ArtifactStore):
-    """Products of one split, in `artifacts/split_evaluation/<split>/`, where no asset of the road looks.
+    """Products of one split, in `artifacts/split_evaluation/<split>/`, where no other asset looks.
 
-    What the road has made of the same inputs by the same configuration is taken from there: split 1, most often.
+    What the main store has of the same inputs by the same configuration is taken from there: split 1, most often.
     """
 
     split: str
@@ -63,25 +65,30 @@ class SplitStore(ArtifactStore):
 
     @property
     def location(self) -> StoreLocation:
-        """Where the store is: inside that of the road."""
+        """Where the store is: inside the main store."""
         return replace(super().location, inside=f"split_evaluation/{self.split}")
 
+    @property
+    def data_store(self) -> Store:
+        """The main store: all splits have the same data."""
+        return super().location.open()
+
     def latest(self, asset: str) -> Artifact:
-        """As in the store of the road, from which the shared products come."""
-        return super().location.open().latest(asset) if asset in SHARED_BY_SPLITS else self.folder.latest(asset)
+        """As in the main store, from which the shared products come."""
+        return (self.data_store if asset in SHARED_BY_SPLITS else self.folder).latest(asset)
 
     @classmethod
     def of(cls, store: ArtifactStore, split: str) -> "SplitStore":
-        """That of a split, inside the road's."""
+        """That of a split, inside the main store."""
         return cls(root=store.root, work_root=store.work_root, project=store.project, quota=store.quota, split=split)
 
 
 class SplitConfig(AssetConfig):
-    """How each split is trained and tested. By default as the road was last: its own configuration is taken over."""
+    """How each split is trained and tested; by default as the latest versions in the main store were."""
 
     changes: dict[str, dict[str, Any]] = {}
     """Asset (`manifests`, `frame_cache`, `trained_checkpoint`, `onnx_model`, `test_predictions`) to the options that
-    differ from those that the road's latest version was made with, or from the defaults where there is none."""
+    differ from those of the latest version in the main store, or from the defaults where there is none."""
 
 
 def part_config(part: str, config: SplitConfig, store: ArtifactStore, split: str, log: Callable[[str], None]) -> Any:
@@ -100,8 +107,9 @@ def part_config(part: str, config: SplitConfig, store: ArtifactStore, split: str
             recorded.record.config if recorded else {}, log, **{"force": config.force, **changes, **own}
         )
     except ValidationError as error:
-        wrong = ", ".join(f"{'.'.join(map(str, each['loc']))} ({each['msg']})" for each in error.errors())
-        raise HarError(f"changes.{part} of split_evaluation is impossible: {wrong}; correct it.") from None
+        raise HarError(
+            f"changes.{part} of split_evaluation is impossible: {wrong_options(error)}; correct it."
+        ) from None
 
 
 @stage_asset("split_evaluation", partitions_def=SPLITS_PARTITIONS, backfill_policy=dg.BackfillPolicy.single_run())
@@ -114,7 +122,7 @@ def split_evaluation(
 ) -> dg.MaterializeResult:
     """One official split a partition: its own manifests, frames, training, ONNX model and test predictions.
 
-    Made by the code of the road and kept apart from it: nothing that the road calls latest is moved. The same command
+    Made by the code of those assets and kept apart from them: their latest versions stay the latest. The same command
     after any kind of end goes on where it stopped.
     """
     with failures_in_words():

@@ -27,7 +27,7 @@ from har_assets.training.request import ERROR_FILE, SUMMARY_FILE
 
 
 class TrainingConfig(CheckpointOptions, AssetConfig):
-    """As CheckpointOptions."""
+    """Network and recipe. The defaults fit the sample; the files in conf/ have those for HMDB51."""
 
 
 class WeightsConfig(AssetConfig):

@@ -13,6 +13,7 @@ from har_assets.graph.resources.store import ArtifactStore
 from har_assets.model.files import CHECKPOINT
 from har_assets.model.published import published_onnx
 from har_assets.system.confinement import confined
+from har_assets.training.request import CHECKPOINT_FILE
 
 
 class InferenceConfig(GraphConfig):
@@ -81,7 +82,7 @@ def predict_from_mlflow(
                 context,
                 config,
                 store,
-                mlflow.download(store.project_folder, run_id, "model.ckpt", Path(folder)),
+                mlflow.download(store.project_folder, run_id, CHECKPOINT_FILE, Path(folder)),
             )
 
 

@@ -3,10 +3,10 @@
 import dagster as dg
 
 from har_assets.graph.asset import GraphConfig
-from har_assets.graph.assets.serving import MODEL_NAME
 from har_assets.graph.failures import failures_in_words
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
+from har_assets.tracking.tags import MODEL_NAME
 
 
 class PromotionConfig(GraphConfig):

@@ -47,9 +47,9 @@ class ArtifactStore(Described, dg.ConfigurableResource):
         return self.location.open()
 
     @property
-    def data_folder(self) -> Path:
-        """`data/`: videos, split lists and dataset.json of the current data set."""
-        return self.project_folder / "data"
+    def data_store(self) -> Store:
+        """The store that has what `data/` was made from."""
+        return self.folder
 
     def latest(self, asset: str) -> Artifact:
         """The current version of an asset; MissingArtifactError names the command that makes it."""

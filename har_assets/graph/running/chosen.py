@@ -1,4 +1,4 @@
-"""The executor of the deployment: a process a step here, or Ray jobs."""
+"""Which executor the deployment has."""
 
 from __future__ import annotations
 

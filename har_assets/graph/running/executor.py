@@ -1,7 +1,4 @@
-"""The executor of the deployment: steps as processes here, or as Ray jobs where HAR_RAY names a cluster.
-
-Both are wrapped in SurvivingExecutor, so that a run that was killed does not block the next one.
-"""
+"""SurvivingExecutor, which wraps another one so that a killed run does not block the next, and steps as processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,15 @@
-"""The executor for HAR_RAY: each step is a Ray job, submitted by dagster-ray; see har_assets.cluster.address.
+"""The executor for HAR_RAY: each step of a run is a Ray job on a node of the cluster, submitted by dagster-ray.
+
+    the run, where it was started        SurvivingExecutor > NodeExecutor
+        a step ─── Ray job ───►          a node that has what the step needs, by the table of stages
+            shard ─── Ray task ───►      any node with a free CPU (har_assets.cluster.sharding)
+            training ─ Ray tasks ──►     the other nodes of a training over several (har_assets.cluster.training)
+
+NodeExecutor adds to dagster-ray: a step whose node has died is tried again on another one; a step that was stopped from
+outside ends; what no node of the cluster has is not waited for.
+
+Nodes take keys and passwords from their own environment; nothing secret travels with a step, as whoever reaches the job
+server reads what does.
 
 Imported only where HAR_RAY is set: dagster-ray and Ray are optional.
 """
@@ -70,7 +81,9 @@ def surviving_ray_executor(init_context: dg.InitExecutorContext) -> Executor:
 
 def _refuse_what_nodes_do_not_share(instance: dg.DagsterInstance) -> None:
     root = settings.ARTIFACTS.get("") or DEFAULT_ROOT
-    if "://" not in root:  # a shared folder is refused, too: its locks are held by process ids of one machine
+    if (
+        "://" not in root
+    ):  # a shared folder is refused, too: what runs and what is abandoned in it is told by process ids of one machine
         raise HarError(
             f"{settings.RAY} is set and {settings.ARTIFACTS} is {root!r}, a folder of each node: set it to an address "
             "such as s3://bucket/prefix."
