@@ -27,12 +27,12 @@ def _train(request_file: Path, request: TrainingRequest) -> int:
             f"{request_file} asks for {request.nodes} nodes of a Ray cluster: start `python -m har_assets.cluster "
             f"{request_file}` in a job of that cluster, or set rendezvous to host:port of one of your machines."
         )
-    from har_assets.training.fit import count_devices, fit
-
     if not started_by_torchrun() and (request.nodes > 1 or request.devices != 1):
-        devices = count_devices(request)
+        devices = request.count_devices()
         if request.nodes * devices > 1:
             return _torchrun(request_file, request, devices)
+    from har_assets.training.fit import fit
+
     with reporting() as report:
         fit(request, report)
     return 0

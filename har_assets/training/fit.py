@@ -230,17 +230,12 @@ def _spec(request: TrainingRequest) -> ModelSpec:
 
 def _devices(request: TrainingRequest) -> int:
     """Processes of this node, one a device; HarError where there are not so many GPUs."""
-    devices = count_devices(request)
+    devices = request.count_devices()
     if torch.cuda.is_available() and devices > torch.cuda.device_count():
         raise HarError(
             f"This machine has {torch.cuda.device_count()} GPUs, not {devices}: choose devices 0 for all of them."
         )
     return devices
-
-
-def count_devices(request: TrainingRequest) -> int:
-    """Devices of a node that a request asks for; 0 in it means every GPU, or one CPU process where there is none."""
-    return request.devices or max(1, torch.cuda.device_count())
 
 
 def device_name() -> str:

@@ -81,6 +81,12 @@ class TrainingRequest(TrainingOptions):
         """The arguments of VideoActionModel besides the metadata."""
         return self.model_dump(include=set(Recipe.model_fields))
 
+    def count_devices(self) -> int:
+        """Devices of a node that are asked for; 0 in `devices` means every GPU, or one CPU process where none is."""
+        import torch
+
+        return self.devices or max(1, torch.cuda.device_count())
+
     def write(self, path: Path) -> Path:
         """Write as JSON and return the path."""
         path.write_text(self.model_dump_json(indent=2) + "\n")

@@ -18,7 +18,8 @@ from har_assets.model.spec import ModelSpec
 from har_assets.training.request import ERROR_FILE, SUMMARY_FILE
 from har_assets_tests.mlflow_server import only_run, steps_of
 from har_assets_tests.project import trainings_in
-from har_assets_tests.training.test_fit import request_for, run_to_end, start, wait_for_epochs
+from har_assets_tests.training.process import TrainingProcess, lines_of
+from har_assets_tests.training.test_fit import request_for
 
 
 def wait_until_gone(folder: Path, seconds: float = 40) -> None:
@@ -34,7 +35,8 @@ def test_two_processes_learn_what_one_learns_with_the_double_batch(
     # BatchNorm takes its statistics from the batch of one process, so it is frozen here: all else must agree.
     recipe = {"batch_norm": "frozen", "schedule": "constant"}
     for name, fields in {"one": {"batch_size": 6}, "two": {"batch_size": 3, "devices": 2}}.items():
-        run_to_end(request_for(tmp_path / name, tiny_cache, tiny_spec, **recipe, **fields), tmp_path / name)
+        request = request_for(tmp_path / name, tiny_cache, tiny_spec, **recipe, **fields)
+        lines_of(TrainingProcess(request, tmp_path / name))
     one, two = (
         [json.loads(line) for line in (tmp_path / name / "history.jsonl").read_text().splitlines()]
         for name in ("one", "two")
@@ -66,17 +68,17 @@ def test_a_signal_stops_all_processes_between_two_batches_and_the_next_call_goes
         "mlflow_every_steps": 1,
         "mlflow_artifact_root": (tmp_path / "files").as_uri(),
     }
-    child = start(request_for(tmp_path, tiny_cache, tiny_spec, epochs=5000, **fields), tmp_path)
-    wait_for_epochs(tmp_path, 2, child)
-    child.send_signal(signal.SIGINT)
-    _, errors = child.communicate(timeout=40)
-    assert child.returncode == 130, errors
+    child = TrainingProcess(request_for(tmp_path, tiny_cache, tiny_spec, epochs=5000, **fields), tmp_path)
+    child.wait_for_epochs(2)
+    child.send(signal.SIGINT)
+    _, errors = child.wait(40)
+    assert child.status == 130, errors
     assert "was stopped" in (tmp_path / ERROR_FILE).read_text()
     wait_until_gone(tmp_path)
     assert only_run(database).info.status == "KILLED"
     done = len((tmp_path / "history.jsonl").read_text().splitlines())
     short = request_for(tmp_path, tiny_cache, tiny_spec, epochs=done + 2, **fields)
-    lines = run_to_end(short, tmp_path)
+    lines = lines_of(TrainingProcess(short, tmp_path))
     assert "going on from" in lines[0]
     epochs = [json.loads(line)["epoch"] for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert epochs == list(range(done + 2))
@@ -94,13 +96,13 @@ def test_after_kill_nine_of_any_of_them_nothing_trains_on_and_it_is_said(
     tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec, victim: str
 ) -> None:
     request = request_for(tmp_path, tiny_cache, tiny_spec, epochs=5000, batch_size=2, devices=2)
-    child = start(request, tmp_path)
-    wait_for_epochs(tmp_path, 2, child)
+    child = TrainingProcess(request, tmp_path)
+    child.wait_for_epochs(2)
     workers = sorted(set(trainings_in(tmp_path)) - {child.pid})
     assert len(workers) == 2
     os.kill({"torchrun": child.pid, "first worker": workers[0], "last worker": workers[1]}[victim], signal.SIGKILL)
-    child.communicate(timeout=60)
-    assert child.returncode not in (0, None)
+    child.wait(60)
+    assert child.status != 0
     wait_until_gone(tmp_path)
     assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
     if victim != "torchrun":
@@ -115,9 +117,9 @@ def test_two_machines_find_each_other_at_the_rendezvous(tmp_path: Path, tiny_cac
     request = request_for(
         tmp_path, tiny_cache, tiny_spec, batch_size=3, nodes=2, devices=1, rendezvous=f"127.0.0.1:{port}"
     )
-    machines = [start(request, tmp_path) for _ in range(2)]
-    outputs = [machine.communicate(timeout=200) for machine in machines]
-    assert [machine.returncode for machine in machines] == [0, 0], outputs
+    machines = [TrainingProcess(request, tmp_path) for _ in range(2)]
+    outputs = [machine.wait() for machine in machines]
+    assert [machine.status for machine in machines] == [0, 0], outputs
     assert json.loads((tmp_path / SUMMARY_FILE).read_text())["device"] == "2 x CPU"
 
 

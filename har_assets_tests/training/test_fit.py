@@ -17,9 +17,12 @@ from har_assets.model.data import ClipDataModule
 from har_assets.model.lightning import VideoActionModel, load_checkpoint
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.system.locks import exclusive
+from har_assets.tracking.outbox import settle
 from har_assets.training.averaging import AveragedWeights
 from har_assets.training.fit import choose_precision, fit
 from har_assets.training.request import ERROR_FILE, SUMMARY_FILE, TrainingRequest
+from har_assets_tests.mlflow_server import files_of, only_run, steps_of
+from har_assets_tests.training.process import TrainingProcess, lines_of
 
 
 def request_for(work: Path, cache: Path, spec: ModelSpec, **fields: object) -> TrainingRequest:
@@ -35,35 +38,6 @@ def request_for(work: Path, cache: Path, spec: ModelSpec, **fields: object) -> T
             **fields,
         },
     )
-
-
-def start(request: TrainingRequest, work: Path) -> "subprocess.Popen[str]":
-    work.mkdir(parents=True, exist_ok=True)
-    path = request.write(work / "request.json")
-    return subprocess.Popen(
-        [sys.executable, "-m", "har_assets.training", str(path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def run_to_end(request: TrainingRequest, work: Path) -> list[str]:
-    """The report lines of a training process that succeeds."""
-    child = start(request, work)
-    output, errors = child.communicate(timeout=200)
-    assert child.returncode == 0, errors
-    return [line for line in output.splitlines() if line.startswith(("Training", "epoch"))]
-
-
-def wait_for_epochs(work: Path, count: int, child: "subprocess.Popen[str]") -> None:
-    history = work / "history.jsonl"
-    deadline = time.monotonic() + 120
-    while not history.is_file() or len(history.read_text().splitlines()) < count:
-        assert child.poll() is None, child.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_a_training_leaves_a_checkpoint_curves_history_and_summary(
@@ -209,34 +183,47 @@ def test_the_average_is_that_of_all_steps(tmp_path: Path, tiny_cache: Path, tiny
 def test_a_killed_training_goes_on_and_ends_as_an_undisturbed_one(
     tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec
 ) -> None:
-    database = f"sqlite:///{tmp_path}/mlflow.db"
-    tracked = {"mlflow_tracking_uri": database, "mlflow_artifact_root": (tmp_path / "files").as_uri(), "epochs": 12}
-    killed = request_for(tmp_path / "killed", tiny_cache, tiny_spec, **tracked)
-    child = start(killed, tmp_path / "killed")
-    wait_for_epochs(tmp_path / "killed", 4, child)
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
-    assert not (tmp_path / "killed" / SUMMARY_FILE).exists()
+    database, work, outbox = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "killed", tmp_path / "outbox"
+    tracked = {
+        "mlflow_tracking_uri": database,
+        "mlflow_artifact_root": (tmp_path / "files").as_uri(),
+        "mlflow_every_steps": 1,
+        "mlflow_outbox": str(outbox),
+    }
+    request = request_for(work, tiny_cache, tiny_spec, epochs=12, **tracked)
+    child = TrainingProcess(request, work)
+    child.wait_for_epochs(4)
+    child.send(signal.SIGKILL)
+    child.wait()
+    assert not (work / SUMMARY_FILE).exists()
+    assert only_run(database).info.status == "RUNNING"
+    # As `har doctor --fix`, the sensor and the start of every later run do it.
+    settle(outbox)
+    killed = only_run(database)
+    assert killed.info.status == "KILLED"
+    logged = steps_of(database, killed.info.run_id, "train_loss_step")
+    assert logged == list(range(1, len(logged) + 1))
 
-    lines = run_to_end(killed, tmp_path / "killed")
-    summary = json.loads((tmp_path / "killed" / SUMMARY_FILE).read_text())
+    child = TrainingProcess(request, work)
+    child.wait_for_epochs(5)
+    assert only_run(database).info.status == "RUNNING"
+    lines = lines_of(child)
     assert "going on from" in lines[0]
     assert int(lines[1].split("/")[0].removeprefix("epoch ")) >= 4
+    run = only_run(database)
+    assert run.info.run_id == killed.info.run_id == json.loads((work / SUMMARY_FILE).read_text())["mlflow_run_id"]
+    assert run.info.status == "FINISHED"
+    assert run.data.params["epochs"] == "12"
+    assert steps_of(database, run.info.run_id, "train_loss_step") == list(range(1, 12 * 4 + 1))
+    assert len(steps_of(database, run.info.run_id, "val_top1")) == 12
+    assert files_of(database, run.info.run_id) >= {"model.ckpt", "curves.png"}
+    assert list(outbox.iterdir()) == []
 
-    run_to_end(request_for(tmp_path / "whole", tiny_cache, tiny_spec, epochs=12), tmp_path / "whole")
-    for name, value in load_checkpoint(tmp_path / "whole" / "model.ckpt").state_dict().items():
-        torch.testing.assert_close(load_checkpoint(tmp_path / "killed" / "model.ckpt").state_dict()[name], value)
-    assert len((tmp_path / "killed" / "history.jsonl").read_text().splitlines()) == 12
-
-    from mlflow import MlflowClient
-
-    client = MlflowClient(database)
-    runs = client.search_runs([client.get_experiment_by_name("har_assets").experiment_id])
-    assert [run.info.run_id for run in runs] == [summary["mlflow_run_id"]]
-    assert runs[0].info.status == "FINISHED"
-    assert len(client.get_metric_history(runs[0].info.run_id, "val_top1")) >= 12
-    assert {file.path for file in client.list_artifacts(runs[0].info.run_id)} >= {"model.ckpt", "curves.png"}
-    assert runs[0].data.params["epochs"] == "12"
+    whole = tmp_path / "whole"
+    lines_of(TrainingProcess(request_for(whole, tiny_cache, tiny_spec, epochs=12), whole))
+    for name, value in load_checkpoint(whole / "model.ckpt").state_dict().items():
+        torch.testing.assert_close(load_checkpoint(work / "model.ckpt").state_dict()[name], value)
+    assert len((work / "history.jsonl").read_text().splitlines()) == 12
 
 
 def test_an_interrupt_stops_in_order_and_mlflow_says_killed(
@@ -244,19 +231,13 @@ def test_an_interrupt_stops_in_order_and_mlflow_says_killed(
 ) -> None:
     database = f"sqlite:///{tmp_path}/mlflow.db"
     work = tmp_path / "work"
-    request = request_for(work, tiny_cache, tiny_spec, epochs=2000, mlflow_tracking_uri=database)
-    child = start(request, work)
-    wait_for_epochs(work, 2, child)
-    child.send_signal(signal.SIGTERM)
-    _, errors = child.communicate(timeout=30)
-    assert child.returncode != 0, errors
+    child = TrainingProcess(request_for(work, tiny_cache, tiny_spec, epochs=2000, mlflow_tracking_uri=database), work)
+    child.wait_for_epochs(2)
+    child.send(signal.SIGTERM)
+    _, errors = child.wait(30)
+    assert child.status == 130, errors
     assert (work / "checkpoints" / "last.ckpt").is_file()
-
-    from mlflow import MlflowClient
-
-    client = MlflowClient(database)
-    runs = client.search_runs([client.get_experiment_by_name("har_assets").experiment_id])
-    assert [run.info.status for run in runs] == ["KILLED"]
+    assert only_run(database).info.status == "KILLED"
 
 
 def test_the_child_dies_with_its_parent(tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec) -> None:
@@ -273,7 +254,9 @@ def test_the_child_dies_with_its_parent(tmp_path: Path, tiny_cache: Path, tiny_s
     parent = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
-    wait_for_epochs(work, 1, parent)
+    history, deadline = work / "history.jsonl", time.monotonic() + 120
+    while not history.is_file() and time.monotonic() < deadline:
+        time.sleep(0.1)
     parent.kill()
     parent.communicate()
     deadline = time.monotonic() + 20
@@ -319,9 +302,9 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path: Path) -> None:
 
 def test_a_fault_is_said_in_one_sentence(tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec) -> None:
     request = request_for(tmp_path, tiny_cache, tiny_spec, mlflow_tracking_uri="http://127.0.0.1:9")
-    child = start(request, tmp_path)
-    _, errors = child.communicate(timeout=200)
-    assert child.returncode == 1
+    child = TrainingProcess(request, tmp_path)
+    _, errors = child.wait()
+    assert child.status == 1
     assert (tmp_path / ERROR_FILE).read_text().startswith("MLflow at http://127.0.0.1:9 does not answer")
     assert "Traceback" not in errors
 

@@ -17,12 +17,12 @@ import pytest
 from har_assets.errors import DatasetError, HarError
 from har_assets.model.spec import ModelSpec
 from har_assets.tracking.client import DAGSTER_STEP_TAG, KILLED, client_of
-from har_assets.tracking.outbox import settle
 from har_assets.training.fit import fit
 from har_assets.training.request import CONFUSION_FILE, SUMMARY_FILE
 from har_assets.training.tracking import Tracking
 from har_assets_tests.mlflow_server import MlflowServer, files_of, only_run, steps_of
-from har_assets_tests.training.test_fit import request_for, start, wait_for_epochs
+from har_assets_tests.training.process import TrainingProcess
+from har_assets_tests.training.test_fit import request_for
 
 TAGS = {
     "dagster_run_id": "0c1d",
@@ -142,45 +142,6 @@ def test_a_training_that_fails_leaves_a_failed_run(
     assert only_run(database, "failed").info.status == "FAILED"
 
 
-def test_a_training_killed_by_kill_nine_keeps_its_run_and_one_history(
-    tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec, database: str
-) -> None:
-    work = tmp_path / "work"
-    request = request_for(
-        work,
-        tiny_cache,
-        tiny_spec,
-        epochs=40,
-        mlflow_tracking_uri=database,
-        mlflow_experiment="killed",
-        mlflow_every_steps=1,
-        mlflow_outbox=str(tmp_path / "outbox"),
-    )
-    child = start(request, work)
-    wait_for_epochs(work, 3, child)
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
-    assert only_run(database, "killed").info.status == "RUNNING"
-    # As `har doctor --fix`, the sensor and the start of every later run do it.
-    settle(tmp_path / "outbox")
-    killed = only_run(database, "killed")
-    assert killed.info.status == "KILLED"
-    logged = steps_of(database, killed.info.run_id, "train_loss_step")
-    assert logged == list(range(1, len(logged) + 1))
-
-    child = start(request, work)
-    wait_for_epochs(work, 6, child)
-    assert only_run(database, "killed").info.status == "RUNNING"
-    child.communicate(timeout=200)
-    assert child.returncode == 0
-    run = only_run(database, "killed")
-    assert run.info.run_id == killed.info.run_id
-    assert run.info.status == "FINISHED"
-    assert steps_of(database, run.info.run_id, "train_loss_step") == list(range(1, 40 * 4 + 1))
-    assert len(steps_of(database, run.info.run_id, "val_top1")) == 40
-    assert list((tmp_path / "outbox").iterdir()) == []
-
-
 def test_a_run_whose_machine_is_lost_is_closed_by_the_repetition_elsewhere(
     tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec, database: str
 ) -> None:
@@ -214,13 +175,13 @@ def test_a_training_interrupted_again_and_again_still_says_that_it_was_killed(
     request = request_for(
         work, tiny_cache, tiny_spec, epochs=20_000, mlflow_tracking_uri=database, mlflow_experiment="impatient"
     )
-    child = start(request, work)
-    wait_for_epochs(work, 2, child)
+    child = TrainingProcess(request, work)
+    child.wait_for_epochs(2)
     deadline = time.monotonic() + 60
-    while child.poll() is None and time.monotonic() < deadline:
-        child.send_signal(signal.SIGINT)
+    while child.status is None and time.monotonic() < deadline:
+        child.send(signal.SIGINT)
         time.sleep(0.05)
-    child.communicate()
+    child.wait()
     assert only_run(database, "impatient").info.status == "KILLED"
 
 
@@ -327,11 +288,11 @@ def test_a_file_store_without_access_is_found_before_the_training(
     assert only_run(database, "no_files").info.status == "FAILED"
 
 
-def run_until_server_is_missed(server: MlflowServer, child: "subprocess.Popen[str]", work: Path) -> None:
-    wait_for_epochs(work, 3, child)
+def run_until_server_is_missed(server: MlflowServer, child: TrainingProcess) -> None:
+    child.wait_for_epochs(3)
     server.kill()
-    kept = len((work / "history.jsonl").read_text().splitlines())
-    wait_for_epochs(work, kept + 3, child)
+    kept = len((child.folder / "history.jsonl").read_text().splitlines())
+    child.wait_for_epochs(kept + 3)
 
 
 def test_a_training_outlives_its_server_and_a_command_sends_the_rest(
@@ -347,10 +308,10 @@ def test_a_training_outlives_its_server_and_a_command_sends_the_rest(
         mlflow_every_steps=1,
         mlflow_outbox=str(tmp_path / "mlflow_outbox"),
     )
-    child = start(request, work)
-    run_until_server_is_missed(server, child, work)
-    output, errors = child.communicate(timeout=300)
-    assert child.returncode == 0, errors
+    child = TrainingProcess(request, work)
+    run_until_server_is_missed(server, child)
+    output, errors = child.wait(300)
+    assert child.status == 0, errors
     assert (work / SUMMARY_FILE).is_file()
     assert "Connection refused" in output
     assert "`har mlflow-sync`" in output
@@ -387,8 +348,8 @@ def test_a_server_that_comes_back_during_the_training_gets_everything(
         mlflow_every_steps=1,
         mlflow_outbox=str(tmp_path / "mlflow_outbox"),
     )
-    child = start(request, work)
-    run_until_server_is_missed(server, child, work)
+    child = TrainingProcess(request, work)
+    run_until_server_is_missed(server, child)
     time.sleep(8)  # so that the absence is noticed
     server.start()
     kept = len((work / "history.jsonl").read_text().splitlines())
@@ -397,9 +358,9 @@ def test_a_server_that_comes_back_during_the_training_gets_everything(
     while len(steps_of(server.store, run_id, "val_top1")) < kept:
         assert time.monotonic() < deadline, "what was kept does not arrive while the training goes on"
         time.sleep(1)
-    child.send_signal(signal.SIGTERM)
-    output, errors = child.communicate(timeout=60)
-    assert child.returncode == 130, errors
+    child.send(signal.SIGTERM)
+    output, errors = child.wait(60)
+    assert child.status == 130, errors
     assert "The training goes on" in output
     assert "has all that was kept" in output
     run = only_run(server.store)
