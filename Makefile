@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: help install demo test lint test-full clean licences audit
 
 help:
-	@echo "make demo       build every asset on the built-in synthetic sample (installs first)"
+	@echo "make demo       build all assets up to report and benchmark on the synthetic sample (installs first)"
 	@echo "make test       lint, types, import contracts, definitions, tests, the sample pipeline (installs first)"
 	@echo "make test-full  the same with the long tests: fuzzing, kills"
 	@echo "make licences   write docs/licences.md again, after a change of requirements.lock"

@@ -20,30 +20,30 @@ from har_assets.video.frame_cache import CacheParams
 
 CACHE = CacheParams(36, 48, 2, 64)
 SPEC = {"network": "cnn3d", "num_frames": 16, "frame_height": 32, "frame_width": 32}
-DEFAULTS: dict[str, Any] = {"epochs": 30, "batch_size": 8, "recipe": {"learning_rate": 3e-3}}
+DEFAULTS: dict[str, Any] = {"epochs": 30, "batch_size": 8, "learning_rate": 3e-3}
 
 CHANGES: dict[str, dict[str, Any]] = {
     "defaults": {},
-    "learning rate 1e-3": {"recipe": {"learning_rate": 1e-3}},
-    "learning rate 1e-2": {"recipe": {"learning_rate": 1e-2}},
-    "constant rate 1e-3": {"recipe": {"learning_rate": 1e-3, "schedule": "constant"}},
-    "cosine, warm-up 0.1": {"recipe": {"schedule": "cosine", "warmup": 0.1}},
-    "adamw, decay 0.05": {"recipe": {"optimizer": "adamw", "weight_decay": 0.05}},
+    "learning rate 1e-3": {"learning_rate": 1e-3},
+    "learning rate 1e-2": {"learning_rate": 1e-2},
+    "constant rate 1e-3": {"learning_rate": 1e-3, "schedule": "constant"},
+    "cosine, warm-up 0.1": {"schedule": "cosine", "warmup": 0.1},
+    "adamw, decay 0.05": {"optimizer": "adamw", "weight_decay": 0.05},
     "batch 16": {"batch_size": 16},
-    "label smoothing 0.1": {"recipe": {"label_smoothing": 0.1}},
-    "dropout 0.3": {"recipe": {"dropout": 0.3}},
-    "no flip": {"recipe": {"flip": False}},
-    "no brightness": {"recipe": {"brightness": 0.0}},
-    "zoom 0.2": {"recipe": {"zoom": 0.2}},
-    "saturation 0.3": {"recipe": {"saturation": 0.3}},
+    "label smoothing 0.1": {"label_smoothing": 0.1},
+    "dropout 0.3": {"dropout": 0.3},
+    "no flip": {"flip": False},
+    "no brightness": {"brightness": 0.0},
+    "zoom 0.2": {"zoom": 0.2},
+    "saturation 0.3": {"saturation": 0.3},
     "stride 1 or 2": {"max_stride": 2},
     "gradient clip 1": {"gradient_clip": 1.0},
     "20 epochs": {"epochs": 20},
     "ema 0.98": {"ema": 0.98},
     "20 epochs, ema 0.98": {"epochs": 20, "ema": 0.98},
     "20 epochs, ema 0.9": {"epochs": 20, "ema": 0.9},
-    "20 epochs, constant rate 3e-3": {"epochs": 20, "recipe": {"schedule": "constant"}},
-    "20 epochs, constant rate 3e-3, ema 0.98": {"epochs": 20, "ema": 0.98, "recipe": {"schedule": "constant"}},
+    "20 epochs, constant rate 3e-3": {"epochs": 20, "schedule": "constant"},
+    "20 epochs, constant rate 3e-3, ema 0.98": {"epochs": 20, "ema": 0.98, "schedule": "constant"},
     "single frames": {"still_frames": True},
 }
 
@@ -54,8 +54,7 @@ def one(task: tuple[str, int, str, int]) -> tuple[str, float, float]:
     import torch
 
     torch.set_num_threads(threads)
-    change = CHANGES[name]
-    request = {**DEFAULTS, **change, "recipe": {**DEFAULTS["recipe"], **change.get("recipe", {})}, "seed": seed}
+    request = {**DEFAULTS, **CHANGES[name], "seed": seed}
     with tempfile.TemporaryDirectory() as work:
         top1, summary = train_and_test(
             sample_data(Path(folder)), Path(work), CACHE, SPEC, {**request, "compile": "off"}

@@ -44,7 +44,8 @@ def one(task: tuple[argparse.Namespace, str, str, float, int]) -> tuple[str, flo
     request = {
         "epochs": options.epochs,
         "batch_size": options.batch_size,
-        "recipe": {"learning_rate": rate, **WAYS[way]},
+        "learning_rate": rate,
+        **WAYS[way],
         "compile": "off",  # compiling I3D takes longer than training it on so few clips
         "pretrained": "" if way == "from scratch" else weights,
         "seed": seed,

@@ -1,6 +1,6 @@
 """What fp16 and int8 change on the built-in sample, and what they cost: agreement, latency, size, build times.
 
-    python benchmarks/precision_parity.py           about four minutes on two cores
+    python -m benchmarks.precision_parity           about four minutes on two cores
 
 Needs the sample road up to trained_checkpoint (`make demo`). Windows are all there are in the test videos,
 those from odd frames of the file too, which frame_cache does not keep.
@@ -105,7 +105,7 @@ def main() -> None:
         print(f"engines by {builder} ({why}); seconds of the first and second build, the second with its timing cache")
         for label in timed:
             for target in TARGETS if builder == "tensorrt_rtx" else ("",):
-                options = EngineOptions(targets=(target,)) if target else EngineOptions()
+                options = EngineOptions(targets=[target]) if target else EngineOptions()
                 caches = folder / f"timings {label}"
                 builds = [
                     build_engine(files[label], folder / "engine", options, timing_caches=caches) for _ in range(2)

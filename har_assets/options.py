@@ -126,6 +126,12 @@ class Options(Described):
             if isinstance(extra, dict) and "renamed_to" in extra
         }
 
+    @classmethod
+    def find(cls, config: Mapping[str, Any], name: str, default: Any) -> Any:
+        """An option in a configuration that is not validated, under its name or a former one."""
+        names = (name, *(old for old, new in cls.former_names().items() if new == name))
+        return next((config[each] for each in names if config.get(each) is not None), default)
+
     def recorded(self) -> dict[str, Any]:
         """Every option by its name, as records keep them."""
         return self.model_dump(exclude=set(self.former_names()))

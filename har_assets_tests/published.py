@@ -8,11 +8,11 @@ from har_assets.store.folder import ArtifactFolder
 from har_assets.store.record import Artifact, Record, describe_files
 
 
-def make_record(asset: str, **fields: Any) -> Record:
-    """What an asset would say of a version, with nothing known but its name and the given fields of Record."""
+def make_record(asset: str = "onnx_model", key: str = "a" * 64, **fields: Any) -> Record:
+    """What an asset would say of a version, with nothing known but its name, its key and the given fields of Record."""
     rest = ("files", "lineage", "metadata", "checks", "inputs", "config")
-    known: dict[str, Any] = {"key": f"{asset:0<64}", "data_version": asset, "headline": f"a {asset} of a test"}
-    return Record(asset=asset, **{**{name: {} for name in rest}, **known, "seconds": 0.0, **fields})
+    known: dict[str, Any] = {"data_version": key, "headline": f"a {asset} of a test", "seconds": 0.0}
+    return Record(asset=asset, key=key, **{**{name: {} for name in rest}, **known, **fields})
 
 
 def publish(store: ArtifactFolder, asset: str, files: dict[str, Path]) -> Artifact:
@@ -20,4 +20,4 @@ def publish(store: ArtifactFolder, asset: str, files: dict[str, Path]) -> Artifa
     with store.staging(asset) as folder:
         for name, source in files.items():
             shutil.copy(source, folder / name)
-        return store.publish(folder, make_record(asset, files=describe_files(folder)))
+        return store.publish(folder, make_record(asset, data_version=asset, files=describe_files(folder)))

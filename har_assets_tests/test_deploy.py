@@ -190,7 +190,6 @@ def test_what_the_cpu_image_leaves_out_is_nvidias_alone() -> None:
 # --- Dagster's files -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not DAGSTER_YAML.exists(), reason="deploy/dagster.yaml comes with the storage on PostgreSQL")
 def test_dagster_reads_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
     from dagster._core.instance.config import dagster_instance_config
 

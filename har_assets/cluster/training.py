@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from har_assets import settings
 from har_assets.errors import HarError
+from har_assets.model.recipe import TrainingOptions
 from har_assets.store.opening import open_store
 from har_assets.system.processes import undisturbed
 from har_assets.training.request import ERROR_FILE, STOPPED, SUMMARY_FILE, TrainingRequest
@@ -78,10 +79,10 @@ def options_of(run_config: Mapping[str, Any], step: str) -> tuple[int, int, bool
     found: Any = run_config.get("ops", {}).get(step, {}).get("config", {})
     for name in TRAININGS[step]:
         found = found.get(name, {})
-    nodes, devices = (found.get(name, 1) for name in ("nodes", "devices"))
+    nodes, devices = (TrainingOptions.find(found, name, 1) for name in ("nodes", "devices"))
     if not isinstance(nodes, int) or not isinstance(devices, int) or nodes < 1 or devices < 0:
         return 1, 1, False
-    return nodes, devices, nodes > 1 and not found.get("rendezvous")
+    return nodes, devices, nodes > 1 and not TrainingOptions.find(found, "rendezvous", "")
 
 
 def node_needs(nodes: int, devices: int, offered: Sequence[Mapping[str, float]]) -> dict[str, float]:

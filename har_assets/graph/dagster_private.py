@@ -291,6 +291,12 @@ def retry_event(step_context: IStepContext, error: SerializableErrorInfo) -> dg.
     return dg.DagsterEvent.step_retry_event(step_context, StepRetryData(error=error, seconds_to_wait=0))  # type: ignore[no-untyped-call]
 
 
+def arguments_of(context: StepHandlerContext) -> tuple[Any, ...]:
+    """Read what the context of a step handler was made of, to make one with other tags."""
+    steps = context._steps_by_key.values()
+    return context.instance, context._plan_context, list(steps), context.execute_step_args, context.dagster_run
+
+
 def log_of_engine(step_context: IStepContext, message: str) -> None:
     """Write a line into the log of a run in the name of the executor."""
     dg.DagsterEvent.engine_event(step_context, message, EngineEventData())

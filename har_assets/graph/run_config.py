@@ -13,6 +13,8 @@ from typing import Any
 
 import dagster as dg
 
+from har_assets.graph.asset import CONFIGS
+
 SHARED = frozenset({("video_clips", "dvc"), ("trained_checkpoint", "network"), ("trained_checkpoint", "pretrained")})
 """(asset, field) of all that may be read from elsewhere."""
 
@@ -22,4 +24,4 @@ def shared_value(context: dg.AssetExecutionContext, asset: str, field: str, defa
     if (asset, field) not in SHARED:
         raise ValueError(f"{asset}.{field} is not in SHARED: an asset reads its own configuration alone")
     run_config: dict[str, Any] = dict(context.run.run_config)
-    return run_config.get("ops", {}).get(asset, {}).get("config", {}).get(field, default)
+    return CONFIGS[asset].find(run_config.get("ops", {}).get(asset, {}).get("config", {}), field, default)

@@ -33,7 +33,8 @@ from har_assets.store.folder import ArtifactFolder
 from har_assets.system.files import size_of
 from har_assets.system.processes import process_name, this_host
 from har_assets_tests.project import REPOSITORY
-from har_assets_tests.store.test_folder import make_record, publish
+from har_assets_tests.published import make_record
+from har_assets_tests.store.test_folder import publish
 from har_assets_tests.videos import write_video
 
 

@@ -17,7 +17,7 @@ from har_assets.runtime.evaluation import prediction_table
 from har_assets.store.opening import StoreLocation
 from har_assets.store.protocol import Store
 from har_assets.store.record import Artifact, describe_files
-from har_assets_tests.store.test_folder import make_record
+from har_assets_tests.published import make_record
 
 MODEL = "video_action_model.onnx"
 

@@ -77,7 +77,7 @@ def test_a_path_is_absolute_or_below_the_project(request_here: Request, tmp_path
     (tmp_path / "other.zip").touch()
     assert chosen(request_here, "own") == str(request_here.project / "own")
     assert chosen(request_here, f"file://{tmp_path / 'other.zip'}") == str(tmp_path / "other.zip")
-    with pytest.raises(HarError, match="There is no source 'kinetics': choose sample, hmdb51, dvc, or the path"):
+    with pytest.raises(HarError, match=f"There is no source 'kinetics': choose {', '.join(SOURCES)}, or the path"):
         chosen(request_here, "kinetics")
 
 

@@ -25,8 +25,9 @@ from har_assets.store.protocol import Store
 from har_assets.store.record import Artifact, Record, describe_files
 from har_assets.store.remote_folder import MOST_PARTS, PART_BYTES, S3_OPTIONS, RemoteFolder
 from har_assets.store.work_folder import STAGING_PREFIX
+from har_assets_tests.published import make_record
 from har_assets_tests.s3_server import BUCKET, S3Server, s3_server
-from har_assets_tests.store.test_folder import make_record, publish
+from har_assets_tests.store.test_folder import publish
 
 pytest.importorskip("s3fs", reason="no s3fs: `pip install 'har_assets[cluster]'`")
 pytest.importorskip("moto", reason="no moto, whose server speaks S3: `pip install 'har_assets[dev]'`")

@@ -29,9 +29,9 @@ from har_assets.store.record import Artifact, describe_files
 from har_assets.store.remote_folder import RemoteFolder
 from har_assets.tracking.registry import Registered
 from har_assets_tests.project import Project
+from har_assets_tests.published import make_record
 from har_assets_tests.s3_server import S3Server, s3_server
 from har_assets_tests.store.test_bucket import Machines
-from har_assets_tests.store.test_folder import make_record
 
 pytest.importorskip("s3fs", reason="no s3fs: `pip install 'har_assets[cluster]'`")
 pytest.importorskip("moto", reason="no moto, whose server speaks S3: `pip install 'har_assets[dev]'`")

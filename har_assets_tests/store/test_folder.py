@@ -13,10 +13,6 @@ from har_assets.system.files import hash_of
 from har_assets_tests.published import make_record
 
 
-def a_record(asset: str = "onnx_model", key: str = "a" * 64, **fields: object) -> Record:
-    return make_record(asset, **{"key": key, "data_version": key, **fields})
-
-
 def publish(store: Store, record: Record, content: str = "x") -> Artifact:
     with store.staging(record.asset) as folder:
         (folder / "model.onnx").write_text(content)
@@ -25,8 +21,8 @@ def publish(store: Store, record: Record, content: str = "x") -> Artifact:
 
 def test_latest_is_the_version_published_last_and_is_readable_by_path(tmp_path: Path) -> None:
     store = ArtifactFolder(tmp_path)
-    publish(store, a_record(key="a" * 64), "old")
-    publish(store, a_record(key="b" * 64), "new")
+    publish(store, make_record(key="a" * 64), "old")
+    publish(store, make_record(key="b" * 64), "new")
     assert store.latest("onnx_model").file("model.onnx").read_text() == "new"
     assert (tmp_path / "onnx_model" / "latest" / "model.onnx").read_text() == "new"
     found = store.find("onnx_model", "a" * 64)
@@ -36,8 +32,8 @@ def test_latest_is_the_version_published_last_and_is_readable_by_path(tmp_path: 
 
 def test_same_key_again_keeps_both_versions(tmp_path: Path) -> None:
     store = ArtifactFolder(tmp_path)
-    first = publish(store, a_record(), "first")
-    second = publish(store, a_record(), "second")
+    first = publish(store, make_record(), "first")
+    second = publish(store, make_record(), "second")
     assert first.file("model.onnx").read_text() == "first"
     assert store.latest("onnx_model").folder == second.folder != first.folder
     found = store.find("onnx_model", "a" * 64)
@@ -52,7 +48,7 @@ def test_missing_asset_names_the_command(tmp_path: Path) -> None:
 
 def test_a_failed_build_leaves_the_previous_version_and_no_rest(tmp_path: Path) -> None:
     store = ArtifactFolder(tmp_path)
-    before = publish(store, a_record())
+    before = publish(store, make_record())
 
     def build_half() -> None:
         with store.staging("onnx_model") as folder:
@@ -83,7 +79,7 @@ def test_a_folder_without_a_record_is_not_a_version(tmp_path: Path) -> None:
 
 
 def test_a_file_removed_by_hand_is_named(tmp_path: Path) -> None:
-    artifact = publish(ArtifactFolder(tmp_path), a_record())
+    artifact = publish(ArtifactFolder(tmp_path), make_record())
     artifact.file("model.onnx").unlink()
     with pytest.raises(MissingArtifactError, match="force: true"):
         artifact.file("model.onnx")
@@ -94,8 +90,8 @@ def test_hash_ignores_the_order_of_keys_and_sees_every_value() -> None:
 
 
 def test_lineage_of_different_splits_is_refused(tmp_path: Path) -> None:
-    one = FolderArtifact(tmp_path, a_record("frame_cache", lineage={"split": 1, "dataset": "hmdb51"}))
-    two = FolderArtifact(tmp_path, a_record("test_manifest", lineage={"split": 2, "dataset": "hmdb51"}))
+    one = FolderArtifact(tmp_path, make_record("frame_cache", lineage={"split": 1, "dataset": "hmdb51"}))
+    two = FolderArtifact(tmp_path, make_record("test_manifest", lineage={"split": 2, "dataset": "hmdb51"}))
     with pytest.raises(HarError, match="test_manifest was made with split 2, frame_cache with 1"):
         merge_lineage({"frame_cache": one, "test_manifest": two})
     assert merge_lineage({"frame_cache": one}) == {"split": 1, "dataset": "hmdb51"}

@@ -12,7 +12,8 @@ from har_assets.graph.assets.splits import SplitStore
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.store.bucket import ArtifactBucket
 from har_assets.store.opening import StoreLocation
-from har_assets_tests.store.test_folder import make_record, publish
+from har_assets_tests.published import make_record
+from har_assets_tests.store.test_folder import publish
 
 KEY = "a" * 64
 

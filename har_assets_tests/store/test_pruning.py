@@ -21,7 +21,7 @@ from har_assets.store.record import Artifact, FolderArtifact, describe_files
 from har_assets.system.locks import FolderLock
 from har_assets.tracking.registry import Registered
 from har_assets_tests.project import REPOSITORY, Project
-from har_assets_tests.store.test_folder import make_record
+from har_assets_tests.published import make_record
 
 
 def publish(store: ArtifactFolder, asset: str, name: str, **fields: object) -> Artifact:
@@ -263,7 +263,7 @@ from dataclasses import replace
 from pathlib import Path
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.record import describe_files
-from har_assets_tests.store.test_folder import make_record
+from har_assets_tests.published import make_record
 store, number = ArtifactFolder(Path(sys.argv[1])), sys.argv[2]
 for turn in range(int(sys.argv[3])):
     source = store.latest("source")

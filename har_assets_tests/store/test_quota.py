@@ -11,7 +11,8 @@ from har_assets.graph.resources.store import ArtifactStore
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.quota import Quota
 from har_assets.system.files import parse_size, size_of
-from har_assets_tests.store.test_folder import make_record, publish
+from har_assets_tests.published import make_record
+from har_assets_tests.store.test_folder import publish
 
 
 def test_sizes() -> None:

@@ -11,7 +11,8 @@ from har_assets.store.folder import ArtifactFolder
 from har_assets.store.record import Artifact
 from har_assets.system.confinement import confined, hosts_of, is_among
 from har_assets_tests.project import Project
-from har_assets_tests.store.test_folder import make_record, publish
+from har_assets_tests.published import make_record
+from har_assets_tests.store.test_folder import publish
 
 
 @pytest.fixture

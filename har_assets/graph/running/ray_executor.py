@@ -17,7 +17,7 @@ Imported only where HAR_RAY is set: dagster-ray and Ray are optional.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -39,6 +39,7 @@ from har_assets.graph.dagster_private import (
     StepDelegatingExecutor,
     StepHandler,
     StepHandlerContext,
+    arguments_of,
     attempts_of,
     events_are_in_a_file,
     log_of_engine,
@@ -122,10 +123,7 @@ class ContextWithTags(StepHandlerContext):
     """The context of a step handler whose steps have other tags than the graph gives them."""
 
     def __init__(self, context: StepHandlerContext, tags: Mapping[str, Mapping[str, str]]) -> None:
-        steps: Iterable[Any] = context._steps_by_key.values()
-        super().__init__(
-            context.instance, context._plan_context, list(steps), context.execute_step_args, context.dagster_run
-        )
+        super().__init__(*arguments_of(context))
         self._tags = tags
 
     @property

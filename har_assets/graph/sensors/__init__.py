@@ -1,4 +1,4 @@
-"""Every sensor of the graph, each from a module of its own."""
+"""Every sensor of the graph."""
 
 from har_assets.graph.automation import AUTOMATION_SENSORS
 from har_assets.graph.sensors.alerts import alert_sensor

@@ -28,6 +28,7 @@ def publish(store: ArtifactFolder, asset: str, files: dict[str, Path], **inputs:
                 shutil.copy(source, folder / name)
         record = make_record(
             asset,
+            data_version=asset,
             files=describe_files(folder),
             lineage={"dataset": "tiny", "split": 1},
             metadata={"parity": {"passed": True}},
