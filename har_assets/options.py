@@ -96,7 +96,7 @@ def _source(file: str) -> str:
 class Options(Described):
     """Base of all options."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     not_content: ClassVar[frozenset[str]] = frozenset()
     """Fields of this class that change how a product is made and not what it is; those of its bases count as well."""

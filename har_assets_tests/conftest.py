@@ -66,7 +66,7 @@ def sample_road(tmp_path_factory: pytest.TempPathFactory) -> "Project":
     from har_assets_tests.project import Project, log_of
 
     project = Project.make(tmp_path_factory.mktemp("sample"))
-    done = project.materialize("+key:runtime_benchmark or +key:evaluation_report")
+    done = project.materialize("+key:runtime_benchmark or +key:evaluation_report", timeout=580)
     assert done.returncode == 0, log_of(done)[-4000:]
     return project
 

@@ -1,5 +1,6 @@
 """Options evolve, and what is published stays."""
 
+import itertools
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 from har_assets import defs
 from har_assets.graph.asset import CONFIGS, AssetConfig
 from har_assets.graph.stage import STAGES
-from har_assets.options import Options, added, former
+from har_assets.options import Options, added, former, wrong_options
 from har_assets.system.files import hash_of, silent
 
 CONTENT_OF_DEFAULTS = {
@@ -105,7 +106,25 @@ def test_recorded_options_of_older_versions_are_read_with_a_message() -> None:
     found = Later.from_recorded({**Training(rate=0.7).recorded(), "momentum": 0.9}, lines.append)
     assert (found.learning_rate, found.epochs, found.mixup) == (0.7, 30, 0.0)
     assert lines == ["The recorded option momentum = 0.9 no longer exists and is left out."]
-    assert Later.from_recorded({"rate": 0.7}, silent, learning_rate=0.2).learning_rate == 0.2
+    for recorded, changed in itertools.product(("rate", "learning_rate"), repeat=2):
+        changes: dict[str, Any] = {changed: 0.2}
+        assert Later.from_recorded({recorded: 0.7}, silent, **changes).learning_rate == 0.2, (recorded, changed)
+
+
+def test_a_raw_configuration_is_read_under_every_name_of_an_option() -> None:
+    assert Later.find({"rate": 0.7}, "learning_rate", 0.1) == 0.7
+    assert Later.find({"learning_rate": 0.7, "rate": None}, "learning_rate", 0.1) == 0.7
+    assert Later.find({"epochs": 3}, "learning_rate", 0.1) == 0.1
+    assert Later.find({"epochs": 0}, "epochs", 30) == 0
+
+
+def test_what_is_wrong_with_options_is_said_in_one_line() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Later(epochs="many", momentum=1)  # type: ignore[arg-type, call-arg]
+    said = wrong_options(caught.value)
+    assert "\n" not in said
+    assert said.startswith("epochs (Input should be a valid integer")
+    assert "momentum (Extra inputs are not permitted)" in said
 
 
 def test_options_that_change_how_and_not_what_are_no_content_in_classes_below() -> None:

@@ -9,8 +9,7 @@ import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
-from urllib.request import url2pathname
+from urllib.parse import unquote, urljoin, urlsplit
 
 import requests
 
@@ -167,7 +166,7 @@ class Fetch:
             resumed = self._fetch_http(url)
         elif parts.scheme == "file" or "://" not in url:
             resumed = False
-            self._copy_file(Path(url2pathname(parts.path)) if parts.scheme == "file" else Path(url))
+            self._copy_file(Path(unquote(parts.path)) if parts.scheme == "file" else Path(url))
         else:
             raise MirrorError(f"{parts.scheme}:// is not supported, only http, https and file")
         result = self._publish(url, resumed)

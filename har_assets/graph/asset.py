@@ -1,5 +1,6 @@
 """How a stage of the table becomes an asset of Dagster."""
 
+import inspect
 import typing
 import warnings
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any, ClassVar
 import dagster as dg
 
 from har_assets.cluster.needs import needs
+from har_assets.graph.failures import failures_in_words
 from har_assets.graph.stage import STAGES
 from har_assets.options import Options
 
@@ -34,10 +36,15 @@ CONFIGS: dict[str, type[AssetConfig]] = {}
 
 
 def stage_asset(name: str, **arguments: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """`dg.asset` with all that the table says of a stage; `arguments` are further ones of `dg.asset`."""
+    """`dg.asset` with all that the table says of a stage; `arguments` are further ones of `dg.asset`.
+
+    A HarError that the function raises fails the step as its sentence; a generator sees to that itself.
+    """
 
     def define(function: Callable[..., Any]) -> dg.AssetsDefinition:
         CONFIGS[name] = typing.get_type_hints(function)["config"]
+        if not inspect.isgeneratorfunction(function):
+            function = failures_in_words()(function)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", dg.BetaWarning)  # backfill_policy, in dagster 1.13
             asset: dg.AssetsDefinition = dg.asset(

@@ -101,6 +101,13 @@ def test_python(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "3.11" in environment.check_python(project).remedy  # type: ignore[union-attr]
 
 
+def test_the_lock_of_the_source_tree_counts_where_the_project_has_none(project: Path) -> None:
+    assert not (project / "requirements.lock").exists()
+    found = environment.check_packages(project)
+    assert isinstance(found, Finding)
+    assert "no requirements.lock" not in found.found
+
+
 def fake_distribution(folder: Path, name: str, version: str) -> None:
     """Installed metadata of another version, found before the real one."""
     info = folder / f"{name.replace('-', '_')}-{version}.dist-info"

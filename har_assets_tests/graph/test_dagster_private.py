@@ -208,6 +208,7 @@ ATTRIBUTES = [
     ("assets_of_job", "dagster:JobDefinition.asset_layer"),
     ("assets_of_job", "dagster._core.definitions.assets.job.asset_layer:AssetLayer.selected_asset_keys"),
     ("look_up_input_version_again", "dagster:AssetExecutionContext.op_execution_context"),
+    ("arguments_of", f"{CONTEXT}.execute_step_args"),
 ]
 
 
@@ -373,7 +374,8 @@ def private_uses(text: str) -> list[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             uses += [path for alias in node.names if is_private(path := f"{node.module}.{alias.name}")]
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            uses += [f"dg.{node.attr}"] if node.value.id in ("dg", "dagster") and node.attr.startswith("_") else []
+            of_dagster = node.value.id in ("dg", "dagster", "instance") or node.value.id.endswith("context")
+            uses += [f"{node.value.id}.{node.attr}"] if of_dagster and node.attr.startswith("_") else []
     return uses
 
 
@@ -386,6 +388,7 @@ def private_uses(text: str) -> list[str]:
         "from dagster_shared.error import SerializableErrorInfo",
         "def f():\n    import dagster_shared",
         "import dagster as dg\ndg._check.failed('')",
+        "def f(context):\n    return context._plan_context",
     ],
 )
 def test_a_private_use_is_seen(text: str) -> None:

@@ -228,6 +228,11 @@ def test_foreign_checkpoints_are_refused_in_words(tmp_path: Path, tiny_checkpoin
     torch.save({"weights": torch.zeros(3)}, tmp_path / "other.ckpt")
     with pytest.raises(ModelFileError, match="not a checkpoint of VideoActionModel"):
         load_checkpoint(tmp_path / "other.ckpt")
+    content = torch.load(tiny_checkpoint, weights_only=True)
+    content["hyper_parameters"]["dropout"] = "much"
+    torch.save(content, tmp_path / "wrong.ckpt")
+    with pytest.raises(ModelFileError, match=r"dropout \(Input should be a valid number"):
+        load_checkpoint(tmp_path / "wrong.ckpt")
     (tmp_path / "cut.ckpt").write_bytes(tiny_checkpoint.read_bytes()[:1000])
     with pytest.raises(ModelFileError, match="not a readable checkpoint"):
         load_checkpoint(tmp_path / "cut.ckpt")

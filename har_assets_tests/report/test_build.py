@@ -155,6 +155,26 @@ def benchmark(build: Build, videos: Path, options: BenchmarkOptions, *runtimes: 
     return product.headline
 
 
+def test_a_benchmark_without_videos_asks_for_no_folder(
+    tmp_path: Path, tiny_cache: Path, tiny_onnx: Path, models: dict[str, Artifact]
+) -> None:
+    build_engine(tiny_onnx, tmp_path / ENGINE, EngineOptions(builder="tensorrt_rtx", targets=["8.9"]))
+    files = {ENGINE: tmp_path / ENGINE, f"{ENGINE}.json": tmp_path / f"{ENGINE}.json"}
+    build = build_of(
+        tmp_path, *models.values(), published(tmp_path, "trt_engine", files), *data_of(tmp_path, tiny_cache)
+    )
+    product = build_benchmark(
+        build,
+        BenchmarkOptions(batch_sizes=[1], rounds=1, windows=1),
+        clips=1,
+        videos=0,
+        runtimes=["onnxruntime_cpu"],
+        videos_folder=lambda: pytest.fail("a node would restore all of data/"),
+        log=print,
+    )
+    assert product.headline.startswith("onnxruntime_cpu")
+
+
 def test_a_benchmark_is_a_table_and_a_chart(
     tmp_path: Path, tiny_cache: Path, tiny_onnx: Path, models: dict[str, Artifact]
 ) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
+from har_assets.model.recipe import TrainingOptions
 from har_assets.model.spec import Provenance
-from har_assets.report.card import model_card
+from har_assets.report.card import model_card, training_facts
 from har_assets_tests.report import made
 
 REAL = Provenance(dataset="hmdb51", data_version="abc123", split=2, pretrained="Kinetics-400, i3d.ckpt, SHA-256 12")
@@ -17,6 +18,30 @@ def front_matter(card: str) -> dict[str, Any]:
     assert card.startswith("---\n")
     found: dict[str, Any] = yaml.safe_load(card.split("---\n")[1])
     return found
+
+
+SUMMARY = {
+    "train_clips": 130,
+    "val_clips": 22,
+    "validated": True,
+    "epochs_run": 30,
+    "best_epoch": 28,
+    "val_top1": 1.0,
+    "device": "CPU",
+    "precision": "32-true",
+    "seconds": 79.4,
+}
+
+
+def test_a_card_says_how_a_model_was_trained_only_where_all_of_it_is_recorded() -> None:
+    recorded = TrainingOptions(learning_rate=0.01, batch_size=4).recorded()
+    facts = dict(training_facts(SUMMARY, recorded))
+    assert facts["Recipe"] == "adam, learning rate 0.01, one_cycle, batches of 4, seed 0"
+    unknown = [("Training", "not recorded with the checkpoint")]
+    for name in ("optimizer", "learning_rate", "schedule", "batch_size", "seed"):
+        assert training_facts(SUMMARY, {key: value for key, value in recorded.items() if key != name}) == unknown
+    assert training_facts(SUMMARY, {**recorded, "batch_size": "many"}) == unknown
+    assert training_facts({}, recorded) == training_facts(SUMMARY, {}) == unknown
 
 
 def test_a_card_with_figures_is_one_that_a_hub_can_read() -> None:

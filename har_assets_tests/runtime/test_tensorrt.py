@@ -130,6 +130,13 @@ class TestFit:
         assert "which is not known" in why_not_engine({**fields, "builder": "magic"})
         assert "TensorRT is not installed" in why_not_engine({**fields, "builder": "tensorrt"})
 
+    @pytest.mark.parametrize(
+        "wrong", [{"builder": []}, {"builder": None}, {"compute_capabilities": 7}, {"compute_capabilities": [[]]}]
+    )
+    def test_fields_of_a_wrong_kind_are_a_reason_too(self, fields: dict[str, Any], wrong: dict[str, Any]) -> None:
+        self.put((9, 0))
+        assert why_not_engine({**fields, **wrong})
+
 
 @without_gpu
 def test_an_engine_of_an_unknown_builder_is_refused_once(engine: Path) -> None:

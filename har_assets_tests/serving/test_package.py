@@ -1,5 +1,6 @@
 """Saving and registering without the graph, against a real MLflow server that goes away."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,20 @@ def test_impossible_limits_are_refused_where_the_model_is_loaded(tiny_onnx: Path
     folder = save_model(tiny_onnx, tmp_path / "model", {**CONFIG, "max_rows": 0}, {})
     with pytest.raises(HarError, match="max_rows is 0 in the configuration of the model: choose a number above 0"):
         compare_answer(folder)
+
+
+def test_what_registered_models_import_of_this_package_stays() -> None:
+    # MLflow keeps a copy of pyfunc_model.py in each registered model and runs that copy, however old it is.
+    from har_assets.errors import HarError
+    from har_assets.serving.limits import ServingLimits
+    from har_assets.serving.service import FOLDER_VARIABLE, BusyError, RequestError, VideoRow, VideoService
+
+    assert FOLDER_VARIABLE == "HAR_SERVING_FOLDER"
+    assert issubclass(BusyError, HarError)
+    assert issubclass(RequestError, HarError)
+    assert VideoRow("text", None).video == "text"
+    assert ServingLimits.from_config({"max_rows": 3, "runtime": "auto"}).max_rows == 3
+    assert {"runtime", "workers", "folder"} <= inspect.signature(VideoService).parameters.keys()
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from benchmarks import compare_recipes, finetune_sample
 from har_assets.errors import HarError
 from har_assets.model.data import ClipDataModule
 from har_assets.model.lightning import VideoActionModel, load_checkpoint
@@ -326,8 +327,20 @@ def test_a_network_that_cannot_be_compiled_is_said_with_what_to_do(
 
 def test_a_foreign_request_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "request.json").write_text('{"epochs": 3}')
-    with pytest.raises(HarError, match="is not a training request"):
+    with pytest.raises(HarError, match=r"is not a training request \(work \(Field required\), ") as caught:
         TrainingRequest.read(tmp_path / "request.json")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [*compare_recipes.CHANGES.values(), *({"learning_rate": 1e-3, **way} for way in finetune_sample.WAYS.values())],
+)
+def test_the_recipes_that_benchmarks_compare_are_requests(
+    tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec, fields: dict[str, object]
+) -> None:
+    request = request_for(tmp_path, tiny_cache, tiny_spec, **{**compare_recipes.DEFAULTS, **fields})
+    assert request.model_dump().items() >= fields.items()
 
 
 def test_precision_is_what_the_device_computes() -> None:

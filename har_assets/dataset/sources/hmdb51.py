@@ -3,8 +3,7 @@
 import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from urllib.parse import unquote, urlsplit
 
 from har_assets.dataset.known import HMDB51
 from har_assets.dataset.sources.source import Request, Source, archive_product
@@ -47,7 +46,7 @@ def build(build: Build, request: Request) -> Product:
 
     for url in (*request.archive_urls, *request.split_lists_urls):
         if not url.startswith(("http://", "https://")):
-            confined(Path(url2pathname(urlsplit(url).path)), request.project, "a mirror of raw_archive")
+            confined(Path(unquote(urlsplit(url).path)), request.project, "a mirror of raw_archive")
     work = request.store.root / "raw_archive" / ".downloads"
     work.mkdir(parents=True, exist_ok=True)
     trusted = request.sha256 or _recorded_sha256(request.store)

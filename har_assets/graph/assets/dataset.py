@@ -68,25 +68,24 @@ def raw_archive(
     The built-in sample is rendered here (it is synthetic); HMDB51 is downloaded; an archive of one's own
     stays where it is and is recorded by path and hash. Where DVC restores the data there is no archive.
     """
-    with failures_in_words():
-        pulled = shared_value(context, "video_clips", "dvc", "") == "pull"
-        name = choose_source(config.source, store.project_folder, store.folder, dvc, pulled=pulled)
-        source = source_of(name)
-        request = Request(
-            name,
-            store.project_folder,
-            store.folder,
-            dvc,
-            split_lists=config.split_lists,
-            archive_urls=config.archive_urls,
-            split_lists_urls=config.split_lists_urls,
-            download_hosts=config.download_hosts,
-            sha256=config.sha256,
-            workers=config.workers or None,
-            log=context.log.info,
-            warn=context.log.warning,
-        )
-        identity = source.identity(request)
+    pulled = shared_value(context, "video_clips", "dvc", "") == "pull"
+    name = choose_source(config.source, store.project_folder, store.folder, dvc, pulled=pulled)
+    source = source_of(name)
+    request = Request(
+        name,
+        store.project_folder,
+        store.folder,
+        dvc,
+        split_lists=config.split_lists,
+        archive_urls=config.archive_urls,
+        split_lists_urls=config.split_lists_urls,
+        download_hosts=config.download_hosts,
+        sha256=config.sha256,
+        workers=config.workers or None,
+        log=context.log.info,
+        warn=context.log.warning,
+    )
+    identity = source.identity(request)
     return publish(context, store, config, lambda build: source.build(build, request), identity=identity)
 
 
@@ -119,7 +118,7 @@ def video_clips(
         workers=config.workers,
         log=context.log.info,
     )
-    with failures_in_words(), updating(update):
+    with updating(update):
         result = publish(
             context,
             store,
@@ -265,8 +264,7 @@ def frame_cache(
 
     shards: dict[str, list[str]] = {}
     if cluster_address():
-        with failures_in_words():
-            shards = frames.planned_shards(store.folder, config.params, config.timeout_s, config.shard_clips)
+        shards = frames.planned_shards(store.folder, config.params, config.timeout_s, config.shard_clips)
     previous = store.folder.find_latest("frame_cache")
     work = store.folder.root / "frame_cache" / ".work"
     result = publish(
@@ -277,8 +275,7 @@ def frame_cache(
     )
     clear_work(work)
     if shards:
-        with failures_in_words():
-            remove_parts(frames.PART, shards, store.folder)
+        remove_parts(frames.PART, shards, store.folder)
     return result
 
 

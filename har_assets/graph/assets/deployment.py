@@ -6,7 +6,6 @@ import dagster as dg
 
 from har_assets.export.options import OnnxOptions, TrtEngineOptions
 from har_assets.graph.asset import AssetConfig, stage_asset
-from har_assets.graph.failures import failures_in_words
 from har_assets.graph.publishing import made, publish, result_of
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
@@ -30,8 +29,7 @@ def onnx_model(
     In float32, float16 or 8 bits. Compared with the checkpoint on windows of the test videos before it is
     published, in every precision.
     """
-    with failures_in_words():
-        return result_of(*make_onnx(context, config, store, mlflow))
+    return result_of(*make_onnx(context, config, store, mlflow))
 
 
 def make_onnx(
@@ -84,8 +82,7 @@ def trt_engine(
         caches = store.folder.root / "trt_engine" / ".timing_caches" if config.timing_cache else None
         return build_trt_engine(build, config, timing_caches=caches, log=context.log.info)
 
-    with failures_in_words():
-        identity = builder_identity(config.builder)
+    identity = builder_identity(config.builder)
     return publish(
         context,
         store,

@@ -24,7 +24,6 @@ from har_assets.graph.assets.dataset import (
 from har_assets.graph.assets.deployment import make_onnx
 from har_assets.graph.assets.evaluation import make_test_predictions
 from har_assets.graph.assets.training import make_checkpoint
-from har_assets.graph.failures import failures_in_words
 from har_assets.graph.publishing import made, publish
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
@@ -125,17 +124,16 @@ def split_evaluation(
     Made by the code of those assets and kept apart from them: their latest versions stay the latest. The same command
     after any kind of end goes on where it stopped.
     """
-    with failures_in_words():
-        unknown = sorted(config.changes.keys() - PARTS.keys())
-        if unknown:
-            raise HarError(f"changes names {', '.join(unknown)}, no stage of a split: choose from {', '.join(PARTS)}.")
-        done: dict[str, Artifact] = {}
-        for split in context.partition_keys:
-            done[split] = evaluated_split(context, config, store, mlflow, pipes, split)
-            context.add_asset_metadata(_metadata_of(done[split]), partition_key=split)
-        return dg.MaterializeResult(
-            data_version=dg.DataVersion(hash_of({s: found.record.data_version for s, found in done.items()}))
-        )
+    unknown = sorted(config.changes.keys() - PARTS.keys())
+    if unknown:
+        raise HarError(f"changes names {', '.join(unknown)}, no stage of a split: choose from {', '.join(PARTS)}.")
+    done: dict[str, Artifact] = {}
+    for split in context.partition_keys:
+        done[split] = evaluated_split(context, config, store, mlflow, pipes, split)
+        context.add_asset_metadata(_metadata_of(done[split]), partition_key=split)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(hash_of({s: found.record.data_version for s, found in done.items()}))
+    )
 
 
 def evaluated_split(
@@ -218,9 +216,8 @@ def hmdb51_benchmark(
     Published figures are the mean of three splits; the deviation here is that of the splits, which share most of their
     films: it says how much a figure of one split may mislead, not how sure the mean is.
     """
-    with failures_in_words():
-        tested = tested_splits(store)
-        complete = is_full_hmdb51(store, tested)
+    tested = tested_splits(store)
+    complete = is_full_hmdb51(store, tested)
 
     def product_of(build: Build) -> Product:
         training = SplitStore.of(store, "1").latest("trained_checkpoint").record

@@ -12,7 +12,6 @@ from har_assets import settings
 from har_assets.cluster.address import cluster_address
 from har_assets.errors import HarError
 from har_assets.graph.asset import AssetConfig, stage_asset
-from har_assets.graph.failures import failures_in_words
 from har_assets.graph.publishing import made, note_outbox, publish, result_of
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
@@ -72,8 +71,7 @@ def trained_checkpoint(
 
     The same command after any kind of end goes on after the last whole epoch.
     """
-    with failures_in_words():
-        return result_of(*make_checkpoint(context, config, store, mlflow, pipes))
+    return result_of(*make_checkpoint(context, config, store, mlflow, pipes))
 
 
 def make_checkpoint(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from har_assets.errors import HarError, MissingArtifactError
-from har_assets.graph.assets.dataset import ManifestsConfig
+from har_assets.graph.assets.dataset import ManifestsConfig, sorted_clips
 from har_assets.graph.assets.deployment import OnnxConfig
 from har_assets.graph.assets.evaluation import PredictionConfig
 from har_assets.graph.assets.splits import SPLIT_NUMBERS, SplitConfig, SplitStore, part_config, published_figures
@@ -99,6 +99,16 @@ def test_a_split_has_a_store_of_its_own_and_borrows_what_is_equal(store: Artifac
     assert own.latest("trained_checkpoint").folder.is_relative_to(road.root / "split_evaluation" / "2")
     assert road.latest("trained_checkpoint").record.key == "b" * 64
     assert SplitStore.of(store, "3").folder.find_latest("trained_checkpoint") is None
+
+
+def test_on_a_node_a_split_finds_the_data_of_the_main_store(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HAR_RAY", "http://127.0.0.1:8265")
+    publish(store.folder, "raw_archive", metadata={"source": "own", "archive": "/nowhere/own.zip"})
+    publish(store.folder, "video_clips")
+    with pytest.raises(HarError, match=r"/nowhere/own\.zip is not on this node: put it there"):
+        sorted_clips(ManifestsConfig(split=2), SplitStore.of(store, "2"))
 
 
 def test_each_stage_is_configured_as_the_road_was(store: ArtifactStore) -> None:
