@@ -1,1 +1,1 @@
-"""New videos in a folder: which there are, which have been asked for, and what was predicted of each. No Dagster."""
+"""New videos in a folder or a bucket: which there are, which were asked for, what was predicted. No Dagster."""

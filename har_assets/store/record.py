@@ -46,7 +46,7 @@ class Record:
     config: dict[str, Any]
     """Configuration that it was made with."""
     seconds: float
-    """Time that making it took."""
+    """Duration of the build."""
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     """UTC time of publication."""
 

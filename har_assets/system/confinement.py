@@ -39,8 +39,9 @@ def confined(path: Path, project: Path, what: str) -> Path:
         inside = False
     if not inside:
         raise HarError(
-            f"{what} names {str(path)!r}, which lies outside the folders that configurations may read here: choose a "
-            f"file below {' or '.join(str(folder) for folder in folders)}, or have {settings.ALLOWED_FOLDERS} changed."
+            f"{what} names {str(path)!r}, which lies outside the folders that this deployment may read: choose a "
+            f"file below {' or '.join(str(folder) for folder in folders)}, or ask an administrator to change "
+            f"{settings.ALLOWED_FOLDERS}."
         )
     return path
 
@@ -52,7 +53,8 @@ def refuse_other_address(address: str, what: str, variable: settings.Setting, ow
     """
     if settings.ALLOWED_FOLDERS.get() is not None and address not in ("", own, variable.get()):
         raise HarError(
-            f"{what} names {address!r}, which configurations may not do here: leave it out, or have {variable} changed."
+            f"{what} must not be set to {address!r} in this deployment: remove it, or ask an administrator to change "
+            f"{variable}."
         )
 
 

@@ -120,7 +120,7 @@ class LockTakenError(Exception):
 def _held(path: Path, *, wait_s: float, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold the file `path` by `flock`; LockTakenError after `wait_s` seconds, of which -1 means any number.
 
-    filelock looks whether the file that it locked still has this name, and tries again where it was removed meanwhile.
+    filelock looks whether the file that it locked was removed meanwhile, and then tries again.
     It calls a thread that locks a file twice a deadlock instead of waiting for it.
     """
     from filelock import FileLock, Timeout  # where it is needed: it costs a command that locks nothing 50 ms

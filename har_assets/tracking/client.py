@@ -7,14 +7,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from har_assets.tracking.tags import STEP_TAG
+
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
-
-STEP_TAG = "step."
-"""`step.onnx_model` of a run says how that step ended and which Dagster run it was."""
-
-DAGSTER_STEP_TAG = "har.dagster_step"
-"""Tag of an MLflow run: the Dagster run, or the one that it repeats, and the asset. In it no two trainings are under
-way at a time."""
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 """Beginnings of the tracking addresses that MLflow opens by SQLAlchemy."""

@@ -33,7 +33,8 @@ from typing import Any
 from har_assets.errors import HarError
 from har_assets.system.files import write_text_whole
 from har_assets.system.locks import exclusive
-from har_assets.tracking.client import FAILED, FINISHED, KILLED, RUNNING, STEP_TAG, client_of, one_line, settle_status
+from har_assets.tracking.client import FAILED, FINISHED, KILLED, RUNNING, client_of, one_line, settle_status
+from har_assets.tracking.tags import STEP_TAG
 
 LOCK = ".lock"
 ADDRESS = "address.json"

@@ -31,7 +31,7 @@ class Registered:
 def registered_versions(uri: str) -> list[Registered]:
     """Versions of the model registry that an alias stands for, and those to which a rollback returns.
 
-    None without a registry: `uri` is empty, or names a local database that is not there.
+    Empty without a registry: `uri` is empty, or names a local database that is not there.
 
     Raises:
         HarError: it does not answer, so that nobody knows what its aliases need.

@@ -24,18 +24,17 @@ from har_assets.errors import HarError
 from har_assets.system.files import write_text_whole
 from har_assets.system.processes import undisturbed
 from har_assets.tracking.client import (
-    DAGSTER_STEP_TAG,
     FAILED,
     FINISHED,
     KILLED,
     RUNNING,
-    STEP_TAG,
     client_of,
     experiment_of,
     one_line,
     settle_status,
 )
 from har_assets.tracking.outbox import Address, Outbox, UndeliveredError, opened, report_settled, settle
+from har_assets.tracking.tags import DAGSTER_STEP_TAG, STEP_TAG
 from har_assets.training.request import TrainingRequest
 
 LINEAGE_FILE = "mlflow_lineage"

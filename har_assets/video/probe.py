@@ -1,4 +1,4 @@
-"""What the header and the first frame of a video file say, before anything is decoded.
+"""The header and the first frame of a video file.
 
 Refuses what is no video, with the reason in words; says which decoder reads the file.
 """

@@ -48,9 +48,7 @@ def test_paths_below_the_folders_are_taken(name: str, project: Path) -> None:
 def test_paths_that_lead_elsewhere_are_refused(name: str, project: Path, tmp_path: Path) -> None:
     (project / "link").symlink_to(tmp_path / "secret")
     (project / "loop").symlink_to(project / "loop")
-    with pytest.raises(
-        HarError, match=r"video names .* outside the folders that configurations may read here"
-    ) as error:
+    with pytest.raises(HarError, match=r"video names .* outside the folders that this deployment may read") as error:
         confined(project / name, project, "video")
     assert "\n" not in str(error.value)
 
@@ -82,9 +80,7 @@ def test_jobs_that_name_a_video_or_a_model_are_confined(
         raise_on_error=False,
     )
     (failure,) = result.get_step_failure_events()
-    assert "outside the folders that configurations may read here" in str(
-        failure.step_failure_data.error_display_string
-    )
+    assert "outside the folders that this deployment may read" in str(failure.step_failure_data.error_display_string)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +98,7 @@ def test_sources_are_confined(fields: dict[str, object], project: Path) -> None:
 
     (project / "data").mkdir()
     (failure,) = materialize_here(Project(project), "key:raw_archive", {"raw_archive": fields})
-    assert "outside the folders that configurations may read here" in failure
+    assert "outside the folders that this deployment may read" in failure
     assert not list((project / "artifacts").glob("raw_archive/[!.]*"))
 
 
@@ -129,7 +125,7 @@ def test_nor_another_bucket(project: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setenv("HAR_INCOMING", "s3://camera/new")
     assert IncomingVideos(folder="s3://camera/new").videos(project, project).address == "s3://camera/new"
-    with pytest.raises(HarError, match="which configurations may not do here"):
+    with pytest.raises(HarError, match=r"must not be set to .* in this deployment"):
         IncomingVideos(folder="s3://other/new").videos(project, project)
 
 
@@ -140,7 +136,7 @@ def test_a_run_names_no_other_mlflow(project: Path, monkeypatch: pytest.MonkeyPa
     for uri in ("http://mlflow:5000", "sqlite:///mlflow.db", ""):
         MlflowTracking(tracking_uri=uri).uri(project)
     for uri in ("http://evil.example", "sqlite:////etc/x.db", "file:///etc"):
-        with pytest.raises(HarError, match="which configurations may not do here"):
+        with pytest.raises(HarError, match=r"must not be set to .* in this deployment"):
             MlflowTracking(tracking_uri=uri).uri(project)
     monkeypatch.delenv("HAR_MLFLOW_URI")
     with pytest.raises(HarError, match="outside the folders"):

@@ -16,7 +16,8 @@ import pytest
 
 from har_assets.errors import DatasetError, HarError
 from har_assets.model.spec import ModelSpec
-from har_assets.tracking.client import DAGSTER_STEP_TAG, KILLED, client_of
+from har_assets.tracking.client import KILLED, client_of
+from har_assets.tracking.tags import DAGSTER_STEP_TAG
 from har_assets.training.fit import fit
 from har_assets.training.request import CONFUSION_FILE, SUMMARY_FILE
 from har_assets.training.tracking import Tracking

@@ -30,8 +30,8 @@ def check_count(reader: Reader, max_files: int, shown: str) -> None:
     """ArchiveError for more than `max_files` members."""
     if len(reader.members) > max_files:
         raise ArchiveError(
-            f"{shown} holds {len(reader.members):,} files and the limit is {max_files:,}: raise max_files if "
-            "that is what you want."
+            f"{shown} holds {len(reader.members):,} files and the limit is {max_files:,}: leave out what "
+            "is no video, or divide it."
         )
 
 
@@ -180,8 +180,8 @@ class Planner:
         self._bytes += member.size
         if self._bytes > self._max_bytes:
             raise ArchiveError(
-                f"{self._top} holds more than {format_bytes(self._max_bytes)} of video: raise max_bytes if "
-                "that is what you want."
+                f"{self._top} holds more than {format_bytes(self._max_bytes)} of video: divide it "
+                "into several data sets."
             )
         return job
 
@@ -189,7 +189,7 @@ class Planner:
         self._files += count
         if self._files > self._max_files:
             raise ArchiveError(
-                f"{self._top} holds more than {self._max_files:,} files: raise max_files if that is what you want."
+                f"{self._top} holds more than {self._max_files:,} files: leave out what is no video, or divide it."
             )
 
     def _inner(self, source: Source, reader: Reader, index: int) -> Source:
@@ -204,8 +204,8 @@ class Planner:
         self._copied_bytes += member.size
         if self._copied_bytes > self._max_bytes:
             raise ArchiveError(
-                f"{self._top} holds more than {format_bytes(self._max_bytes)} of archives: raise max_bytes "
-                "if that is what you want."
+                f"{self._top} holds more than {format_bytes(self._max_bytes)} of archives: divide "
+                "it, or store the archives in it without packing."
             )
         require_space(self._scratch, member.size, f"unpacking {shown}", ArchiveError)
         path = self._scratch / f"copy-{self._copies:04d}"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from har_assets.dataset.sample.rendering import render_take
 from har_assets.dataset.sample.takes import Take, plan, split_lists
-from har_assets.system.files import Log, silent
+from har_assets.system.files import Log, remove_partials, silent, written_whole
 
 ARCHIVE_NAME = "hmdb51_sample.zip"
 SPLIT_LISTS_NAME = "hmdb51_sample_splits.zip"
@@ -39,33 +39,6 @@ def _zip_of(members: Iterable[tuple[str, bytes]], file: io.BytesIO | Path) -> No
             entry.create_system = 3  # Unix, also where this runs on another system
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, content)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # another user's
-    return True
-
-
-@contextmanager
-def _published(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes `path` when the block ends without an error, and vanishes otherwise.
-
-    It holds the process's number, so that what a killed run left behind can be told and cleared away.
-    """
-    for left_over in path.parent.glob(f".{path.name}.*.partial"):
-        if not _is_running(int(left_over.suffixes[-2][1:])):
-            left_over.unlink(missing_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -98,7 +71,9 @@ def write_takes(takes: Sequence[Take], folder: Path, workers: int, log: Log) -> 
     """Write archive and lists of `takes`, which come class by class."""
     folder.mkdir(parents=True, exist_ok=True)
     files = SampleFiles(folder / ARCHIVE_NAME, folder / SPLIT_LISTS_NAME)
-    with _published(files.split_lists) as lists_path, _published(files.archive) as archive_path:
+    for path in (files.archive, files.split_lists):
+        remove_partials(path)
+    with written_whole(files.split_lists) as lists_path, written_whole(files.archive) as archive_path:
         _zip_of(((name, text.encode()) for name, text in split_lists(takes).items()), lists_path)
         with _rendered(takes, workers) as clips:
             _zip_of(_class_archives(takes, clips, log), archive_path)

@@ -20,8 +20,8 @@ from har_assets.graph.stage import STAGES
 from har_assets.model.recipe import CheckpointOptions
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
-from har_assets.tracking.client import DAGSTER_STEP_TAG
 from har_assets.tracking.outbox import report_settled, settle
+from har_assets.tracking.tags import DAGSTER_STEP_TAG
 from har_assets.training.request import ERROR_FILE, SUMMARY_FILE
 
 

@@ -3,7 +3,6 @@
 workers ──a file of frames a clip──► places in a pack, in order ──► copied by threads ──► noted, in order
 """
 
-import errno
 import os
 import shutil
 import time
@@ -16,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from har_assets.errors import HarError, VideoError
-from har_assets.system.files import format_bytes, format_seconds, sha256_of
+from har_assets.system.files import DISK_FULL_ERRNOS, format_bytes, format_seconds, sha256_of
 from har_assets.system.locks import exclusive
 from har_assets.video.decode import decode_video
 from har_assets.video.frame_cache.cache import INDEX_COLUMNS, CacheParams, Entry, FrameCache, write_tables
@@ -369,7 +368,7 @@ def _disk_errors_in_words(work: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno not in DISK_FULL_ERRNOS:
             raise
         free = shutil.disk_usage(work).free
         raise HarError(
