@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from har_assets import settings
 from har_assets_tests.project import REPOSITORY
 
 DOCUMENTS = (
@@ -18,6 +19,9 @@ DOCUMENTS = (
 )
 PRODUCTS = ("artifacts/", "data/", "incoming/", "results/", "mlflow_outbox/", "mlartifacts/", "model/")
 """Folders that runs make."""
+
+
+DEPLOYMENT = [path for path in (REPOSITORY / "deploy").rglob("*") if path.is_file() and path.suffix != ".md"]
 
 
 def text_of(document: str) -> str:
@@ -91,11 +95,14 @@ def test_commands_of_make_and_har_that_are_named_exist() -> None:
 
 
 def test_environment_variables_in_the_documents_are_read_somewhere() -> None:
-    code = "\n".join(path.read_text() for path in (REPOSITORY / "har_assets").rglob("*.py"))
-    code += "\n".join(path.read_text() for path in (REPOSITORY / "har_assets_tests").rglob("*.py"))
-    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "dagster.yaml"):
-        for name in set(re.findall(r"\bHAR_[A-Z_]+\b", text_of(document))):
-            assert name in code, f"{document}: {name}"
+    known = {value for value in vars(settings).values() if isinstance(value, settings.Setting)}
+    assert len(known) > 20
+    # Those of the containers, and those of the tests.
+    known |= set(re.findall(r"\bHAR_[A-Z0-9_]+\b", "".join(path.read_text() for path in DEPLOYMENT)))
+    known |= set(re.findall(r"[\"'](HAR_[A-Z0-9_]+)[\"']", text_of("har_assets_tests/conftest.py")))
+    for document in (*DOCUMENTS, "SECURITY.md", "deploy/README.md", "dagster.yaml"):
+        named = set(re.findall(r"\bHAR_[A-Z0-9_]*[A-Z0-9]\b", text_of(document)))
+        assert named <= known, f"{document}: {sorted(named - known)}"
 
 
 def test_the_changelog_keeps_its_form() -> None:
