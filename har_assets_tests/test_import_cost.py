@@ -41,5 +41,5 @@ def test_the_graph_costs_little_more_than_the_import_of_dagster() -> None:
         return float(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
 
     # Each pair in the same moments: what runs beside them slows both. Alone on a machine the ratio is about 1.4.
-    ratios = [seconds("from har_assets import defs") / seconds("import dagster") for _ in range(5)]
+    ratios = [seconds("from har_assets import defs") / seconds("import dagster") for _ in range(3)]
     assert statistics.median(ratios) <= 1.6
