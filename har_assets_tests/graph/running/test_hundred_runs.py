@@ -34,7 +34,7 @@ TRAINING = {"epochs": 1, "batch_size": 4, "threads": 1}
 RESTART_S = 2.0
 """Before what was killed is started again."""
 
-DRAIN_S = 420
+DRAIN_S = 900
 """Longest from the last kill to the last end of a run, on two busy cores: most of it is the runs still queued."""
 QUIET_S = 90
 """Longest from the end of the last run to free slots and ended MLflow runs: what docs promise."""
