@@ -155,16 +155,19 @@ def benchmark(build: Build, videos: Path, options: BenchmarkOptions, *runtimes: 
     return product.headline
 
 
-def test_a_benchmark_without_videos_asks_for_no_folder(
-    tmp_path: Path, tiny_cache: Path, tiny_onnx: Path, models: dict[str, Artifact]
-) -> None:
+@pytest.fixture
+def build_with_engine(tmp_path: Path, tiny_cache: Path, tiny_onnx: Path, models: dict[str, Artifact]) -> Build:
+    """Checkpoint, ONNX model, engine and data, as runtime_benchmark gets them."""
     build_engine(tiny_onnx, tmp_path / ENGINE, EngineOptions(builder="tensorrt_rtx", targets=["8.9"]))
     files = {ENGINE: tmp_path / ENGINE, f"{ENGINE}.json": tmp_path / f"{ENGINE}.json"}
-    build = build_of(
+    return build_of(
         tmp_path, *models.values(), published(tmp_path, "trt_engine", files), *data_of(tmp_path, tiny_cache)
     )
+
+
+def test_a_benchmark_without_videos_asks_for_no_folder(build_with_engine: Build) -> None:
     product = build_benchmark(
-        build,
+        build_with_engine,
         BenchmarkOptions(batch_sizes=[1], rounds=1, windows=1),
         clips=1,
         videos=0,
@@ -175,14 +178,8 @@ def test_a_benchmark_without_videos_asks_for_no_folder(
     assert product.headline.startswith("onnxruntime_cpu")
 
 
-def test_a_benchmark_is_a_table_and_a_chart(
-    tmp_path: Path, tiny_cache: Path, tiny_onnx: Path, models: dict[str, Artifact]
-) -> None:
-    build_engine(tiny_onnx, tmp_path / ENGINE, EngineOptions(builder="tensorrt_rtx", targets=["8.9"]))
-    files = {ENGINE: tmp_path / ENGINE, f"{ENGINE}.json": tmp_path / f"{ENGINE}.json"}
-    build = build_of(
-        tmp_path, *models.values(), published(tmp_path, "trt_engine", files), *data_of(tmp_path, tiny_cache)
-    )
+def test_a_benchmark_is_a_table_and_a_chart(build_with_engine: Build, tiny_cache: Path) -> None:
+    build = build_with_engine
     options = BenchmarkOptions(batch_sizes=[1], rounds=3, windows=1)
     with pytest.raises(HarError, match=r"No runtime could be measured \(tensorrt: it was built by TensorRT-RTX"):
         benchmark(build, tiny_cache / "videos", options, "tensorrt")
