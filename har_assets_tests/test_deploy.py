@@ -178,15 +178,6 @@ def test_the_image_has_a_user_a_check_and_the_lock(instructions: list[dict[str, 
     assert COMPOSE["services"]["worker"]["build"]["args"] == {"DEVICE": "cpu", "TORCH_INDEX": "${TORCH_INDEX:-}"}
 
 
-def test_what_the_cpu_image_leaves_out_is_nvidias_alone() -> None:
-    pattern = re.search(r"grep -vE '([^']+)'", (DEPLOY / "Dockerfile").read_text())
-    assert pattern
-    lock = (REPOSITORY / "requirements.lock").read_text().splitlines()
-    left_out = {line.split("==")[0] for line in lock if re.search(pattern[1], line)}
-    assert {"torch", "torchvision", "triton"} < left_out
-    assert all(name.startswith(("nvidia-", "cuda-")) for name in left_out - {"torch", "torchvision", "triton"})
-
-
 # --- Dagster's files -----------------------------------------------------------------------------------------------
 
 

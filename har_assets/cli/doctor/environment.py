@@ -54,7 +54,7 @@ def check_packages(project: Path) -> Finding:
         elif not requirement.specifier.contains(version, prereleases=True):
             broken.append(f"{requirement.name} is {version}, not {requirement.specifier}")
     if broken:
-        return Finding("packages", PROBLEM, some(broken), "pip install --requirement requirements.lock")
+        return Finding("packages", PROBLEM, some(broken), "pip install --no-deps --requirement requirements.lock")
     lock = next(
         (path for path in (project / "requirements.lock", _source_folder() / "requirements.lock") if path.is_file()),
         None,
@@ -69,7 +69,7 @@ def check_packages(project: Path) -> Finding:
         if (version := installed(name)) is None or version.split("+")[0] != wanted.split("+")[0]
     ]
     if different:
-        return Finding("packages", WARNING, some(different), f"pip install --requirement {lock}")
+        return Finding("packages", WARNING, some(different), f"pip install --no-deps --requirement {lock}")
     return Finding("packages", OK, f"{len(pinned)} in the versions of {lock.name}")
 
 
