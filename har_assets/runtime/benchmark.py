@@ -34,6 +34,7 @@ from har_assets.runtime.benchmark_options import BenchmarkOptions
 from har_assets.runtime.choice import RUNTIMES, available_runtimes, open_model
 from har_assets.runtime.predictor import Clips, Scores
 from har_assets.runtime.video import VideoPrediction, predict_videos
+from har_assets.system.usage import Gpus
 from har_assets.video.workers import available_cores
 
 ANSWER_SECONDS = 600
@@ -336,11 +337,12 @@ def describe_machine() -> dict[str, str]:
     facts = _cpu_facts()
     flags = facts.get("flags", "").split()
     units = [name for flag, name in VECTOR_UNITS.items() if flag in flags]
+    gpus = Gpus.open()
     machine = {
         "cpu": facts.get("model name", platform.processor() or platform.machine()),
         "cores": str(available_cores()),
         "vector_units": ", ".join(units),
-        "gpu": _gpu_name() or "none",
+        "gpu": gpus.name if gpus else "none",
         "system": platform.platform(),
         "python": platform.python_version(),
     }
@@ -360,28 +362,11 @@ def _cpu_facts() -> dict[str, str]:
     return {name.strip(): value.strip() for name, value in pairs}
 
 
-def _nvidia_smi(query: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.splitlines()[0].strip() if done.stdout.strip() else None
-
-
-def _gpu_name() -> str | None:
-    return _nvidia_smi("name,driver_version")
-
-
 def _gpu_memory_mb() -> float | None:
     """Memory in use on the first GPU by all processes: of one process it cannot be asked inside containers."""
-    used = _nvidia_smi("memory.used")
-    return float(used) * 1.048576 if used and used.replace(".", "").isdigit() else None
+    gpus = Gpus.open()
+    used = gpus.memory_bytes() if gpus else []
+    return used[0] / 1e6 if used else None
 
 
 def _rounded(value: Any) -> Any:

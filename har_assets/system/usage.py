@@ -107,15 +107,30 @@ class Gpus:
                 devices.append(find(int(name) if name.isdecimal() else name))
         return cls(devices) if devices else None
 
+    @property
+    def name(self) -> str:
+        """The first one and its driver, such as `NVIDIA H100 80GB HBM3, 570.124.06`."""
+        import pynvml
+
+        return f"{pynvml.nvmlDeviceGetName(self._devices[0])}, {pynvml.nvmlSystemGetDriverVersion()}"
+
+    def memory_bytes(self) -> list[int]:
+        """Memory in use on each GPU that tells it, by all processes."""
+        import pynvml
+
+        used = []
+        for device in self._devices:
+            with suppress(pynvml.NVMLError):
+                used.append(int(pynvml.nvmlDeviceGetMemoryInfo(device).used))
+        return used
+
     def look(self) -> tuple[int, float] | None:
         """Most memory in use on one of them, in bytes, and their mean utilisation in per cent; None if unknown."""
         import pynvml
 
-        used, percents = [], []
+        used, percents = self.memory_bytes(), []
         for device in self._devices:
             with suppress(pynvml.NVMLError):  # not every GPU tells each
-                used.append(int(pynvml.nvmlDeviceGetMemoryInfo(device).used))
-            with suppress(pynvml.NVMLError):
                 percents.append(float(pynvml.nvmlDeviceGetUtilizationRates(device).gpu))
         return (max(used), sum(percents) / len(percents)) if used and percents else None
 

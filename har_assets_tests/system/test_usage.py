@@ -141,6 +141,9 @@ int nvmlDeviceGetMemoryInfo(void *device, struct memory *found)
     {found->used = device == devices ? 5000000000ULL : 7000000000ULL; return 0;}
 int nvmlDeviceGetUtilizationRates(void *device, struct utilisation *found)
     {found->gpu = device == devices ? 40 : 80; found->memory = 1; return 0;}
+int nvmlDeviceGetName(void *device, char *name, unsigned length)
+    {strncpy(name, device == devices ? "Small" : "Large", length); return 0;}
+int nvmlSystemGetDriverVersion(char *version, unsigned length) {strncpy(version, "570.1", length); return 0;}
 """
 """NVML's interface, by its header, and two GPUs that are not there."""
 
@@ -150,16 +153,17 @@ def test_the_driver_is_asked_by_its_interface(tmp_path: Path) -> None:
     (tmp_path / "driver.c").write_text(DRIVER)
     library = tmp_path / "libnvidia-ml.so.1"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "driver.c"], check=True)
-    code = "from har_assets.system.usage import Gpus; gpus = Gpus.open(); print(gpus.look() if gpus else None)"
+    code = "from har_assets.system.usage import Gpus; gpus = Gpus.open(); print(gpus and {0})"
 
-    def seen(chosen: str) -> str:
+    def seen(chosen: str, asked: str = "gpus.look()") -> str:
         environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": chosen}
         return subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", code.format(asked)], env=environment, capture_output=True, text=True, check=True
         ).stdout.strip()
 
     assert seen("0,1") == "(7000000000, 60.0)"
     assert seen("0") == seen("GPU-8a9d") == "(5000000000, 40.0)"
+    assert seen("1,0", "(gpus.name, gpus.memory_bytes())") == "('Large, 570.1', [7000000000, 5000000000])"
     assert seen("GPU-ffff") == seen("") == "None"
 
 
