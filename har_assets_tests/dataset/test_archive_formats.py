@@ -20,6 +20,7 @@ import pyarrow
 import pytest
 
 from har_assets.dataset.archive import extract_split_lists, extract_videos, readers
+from har_assets.errors import ArchiveError
 from har_assets_tests.dataset.test_archive import (
     CLIPS,
     by_class,
@@ -268,6 +269,8 @@ def test_passwords_are_never_asked_for(shared_data: Path, tmp_path: Path):
     for name, data in sources.items():
         (tmp_path / name).write_bytes(data)
         refused(tmp_path / name, tmp_path, "encrypted")
+        with pytest.raises(ArchiveError, match="encrypted"):
+            readers.Archive(tmp_path / name, name, 100)  # before anything is decoded
 
 
 def test_a_sparse_tar_of_the_new_kind_is_refused(tmp_path: Path):
@@ -332,9 +335,11 @@ def test_a_decoder_that_stands_still_is_given_up(tmp_path: Path, monkeypatch: py
 
     thread = threading.Thread(target=stop_the_decoder)
     thread.start()
+    started = time.monotonic()
     refused(tmp_path / "source.zip", tmp_path, "7zz has given nothing for")
     thread.join()
     assert stopped
+    assert time.monotonic() - started < 15
     assert not psutil.pid_exists(stopped[0])
 
 

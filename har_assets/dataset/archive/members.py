@@ -1,6 +1,7 @@
 """A file inside an archive: what a reader gives of it, how it is copied, and what is refused in one sentence."""
 
 import re
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -63,7 +64,7 @@ def damage_in_words(shown: str) -> Iterator[None]:
     """Turn what the readers raise on unsound archives into one sentence."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, subprocess.TimeoutExpired) as error:
         raise damaged(shown, str(error)) from error
     except OSError as error:
         if error.errno in DISK_FULL_ERRNOS:

@@ -186,8 +186,8 @@ class _Output(io.RawIOBase):
         self._shown = shown
         self._listing = "-slt" in commands[-1]
         self._listed = ""
-        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115
         program = seven_zip()
         for command in commands:
             # Nothing to read but the process before it, so that no program can ask for a password.
