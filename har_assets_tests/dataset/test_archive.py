@@ -352,8 +352,8 @@ def test_a_zip_with_a_symlink_is_refused(tmp_path: Path):
 
 def test_an_encrypted_zip_is_refused(tmp_path: Path):
     data = bytearray(zip_bytes(CLIPS))
-    at = data.index(b"PK\x01\x02")
-    data[at + 8] |= 1
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.index(signature) + offset] |= 1
     (tmp_path / "source.zip").write_bytes(data)
     refused(tmp_path / "source.zip", tmp_path, "encrypted")
 
@@ -442,12 +442,12 @@ def test_a_damaged_member_is_refused(tmp_path: Path):
     ("data", "match"),
     [
         (b"", "is empty"),
-        (b"<html>404</html>" * 100, "not a RAR, ZIP or TAR"),
-        (random.Random(0).randbytes(5000), "not a RAR, ZIP or TAR"),
+        (b"<html>404</html>" * 100, "not a RAR, ZIP, 7z or TAR"),
+        (random.Random(0).randbytes(5000), "not a RAR, ZIP, 7z or TAR"),
         (zip_bytes({}), "no video"),
         (zip_bytes({"golf/notes.txt": b"x"}), "no video"),
         (zip_bytes({"golf.zip": zip_bytes({})}), "no video"),
-        (tar_bytes({}), "no video"),
+        (tar_bytes({}), "not a RAR, ZIP, 7z or TAR"),
         (zip_bytes({"x.avi": b"x"}), "outside any folder"),
         (zip_bytes({f"golf/{'x' * 300}.avi": b"x"}), "255 bytes"),
         (
@@ -559,11 +559,11 @@ def test_split_lists_from_bad_sources(tmp_path: Path):
 SLOWLY = """
 import sys, time
 from pathlib import Path
-from har_assets.dataset.archive import extract
-def slow(stream, path, member, cancelled, count, copy=extract.copy_member):
+from har_assets.dataset.archive import extract, plan
+def slow(stream, path, member, cancelled, count, copy=plan.copy_member):
     time.sleep(0.01)
     copy(stream, path, member, cancelled, count)
-extract.copy_member = slow
+plan.copy_member = slow
 print("started", flush=True)
 extract.extract_videos(Path(sys.argv[1]), Path(sys.argv[2]))
 """

