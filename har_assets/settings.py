@@ -93,6 +93,10 @@ LOG_FILE = Setting("HAR_LOG_FILE")
 
 # -------------------------------------------------------------------------------------------------------- alerts
 
+ALERTS = Setting("HAR_ALERTS")
+"""Addresses of apprise, such as `slack://` and `tgram://`, that hear of failed runs, with spaces or commas between
+them. Default: none does."""
+
 ALERT_WEBHOOK = Setting("HAR_ALERT_WEBHOOK")
 """Address that gets a POST of JSON for every failed run. Default: none does."""
 

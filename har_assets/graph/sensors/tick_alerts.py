@@ -8,9 +8,8 @@ tags.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dagster import DagsterInstance
@@ -23,7 +22,7 @@ from har_assets.graph.dagster_private import (
     newest_ticks,
 )
 from har_assets.graph.resources.mlflow import MlflowTracking
-from har_assets.graph.sensors.delivery import GIVE_UP_S, LONGEST_REASON, TICK_S, Delivery, UndeliveredError, Way
+from har_assets.graph.sensors.delivery import GIVE_UP_S, Alert, Way, compose, iso
 
 if TYPE_CHECKING:
     from har_assets.graph.dagster_private import InstigatorState, InstigatorTick
@@ -39,38 +38,32 @@ KINDS = {
 }
 
 Reported = dict[str, dict[str, float]]
-"""Way of sending, then id of a sensor or schedule, to the time of the failed tick reported last; JSON-ready."""
+"""Key of a way, then id of a sensor or schedule, to the time of the failed tick reported last; JSON-ready."""
 
 
-def deliver_ticks(
+def tick_alerts(
     instance: DagsterInstance, by: Sequence[Way], reported: Reported, link: MlflowTracking, since: float, now: float
-) -> tuple[Delivery, Reported]:
-    """Send a message about each series of failed ticks after `since` that a way has not reported.
+) -> tuple[list[Alert], Reported]:
+    """Make an alert about each series of failed ticks after `since` that a way has not reported.
 
-    Returns what was done, and what is reported now. The latter holds failures of the last day, so it stays small.
+    Returns them, and what is reported; delivering them adds to the latter. It holds failures of the last day, so it
+    stays small.
     """
-    done = Delivery()
-    failed = newest_ticks(instance, [dagster_private.TickStatus.FAILURE], after=max(since, now - GIVE_UP_S))
-    known: Reported = {}
-    for way in by:
-        before = reported.get(way.name, {})
-        known[way.name] = {
-            state.selector_id: before[state.selector_id] for state, _ in failed if state.selector_id in before
-        }
-        until = time.monotonic() + TICK_S / len(by)
-        for state, tick in failed:
-            if time.monotonic() > until or not _is_news(instance, state, tick, before.get(state.selector_id), now):
-                continue
-            try:
-                way.send(message_of_tick(state, tick, link))
-            except UndeliveredError as error:
-                done.faults.append(str(error))
-                if not error.refused:
-                    break
-            else:
-                done.sent += 1
-                known[way.name][state.selector_id] = tick.timestamp
-    return done, known
+    found = []
+    known: Reported = {way.key: {} for way in by}
+    for state, tick in newest_ticks(instance, [dagster_private.TickStatus.FAILURE], after=max(since, now - GIVE_UP_S)):
+        for way in by:
+            before = reported.get(way.key, reported.get(way.kind, {}))
+            if state.selector_id in before:
+                known[way.key][state.selector_id] = before[state.selector_id]
+
+        def note(key: str, _: str, selector: str = state.selector_id, failed_at: float = tick.timestamp) -> None:
+            known[key][selector] = failed_at
+
+        told = {key: times.get(state.selector_id) for key, times in known.items()}
+        waiting = {key for key, before in told.items() if _is_news(instance, state, tick, before, now)}
+        found.append(Alert(tick.timestamp, partial(message_of_tick, state, tick, link), waiting, note))
+    return found, known
 
 
 def _is_news(
@@ -87,20 +80,18 @@ def _is_news(
 def message_of_tick(state: InstigatorState, tick: InstigatorTick, link: MlflowTracking) -> dict[str, Any]:
     """Write the message about a failed tick: the fields of a failed run, without `run_id`, and the sensor as `job`."""
     kind = KINDS.get(state.instigator_type, "automation")
-    reason = _reason(tick.tick_data.error)[:LONGEST_REASON]
     place = state.repository_selector
     page = f"locations/{place.repository_name}@{place.location_name}/{kind}s/{state.name}"
-    url = link.dagster_page(page if kind != "automation" else "automation")
-    return {
-        "run_id": "",
-        "job": f"{kind} {state.name}",
-        "assets": [],
-        "failures": [{"step": "", "reason": reason}],
-        "started": _time(tick.timestamp),
-        "ended": _time(tick.tick_data.end_timestamp or tick.timestamp),
-        "url": url,
-        "text": f"The {kind} {state.name} failed and started no run.\n{reason}\n{url}",
-    }
+    return compose(
+        f"The {kind} {state.name} failed and started no run.",
+        [("", _reason(tick.tick_data.error))],
+        run_id="",
+        job=f"{kind} {state.name}",
+        assets=[],
+        started=iso(tick.timestamp),
+        ended=iso(tick.tick_data.end_timestamp or tick.timestamp),
+        url=link.dagster_page(page if kind != "automation" else "automation"),
+    )
 
 
 def _reason(error: SerializableErrorInfo | None) -> str:
@@ -108,7 +99,3 @@ def _reason(error: SerializableErrorInfo | None) -> str:
     while error is not None and error.cause is not None:
         error = error.cause
     return " ".join(error.message.split()) if error is not None else "no reason given"
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -1,5 +1,6 @@
 """Messages of failed ticks: with made ticks on a real instance, and with a real daemon, to a server on this machine."""
 
+import json
 import os
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from dagster_shared.error import SerializableErrorInfo
 
 from har_assets.graph.sensors import tick_alerts
 from har_assets_tests.graph.sensors.test_alerts import (
+    FIELDS,
     Listener,
     MailServer,
     Sensor,
@@ -98,6 +100,7 @@ def test_a_streak_of_failed_ticks_is_told_once(
     assert message["text"] == (
         f"The sensor new_video_sensor failed and started no run.\nValueError: the disk is full\n{page}"
     )
+    assert message.keys() == FIELDS
     assert message["run_id"] == ""
     assert message["ended"].endswith("+00:00")
 
@@ -134,13 +137,13 @@ def test_each_way_is_told_for_itself_and_tried_again(
     mail_to(mail_server, monkeypatch)
     Instigator(instance, "new_video_sensor").tick(TickStatus.FAILURE)
     listener.answers = [503]
-    assert sensor.tick() == "1 alerts sent, not delivered: the webhook at 127.0.0.1 answered 503"
-    (mail,) = mail_server.mails
-    assert mail["Subject"] == "sensor new_video_sensor failed"
+    assert sensor.tick() == "2 alerts sent, not delivered: the webhook at 127.0.0.1 answered 503"
+    mail, second = mail_server.mails
+    assert mail["Subject"] == second["Subject"] == "sensor new_video_sensor failed"
     assert "the disk is full" in mail.get_content()
     listener.answers = [200]
     assert sensor.tick() == "1 alerts sent"
-    assert (len(mail_server.mails), len(listener.got)) == (1, 1)
+    assert (len(mail_server.mails), len(listener.got)) == (2, 1)
 
 
 def test_a_refused_message_holds_up_no_other_and_old_failures_are_no_news(
@@ -155,6 +158,25 @@ def test_a_refused_message_holds_up_no_other_and_old_failures_are_no_news(
     assert sensor.tick() == "0 alerts sent"
     monkeypatch.undo()
     assert '"ticks": {"webhook": {}}' in (sensor.cursor or ""), "what is long over is not kept"
+
+
+def test_what_was_reported_before_an_upgrade_is_not_reported_again(
+    sensor: Sensor,
+    instance: dg.DagsterInstance,
+    listener: Listener,
+    mail_server: MailServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mail_to(mail_server, monkeypatch)
+    broken = Instigator(instance, "new_video_sensor")
+    broken.tick(TickStatus.FAILURE)
+    reported = {broken.state.selector_id: broken.now}
+    assert sensor.cursor is not None
+    sensor.cursor = json.dumps({**json.loads(sensor.cursor), "ticks": {"webhook": reported, "mail": reported}})
+    broken.tick(TickStatus.FAILURE)
+    for _ in range(2):
+        assert sensor.tick() == "0 alerts sent"
+    assert (mail_server.mails, listener.got) == ([], [])
 
 
 BROKEN = """
@@ -188,6 +210,7 @@ def daemon(tmp_path: Path, listener: Listener) -> Iterator["subprocess.Popen[byt
             "DAGSTER_HOME": str(tmp_path),
             "HAR_ALERT_WEBHOOK": listener.url,
             "HAR_ALERT_MAIL": "",
+            "HAR_ALERTS": "",
             "PYTHONPATH": str(REPOSITORY),
         },
         stdout=(tmp_path / "daemon.log").open("w"),
