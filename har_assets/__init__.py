@@ -19,7 +19,10 @@ __all__ = ["defs"]
 
 def __getattr__(name: str) -> Any:
     if name == "defs":
-        from har_assets.definitions import defs
+        from har_assets.graph.failures import load_failures_in_words
+
+        with load_failures_in_words():
+            from har_assets.definitions import defs
 
         return defs
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,10 @@
 """The whole graph."""
 
+import logging
+
 import dagster as dg
 
+from har_assets import settings
 from har_assets.graph.assets.benchmark import runtime_benchmark
 from har_assets.graph.assets.data_dvc import data_dvc
 from har_assets.graph.assets.dataset import (
@@ -55,6 +58,9 @@ RESOURCES = {
     "incoming": IncomingVideos(),
     "pipes": dg.PipesSubprocessClient(termination_timeout_seconds=60),
 }
+
+for sentence in settings.unknown().values():
+    logging.getLogger(__name__).warning(sentence)
 
 defs = dg.Definitions(
     assets=ASSETS,

@@ -5,6 +5,10 @@ class HarError(Exception):
     """A fault that the user can mend. The message says what is wrong and what to do."""
 
 
+class SettingsError(HarError):
+    """Environment variables that hold what they cannot mean."""
+
+
 class PassingError(HarError):
     """A fault that may be gone in a minute, and that nothing has tried again yet (a network, a server that is away).
 

@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 
 from har_assets import settings
+from har_assets.errors import HarError
 from har_assets.graph.dagster_private import failure_reason
 
 
@@ -29,7 +30,7 @@ class JsonLogHandler(logging.Handler):
             line = (json.dumps(line_of(record), ensure_ascii=False, default=str) + "\n").encode(
                 errors="backslashreplace"
             )
-            if path := settings.LOG_FILE.get():
+            if path := settings.read().log_file:
                 file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
                 try:
                     os.write(file, line)
@@ -38,7 +39,7 @@ class JsonLogHandler(logging.Handler):
             else:
                 sys.stdout.buffer.write(line)
                 sys.stdout.flush()
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, HarError):
             self.handleError(record)
 
 

@@ -21,7 +21,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from har_assets.errors import HarError
 
 Log = Callable[[str], None]
 
@@ -91,6 +93,19 @@ def _docstrings(model: type) -> dict[str, str]:
 @cache
 def _source(file: str) -> str:
     return Path(file).read_text(encoding="utf-8")
+
+
+def parse_size(text: str) -> int:
+    """`200 GB` -> 200_000_000_000, in decimal units or in KiB, MiB, GiB, TiB; HarError for anything else."""
+    try:
+        if re.fullmatch(r"\s*\d+(\.\d+)?\s*[A-Za-z]*\s*", text):  # ByteSize takes `1,5 TB` for one byte
+            return int(_BYTE_SIZE.validate_python(text))
+    except ValidationError:
+        pass
+    raise HarError(f"{text!r} is no size: write a number and a unit, such as 200 GB or 1.5 TB.")
+
+
+_BYTE_SIZE = TypeAdapter(ByteSize)
 
 
 class Options(Described):

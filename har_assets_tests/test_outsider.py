@@ -174,7 +174,7 @@ def test_decord_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (both.decoder, alone.decoder) == ("decord", "pyav")
     assert np.array_equal(both.frames_THWC, alone.frames_THWC)
     monkeypatch.setenv("HAR_DECODER", "opencv")
-    with pytest.raises(HarError, match="choose auto, or pyav"):
+    with pytest.raises(HarError, match="HAR_DECODER is 'opencv': it should be 'auto' or 'pyav'"):
         decode_video(video, size=(16, 16))
 
 

@@ -1,9 +1,13 @@
 """Say what happens in videos with the models made here, and look after this folder, without starting Dagster."""
 
 import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 import typer
 
+from har_assets import settings
 from har_assets.cli.bench import bench
 from har_assets.cli.card import card
 from har_assets.cli.check import check
@@ -18,8 +22,23 @@ from har_assets.errors import HarError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
-for command in (predict, explain, bench, status, check, doctor, prune, card, init, promote, rollback, mlflow_sync):
-    app.command()(command)
+
+def _with_valid_settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command, refused where settings are wrong."""
+
+    @wraps(command)
+    def checked(*arguments: Any, **options: Any) -> Any:
+        settings.read()
+        for sentence in settings.unknown().values():
+            print(f"warning: {sentence}", file=sys.stderr)
+        return command(*arguments, **options)
+
+    return checked
+
+
+for command in (predict, explain, bench, status, check, prune, card, init, promote, rollback, mlflow_sync):
+    app.command()(_with_valid_settings(command))
+app.command()(doctor)  # which says what is wrong with the settings itself
 
 
 def run() -> None:

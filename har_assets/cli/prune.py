@@ -15,7 +15,6 @@ from har_assets.store.opening import open_store
 from har_assets.store.pruning import KEEP, OLDER_THAN_DAYS
 from har_assets.store.pruning_report import Rules, prune_store
 from har_assets.tracking.registry import registered_versions
-from har_assets.tracking.tags import OWN_DATABASE
 
 
 def prune(
@@ -32,7 +31,7 @@ def prune(
             envvar=[settings.MLFLOW_URI, "MLFLOW_TRACKING_URI"],
             help="MLflow server or database whose aliases are kept.",
         ),
-    ] = OWN_DATABASE,
+    ] = settings.OWN_DATABASE,
     store: Annotated[
         str, typer.Option("--store", help="Folder or address of the products; HAR_ARTIFACTS, else artifacts.")
     ] = "",

@@ -8,7 +8,7 @@ import typer
 from har_assets import settings
 from har_assets.cli.output import Store
 from har_assets.store.opening import open_store
-from har_assets.tracking.tags import MODEL_NAME, OWN_DATABASE
+from har_assets.tracking.tags import MODEL_NAME
 
 if TYPE_CHECKING:
     from har_assets.serving.promotion import Decision
@@ -28,7 +28,7 @@ def promote(
     ] = "",
     alpha: Annotated[float, typer.Option(help="Largest p-value that counts as more than noise.")] = 0.05,
     name: Name = MODEL_NAME,
-    uri: Address = OWN_DATABASE,
+    uri: Address = settings.OWN_DATABASE,
     store: Store = "",
 ) -> None:
     """Make the challenger champion if it is better on the same test videos beyond noise. Exit status 1 where not."""
@@ -40,7 +40,7 @@ def promote(
 def rollback(
     to: Annotated[str, typer.Option(help="Version to return to; the champion before if left out.")] = "",
     name: Name = MODEL_NAME,
-    uri: Address = OWN_DATABASE,
+    uri: Address = settings.OWN_DATABASE,
     store: Store = "",
 ) -> None:
     """Give the alias champion back to the version that had it before. Exit status 1 where nothing was moved."""

@@ -20,7 +20,6 @@ from har_assets.store import protocol
 from har_assets.store.opening import open_store
 from har_assets.store.record import Artifact
 from har_assets.system.files import format_bytes
-from har_assets.tracking.tags import OWN_DATABASE
 
 SPLITS = ("1", "2", "3")
 INCOMING = "incoming_video_predictions"
@@ -106,7 +105,7 @@ def status(store: Store = "") -> None:
         console.print(f"\nEngine:       {engine.file(ENGINE)}", soft_wrap=True)
         console.print("Predict:      har predict VIDEO...")
         console.print("Web UI:       dagster dev            then http://127.0.0.1:3000/asset-groups")
-        uri = settings.MLFLOW_URI.get() or OWN_DATABASE
+        uri = settings.read().mlflow_uri
         if "://" in uri and not uri.startswith("http"):
             uri = f"mlflow ui --backend-store-uri {uri} --port 8080"
         console.print(f"Experiments:  {uri}", markup=False, soft_wrap=True)

@@ -1,26 +1,14 @@
-"""The Ray cluster that HAR_RAY names: its address, a client of its job server, its nodes."""
+"""The Ray cluster that HAR_RAY names: a client of its job server, its nodes."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from har_assets import settings
 from har_assets.errors import HarError
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
-
-
-def cluster_address() -> str:
-    """Address of the job server by HAR_RAY, empty where there is none; HarError for one that is no address."""
-    address = settings.RAY.get("").strip()
-    if address and urlsplit(address).scheme not in ("http", "https"):
-        raise HarError(
-            f"{settings.RAY} is {address!r}: set it to the address of the cluster's job server, http://HEAD:8265, or "
-            "unset it to run steps on this machine."
-        )
-    return address
 
 
 def connect(address: str) -> JobSubmissionClient:

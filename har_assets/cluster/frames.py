@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from har_assets.cluster.address import cluster_address
+from har_assets import settings
 from har_assets.cluster.needs import needs
 from har_assets.cluster.sharding import Shards, make_parts, parts, publish_part, shards_of
 from har_assets.dataset.clips import data_here
@@ -55,7 +55,7 @@ def decode_shard(key: str, clips: list[str], location: StoreLocation, params: Ca
     """Publish the part `key` from this node, unless it is there. Raises HarError."""
 
     def build(store: Store, staging: Path, work: Path) -> tuple[str, dict[str, Any]]:
-        data = data_here(location.project_folder, store, on_cluster=bool(cluster_address()))
+        data = data_here(location.project_folder, store, on_cluster=bool(settings.read().ray))
         videos = data / VIDEOS
         report = build_frame_cache(
             {clip: videos / clip for clip in clips},

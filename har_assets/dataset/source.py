@@ -43,7 +43,7 @@ def choose_source(wanted: str, project: Path, store: Store, dvc: DvcRepository, 
         wanted
         or (DVC if pulled else "")
         or (published.record.metadata["source"] if published else "")
-        or settings.SOURCE.get("")
+        or settings.read().source
         or (DVC if tracked_real(project, store, dvc) else SAMPLE)
     )
     if source in SOURCES:

@@ -6,31 +6,16 @@ has changed before that is left to the next run by hand or by schedule.
 
 import logging
 import warnings
-import zoneinfo
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import dagster as dg
 
-from har_assets import settings
-from har_assets.errors import HarError
 from har_assets.graph.asset import CONFIGS
 from har_assets.graph.dagster_private import SensorExecutionData, with_run_config
 from har_assets.graph.resources.store import ArtifactStore
 
 logger = logging.getLogger(__name__)
-
-
-def time_zone() -> str:
-    """The time zone of schedules, by HAR_TIME_ZONE; UTC without it. HarError for a name that does not exist."""
-    name = settings.TIME_ZONE.get() or "UTC"
-    try:
-        zoneinfo.ZoneInfo(name)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        raise HarError(
-            f"There is no time zone {name!r}: set {settings.TIME_ZONE} to an IANA name (Europe/Berlin), or unset it."
-        ) from None
-    return name
 
 
 _AN_HOUR_HAS_BEGUN: Any = dg.AutomationCondition.cron_tick_passed("0 * * * *")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import click
 import dagster as dg
 
 from har_assets.errors import HarError, PassingError
@@ -23,8 +24,25 @@ class SentenceFailure(dg.Failure, DagsterUserCodeProcessError):  # noqa: N818 - 
         self.user_code_process_error_infos = [SerializableErrorInfo(f"{sentence}\n", stack=[], cls_name="Failure")]
 
 
+class LoadError(DagsterUserCodeProcessError, click.ClickException):
+    """A graph that cannot be loaded, shown as its sentence by the web UI and by Dagster's commands."""
+
+    def __init__(self, sentence: str) -> None:
+        info = SerializableErrorInfo(f"{sentence}\n", stack=[], cls_name="LoadError")
+        super().__init__(sentence, user_code_process_error_infos=[info])  # type: ignore[no-untyped-call]
+
+
 RETRY_PAUSES_S = (15.0, 60.0, 240.0)
 """Pauses before a step is tried again after a PassingError, seconds: long enough for a server to restart."""
+
+
+@contextmanager
+def load_failures_in_words() -> Iterator[None]:
+    """Turn a HarError while the graph is loaded into a LoadError."""
+    try:
+        yield
+    except HarError as error:
+        raise LoadError(str(error)) from None
 
 
 @contextmanager

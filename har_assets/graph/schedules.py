@@ -2,17 +2,19 @@
 
 import dagster as dg
 
-from har_assets.graph.automation import last_configuration, time_zone
+from har_assets import settings
+from har_assets.graph.automation import last_configuration
 from har_assets.graph.dagster_private import assets_of_job
 from har_assets.graph.resources.store import ArtifactStore
 
+TIME_ZONE = settings.read().time_zone
 EVALUATION = ("test_predictions", "evaluation_report")
 
 
 @dg.schedule(
     job_name="whole_road",
     cron_schedule="0 3 * * 1",
-    execution_timezone=time_zone(),
+    execution_timezone=TIME_ZONE,
     default_status=dg.DefaultScheduleStatus.STOPPED,
     description="Mondays at 03:00: the job whole_road, each asset with the configuration it was last made with. What "
     "is unchanged is skipped, so new data costs its decoding, a training and all that follows, and nothing new costs "
@@ -28,7 +30,7 @@ def weekly_retraining(context: dg.ScheduleEvaluationContext, store: ArtifactStor
 @dg.schedule(
     target=dg.AssetSelection.assets(*EVALUATION),
     cron_schedule="0 2 * * *",
-    execution_timezone=time_zone(),
+    execution_timezone=TIME_ZONE,
     default_status=dg.DefaultScheduleStatus.STOPPED,
     description="Every night at 02:00: the latest model on every test video, again although nothing has changed, and "
     "the report, with the configuration of the last time. Costs seconds on the sample, minutes on HMDB51.",
@@ -46,7 +48,7 @@ weekly_pruning = dg.ScheduleDefinition(
     name="weekly_pruning",
     job_name="prune_artifacts",
     cron_schedule="0 5 * * 0",
-    execution_timezone=time_zone(),
+    execution_timezone=TIME_ZONE,
     run_config={"ops": {"prune_store": {"config": {"remove": True}}}},
     description="Sundays at 05:00: removes old versions from the store, three of each asset and all that is needed "
     "excepted; in a bucket it marks them, and removes what it marked the Sunday before. Costs a look at every "

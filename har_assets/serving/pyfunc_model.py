@@ -40,13 +40,12 @@ class ServedVideoModel(PythonModel):  # type: ignore[misc]
     def load_context(self, context: PythonModelContext) -> None:
         """Open the model and start the decoding processes."""
         config = dict(context.model_config or {})
-        folder = settings.SERVING_FOLDER.get()
         self.service = VideoService(
             Path(context.artifacts["model"]),
             ServingLimits.from_config(config),
             runtime=str(config.get("runtime", "auto")),
             workers=int(config.get("workers", 0)),
-            folder=Path(folder) if folder else None,
+            folder=settings.read().serving_folder,
         )
 
     def predict(

@@ -6,17 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from har_assets import settings
+from har_assets.settings import DEFAULT_ROOT
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.protocol import Store
 from har_assets.store.quota import Quota
 
-DEFAULT_ROOT = "artifacts"
-"""Folder of the artifact store, below the project folder, where nothing else is named."""
-
 
 def chosen_root(root: str | Path = "") -> str:
     """Folder or address of the store: `root`, else what HAR_ARTIFACTS says, else `artifacts`."""
-    return str(root or settings.ARTIFACTS.get() or DEFAULT_ROOT)
+    return str(root or settings.read().artifacts)
 
 
 def open_store(

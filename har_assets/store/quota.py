@@ -9,7 +9,8 @@ from typing import Self
 
 from har_assets import settings
 from har_assets.errors import HarError
-from har_assets.system.files import format_bytes, parse_size, size_of
+from har_assets.options import parse_size
+from har_assets.system.files import format_bytes, size_of
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Quota:
 
         HarError for what is no size.
         """
-        text = size or settings.STORE_QUOTA.get("")
-        return cls(root, parse_size(text), measure) if text.strip() else None
+        most = parse_size(size) if size.strip() else settings.read().store_quota
+        return None if most is None else cls(root, most, measure)
 
     def used(self) -> int:
         """Bytes that are taken now; of an address by one listing. Raises StorageError."""

@@ -14,7 +14,6 @@ HAR_MLFLOW_URI or of the project folder, and an address that the store or MLflow
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -28,10 +27,10 @@ def confined(path: Path, project: Path, what: str) -> Path:
 
     HarError where HAR_ALLOWED_FOLDERS is set and the path, its links followed, lies below none of them.
     """
-    allowed = settings.ALLOWED_FOLDERS.get()
+    allowed = settings.read().allowed_folders
     if allowed is None:
         return path
-    folders = [project, *(Path(folder) for folder in allowed.split(os.pathsep) if folder)]
+    folders = [project, *allowed]
     try:
         target = path.resolve()
         inside = any(target.is_relative_to(folder.resolve()) for folder in folders)
@@ -51,7 +50,7 @@ def refuse_other_address(address: str, what: str, variable: settings.Setting, ow
 
     `what` is the option, for the sentence.
     """
-    if settings.ALLOWED_FOLDERS.get() is not None and address not in ("", own, variable.get()):
+    if settings.read().allowed_folders is not None and address not in ("", own, variable.get()):
         raise HarError(
             f"{what} must not be set to {address!r} in this deployment: remove it, or ask an administrator to change "
             f"{variable}."
@@ -60,8 +59,8 @@ def refuse_other_address(address: str, what: str, variable: settings.Setting, ow
 
 def allowed_hosts() -> frozenset[str] | None:
     """The hosts of HAR_DOWNLOAD_HOSTS, in lower case; None where any host may be named."""
-    names = settings.DOWNLOAD_HOSTS.get()
-    return None if names is None else frozenset(hosts_of(names.split(",")))
+    names = settings.read().download_hosts
+    return None if names is None else frozenset(hosts_of(names))
 
 
 def hosts_of(addresses: Iterable[str]) -> set[str]:

@@ -112,28 +112,6 @@ def hash_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-UNITS = {
-    "": 1,
-    "B": 1,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "TB": 10**12,
-    "KIB": 2**10,
-    "MIB": 2**20,
-    "GIB": 2**30,
-    "TIB": 2**40,
-}
-
-
-def parse_size(text: str) -> int:
-    """`200 GB` -> 200_000_000_000, in decimal units or in KiB, MiB, GiB, TiB; HarError for anything else."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    if match is None or match[2].upper() not in UNITS:
-        raise HarError(f"{text!r} is no size: write a number and a unit, such as 200 GB or 1.5 TB.")
-    return int(float(match[1]) * UNITS[match[2].upper()])
-
-
 def size_of(folder: Path) -> int:
     """Bytes of the files below a folder; one with several hard links counts once, links to elsewhere not at all."""
     total = 0

@@ -20,7 +20,6 @@ from har_assets.system.processes import undisturbed
 from har_assets.tracking.client import DATABASES, FAILED, FINISHED, KILLED, RUNNING, client_of, experiment_of, one_line
 from har_assets.tracking.outbox import Address, UndeliveredError, opened, report_settled, settle
 from har_assets.tracking.run_log import RunLog
-from har_assets.tracking.tags import OWN_DATABASE
 
 
 class Tracking(Described):
@@ -29,13 +28,13 @@ class Tracking(Described):
     stopped_by: ClassVar[tuple[type[BaseException], ...]] = (KeyboardInterrupt,)
     """Exceptions that stop a step from outside: it ends as KILLED, where others end it as FAILED."""
 
-    tracking_uri: str = settings.MLFLOW_URI.get() or OWN_DATABASE
+    tracking_uri: str = settings.read().mlflow_uri
     """Server (`http://...`) or database; empty trains without MLflow. Left out: that of the environment variable
     HAR_MLFLOW_URI, else a database in the project folder. Name no password in it, as it is shown and kept:
     PostgreSQL takes PGPASSWORD."""
     experiment: str = "har_assets"
     """Experiment that runs are filed under."""
-    artifact_root: str = settings.MLFLOW_FILES.get() or "mlartifacts"
+    artifact_root: str = settings.read().mlflow_files
     """Folder or `s3://` address (HAR_MLFLOW_FILES) of run files for a new experiment in a database; a server decides
     for itself."""
     outbox: str = "mlflow_outbox"
@@ -48,7 +47,7 @@ class Tracking(Described):
 
         HarError for an address that a configuration may not name.
         """
-        refuse_other_address(self.tracking_uri, "tracking_uri of mlflow", settings.MLFLOW_URI, OWN_DATABASE)
+        refuse_other_address(self.tracking_uri, "tracking_uri of mlflow", settings.MLFLOW_URI, settings.OWN_DATABASE)
         prefix = "sqlite:///"
         if self.tracking_uri.startswith(prefix) and not self.tracking_uri.startswith(prefix + "/"):
             return f"{prefix}{project / self.tracking_uri.removeprefix(prefix)}"
@@ -78,7 +77,7 @@ class Tracking(Described):
 
     def dagster_page(self, page: str) -> str:
         """Address of a page of the web UI."""
-        base = self.dagster_ui or settings.DAGSTER_UI.get() or "http://127.0.0.1:3000"
+        base = self.dagster_ui or settings.read().dagster_ui
         return f"{base.rstrip('/')}/{page}"
 
     def link(self, run_id: str) -> str:

@@ -1,8 +1,5 @@
 """Names in MLflow that one part of the project writes and another one reads."""
 
-OWN_DATABASE = "sqlite:///mlflow.db"
-"""Tracking address without a server, relative to the project folder."""
-
 MODEL_NAME = "har_video_action"
 """Registered model that serving_model adds versions to, unless it is told another one."""
 

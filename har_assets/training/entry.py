@@ -36,11 +36,6 @@ def run_request(request_file: Path, train: Callable[[TrainingRequest], int]) -> 
         Exit status: that of `train`, 1 with the reason in `error.txt`, 130 when it was stopped.
     """
     worker = started_by_torchrun()
-    parent = settings.PARENT_PID.get()
-    if worker:
-        die_with_parent()
-    elif parent:
-        die_with_parent(int(parent))
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         request = TrainingRequest.read(request_file)
@@ -51,6 +46,10 @@ def run_request(request_file: Path, train: Callable[[TrainingRequest], int]) -> 
     if not worker:
         error_file.unlink(missing_ok=True)
     try:
+        if worker:
+            die_with_parent()
+        elif parent := settings.read().parent_pid:
+            die_with_parent(parent)
         return train(request)
     except HarError as error:
         write_reason(error_file, str(error))

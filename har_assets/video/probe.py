@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from har_assets import settings
-from har_assets.errors import HarError, VideoError
+from har_assets.errors import VideoError
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -95,10 +95,8 @@ def _facts_of(path: Path, container: "InputContainer", stream: "VideoStream") ->
         why_not_decord = "decord 0.6 has no AV1 decoder"
     elif container.duration is None:
         why_not_decord = "decord does not open a file without a duration"
-    elif (decoder := settings.DECODER.get("")) == "pyav":
+    elif settings.read().decoder == "pyav":
         why_not_decord = f"{settings.DECODER} says pyav"
-    elif decoder not in ("", "auto"):
-        raise HarError(f"{settings.DECODER} is {decoder!r}: choose auto, or pyav to leave decord alone.")
     if container.format.name != "avi":  # an AVI cannot say that it is rotated
         turns = quarter_turns(_first_frame(container, stream))
         if turns:

@@ -72,7 +72,7 @@ def test_quota(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(settings.STORE_QUOTA, str(quota))
         assert state(project_checks.check_quota(project)) == expected, quota
     monkeypatch.setenv(settings.STORE_QUOTA, "much")
-    with pytest.raises(HarError, match="is no size"):
+    with pytest.raises(HarError, match="HAR_STORE_QUOTA is 'much': write a number and a unit"):
         project_checks.check_quota(project)
 
 

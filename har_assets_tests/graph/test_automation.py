@@ -15,11 +15,11 @@ from dagster._core.loader import LoadingContextForTest
 from dagster._core.test_utils import freeze_time
 from dagster._utils.schedules import schedule_execution_time_iterator
 
-from har_assets import defs
+from har_assets import defs, settings
 from har_assets.errors import HarError
 from har_assets.graph import automation, schedules
 from har_assets.graph.asset import A_WEEK_OLD
-from har_assets.graph.automation import last_configuration, time_zone
+from har_assets.graph.automation import last_configuration
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.graph.stage import STAGES
 from har_assets_tests.project import Project, execute_here, make_own_videos, materialize_here
@@ -372,6 +372,6 @@ def test_a_time_zone_that_does_not_exist_is_said(monkeypatch: pytest.MonkeyPatch
     for name in ("Mars/Olympus", "../etc/passwd", "Europe"):
         monkeypatch.setenv("HAR_TIME_ZONE", name)
         with pytest.raises(HarError, match="IANA name"):
-            time_zone()
+            settings.read()
     monkeypatch.setenv("HAR_TIME_ZONE", "")
-    assert time_zone() == "UTC"
+    assert settings.read().time_zone == "UTC"

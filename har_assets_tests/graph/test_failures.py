@@ -25,5 +25,5 @@ def test_a_setting_that_is_impossible_is_said_by_every_asset(
 ) -> None:
     monkeypatch.setenv("HAR_STORE_QUOTA", "a lot")
     (said,) = materialize_here(Project.make(tmp_path), f"key:{asset}", {})
-    assert said.startswith("'a lot' is no size: write a number"), said
+    assert said.startswith("HAR_STORE_QUOTA is 'a lot': write a number"), said
     assert "\n" not in said

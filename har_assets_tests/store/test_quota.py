@@ -8,9 +8,10 @@ import pytest
 from har_assets import settings
 from har_assets.errors import HarError
 from har_assets.graph.resources.store import ArtifactStore
+from har_assets.options import parse_size
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.quota import Quota
-from har_assets.system.files import parse_size, size_of
+from har_assets.system.files import size_of
 from har_assets_tests.published import make_record
 from har_assets_tests.store.test_folder import publish
 

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import har_assets
+from har_assets import settings
 from har_assets.cli.doctor.finding import (
     OK,
     PROBLEM,
@@ -189,7 +190,23 @@ def _source_folder() -> Path:
     return Path(har_assets.__file__).resolve().parents[1]
 
 
+def check_settings(project: Path) -> list[Finding]:
+    """Each setting, its value and its meaning; variables that hold what they cannot mean, or that nothing reads."""
+    wrong, findings = settings.faults(), []
+    for name in settings.NAMES.values():
+        default, meaning = settings.default_of(name), settings.meaning_of(name).partition(". ")[0].rstrip(".")
+        if name in wrong:
+            findings.append(Finding(name, PROBLEM, settings.shown(name), wrong[name]))
+        elif settings.is_set(name):
+            findings.append(Finding(name, OK, f"{settings.shown(name)} (environment): {meaning}"))
+        else:
+            findings.append(Finding(name, OK, f"{f'{default!r} (default)' if default else 'not set'}: {meaning}"))
+    findings += [Finding("settings", PROBLEM, remedy) for name, remedy in wrong.items() if not name]
+    return findings + [Finding(name, WARNING, sentence) for name, sentence in settings.unknown().items()]
+
+
 CHECKS: tuple[Check, ...] = (
+    check_settings,
     check_python,
     check_packages,
     check_asset_selection,

@@ -16,11 +16,12 @@ from har_assets.cli.doctor import project as project_folder
 from har_assets.cli.doctor.finding import (
     OK,
     PROBLEM,
+    WARNING,
     Check,
     Finding,
     one_line,
 )
-from har_assets.errors import HarError
+from har_assets.errors import HarError, SettingsError
 
 
 def examine(project: Path, *, fix: bool = False) -> list[Finding]:
@@ -40,6 +41,8 @@ def examine(project: Path, *, fix: bool = False) -> list[Finding]:
 def _attempt(name: str, check: Callable[[], Finding | list[Finding]]) -> list[Finding]:
     try:
         found = check()
+    except SettingsError:  # a finding of its own
+        found = Finding(name, WARNING, "not looked at", "correct the settings first")
     except HarError as error:
         found = Finding(name, PROBLEM, str(error))
     except Exception as error:  # noqa: BLE001 - a check that breaks is a finding too

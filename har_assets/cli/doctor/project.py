@@ -33,7 +33,7 @@ def check_disk(project: Path) -> Finding:
     from har_assets.store.opening import open_store
 
     published = open_store(project=project).find_latest("raw_archive")
-    source = published.record.lineage.get("dataset", "") if published else settings.SOURCE.get("")
+    source = published.record.lineage.get("dataset", "") if published else settings.read().source
     need = HMDB51_BYTES if source == "hmdb51" else SAMPLE_BYTES
     here = sum(size_below(project / name) for name in ("artifacts", "data"))
     free = shutil.disk_usage(project).free

@@ -31,10 +31,10 @@ DAEMON_SILENT_S = 120
 
 def check_ray_cluster(project: Path) -> Finding:
     """Whether the job server of the Ray cluster answers, where one is configured, and what its nodes have."""
-    from har_assets.cluster.address import cluster_address, connect, nodes_of
+    from har_assets.cluster.address import connect, nodes_of
 
     name = "ray cluster"
-    address = cluster_address()
+    address = settings.read().ray
     if not address:
         return Finding(name, OK, f"none: steps run on this machine ({settings.RAY} is not set)")
     version = installed("ray")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import dagster as dg
 
-from har_assets.cluster.address import cluster_address
+from har_assets import settings
 from har_assets.dataset import clips
 from har_assets.dataset.checks import MANIFEST_CHECKS
 from har_assets.dataset.class_index import class_index_product
@@ -151,7 +151,7 @@ def data_unspoiled(store: ArtifactStore) -> dg.AssetCheckResult:
 
 def data_here(store: ArtifactStore) -> Path:
     """`data/` of this machine; on a node of a cluster it is first brought to what video_clips published."""
-    return clips.data_here(store.project_folder, store.data_store, on_cluster=bool(cluster_address()))
+    return clips.data_here(store.project_folder, store.data_store, on_cluster=bool(settings.read().ray))
 
 
 class ManifestsConfig(AssetConfig):
@@ -263,7 +263,7 @@ def frame_cache(
     from har_assets.video.frame_cache import clear_work
 
     shards: dict[str, list[str]] = {}
-    if cluster_address():
+    if settings.read().ray:
         shards = frames.planned_shards(store.folder, config.params, config.timeout_s, config.shard_clips)
     previous = store.folder.find_latest("frame_cache")
     work = store.folder.root / "frame_cache" / ".work"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from har_assets.cluster.address import cluster_address
+from har_assets import settings
 from har_assets.graph.asset import AssetConfig, stage_asset
 from har_assets.graph.publishing import made, result_of
 from har_assets.graph.resources.mlflow import MlflowTracking
@@ -32,7 +32,7 @@ def test_predictions(
     A video that could not be decoded counts as wrong.
     """
 
-    return result_of(*make_test_predictions(context, config, store, mlflow, on_cluster=bool(cluster_address())))
+    return result_of(*make_test_predictions(context, config, store, mlflow, on_cluster=bool(settings.read().ray)))
 
 
 def make_test_predictions(

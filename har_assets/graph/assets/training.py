@@ -9,7 +9,6 @@ from typing import Any
 import dagster as dg
 
 from har_assets import settings
-from har_assets.cluster.address import cluster_address
 from har_assets.errors import HarError
 from har_assets.graph.asset import AssetConfig, stage_asset
 from har_assets.graph.publishing import made, note_outbox, publish, result_of
@@ -140,14 +139,14 @@ def _mlflow_fields(context: dg.AssetExecutionContext, store: ArtifactStore, mlfl
 
 def _place_on_cluster(config: TrainingConfig) -> dict[str, Any]:
     """`ray_job` and `node_needs` where several nodes are to be found on a Ray cluster, else nothing."""
-    if config.nodes == 1 or config.rendezvous or not cluster_address():
+    if config.nodes == 1 or config.rendezvous or not settings.read().ray:
         return {}
-    if settings.TRAINING_PLACE.get() is None:
+    place = settings.read().training_place
+    if place is None:
         raise HarError(
             f"This step's node was chosen for a training on one: write `nodes: {config.nodes}` as a number into the "
             "run's configuration of the step, by which nodes are chosen."
         )
-    place: dict[str, Any] = json.loads(settings.TRAINING_PLACE.get(""))
     return place
 
 

@@ -8,9 +8,8 @@ from har_assets import settings
 from har_assets.errors import HarError
 from har_assets.incoming.bucket import VideoBucket
 from har_assets.incoming.folder import Signature, VideoFolder, Videos
-from har_assets.options import Described
+from har_assets.options import Described, parse_size
 from har_assets.system.confinement import confined, refuse_other_address
-from har_assets.system.files import parse_size
 
 
 class IncomingVideos(Described, dg.ConfigurableResource):
@@ -30,7 +29,7 @@ class IncomingVideos(Described, dg.ConfigurableResource):
 
     def videos(self, project: Path, home: Path) -> Videos:
         """Where the videos are; copies are made below `home`. HarError for what a configuration may not name."""
-        named = self.folder or settings.INCOMING.get() or "incoming"
+        named = self.folder or settings.read().incoming
         if "://" in named:
             refuse_other_address(named, "folder of incoming", settings.INCOMING)
             return VideoBucket(named, home, parse_size(self.most_copied))
@@ -40,7 +39,7 @@ class IncomingVideos(Described, dg.ConfigurableResource):
         """Name to signature of every video that is there; HarError where they cannot be listed."""
         from har_assets.video.walk import VIDEO_SUFFIXES
 
-        named = self.suffixes or settings.INCOMING_SUFFIXES.get("").split(",")
+        named = self.suffixes or settings.read().incoming_suffixes
         suffixes = [suffix.strip() for suffix in named if suffix.strip()] or sorted(VIDEO_SUFFIXES)
         bare = [suffix for suffix in suffixes if not suffix.startswith(".")]
         if bare:

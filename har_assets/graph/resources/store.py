@@ -6,7 +6,7 @@ import dagster as dg
 
 from har_assets import settings
 from har_assets.options import Described
-from har_assets.store.opening import DEFAULT_ROOT, StoreLocation, chosen_root
+from har_assets.store.opening import StoreLocation, chosen_root
 from har_assets.store.protocol import Store
 from har_assets.store.record import Artifact
 from har_assets.system.confinement import confined, refuse_other_address
@@ -18,7 +18,7 @@ class ArtifactStore(Described, dg.ConfigurableResource):
     root: str = ""
     """Where products are published: a folder, relative to the project folder or absolute, or an address such as
     `s3://bucket/prefix`; empty takes HAR_ARTIFACTS, else `artifacts`."""
-    work_root: str = DEFAULT_ROOT
+    work_root: str = settings.DEFAULT_ROOT
     """Where root is an address, the folder of this machine for unfinished work and copies of what has been read."""
     project: str = "."
     """Project folder: `data/`, `data.dvc` and relative paths are below it."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dagster as dg
 
-from har_assets.cluster.address import cluster_address
+from har_assets import settings
 from har_assets.graph.running.executor import surviving_executor
 
 
 def chosen_executor() -> dg.ExecutorDefinition:
     """The executor of the deployment: a process a step here, or Ray jobs where HAR_RAY is set."""
-    if cluster_address():
+    if settings.read().ray:
         from har_assets.graph.running.ray_executor import surviving_ray_executor
 
         return surviving_ray_executor

@@ -26,7 +26,7 @@ import dagster as dg
 from dagster import DagsterEvent, Executor
 
 from har_assets import settings
-from har_assets.cluster.address import cluster_address, connect, nodes_of
+from har_assets.cluster.address import connect, nodes_of
 from har_assets.cluster.needs import NEEDS_TAG
 from har_assets.cluster.training import node_needs, options_of
 from har_assets.errors import HarError
@@ -47,7 +47,6 @@ from har_assets.graph.dagster_private import (
 )
 from har_assets.graph.failures import SentenceFailure
 from har_assets.graph.running.executor import SurvivingExecutor
-from har_assets.store.opening import DEFAULT_ROOT
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -75,13 +74,13 @@ def surviving_ray_executor(init_context: dg.InitExecutorContext) -> Executor:
     """A Ray job a step, on a node that has what it needs; neither a killed run nor a dead node blocks the next one."""
     try:
         _refuse_what_nodes_do_not_share(init_context.instance)
-        return SurvivingExecutor(NodeExecutor(connect(cluster_address())))
+        return SurvivingExecutor(NodeExecutor(connect(settings.read().ray)))
     except HarError as error:
         raise SentenceFailure(str(error)) from None
 
 
 def _refuse_what_nodes_do_not_share(instance: dg.DagsterInstance) -> None:
-    root = settings.ARTIFACTS.get("") or DEFAULT_ROOT
+    root = settings.read().artifacts
     if (
         "://" not in root
     ):  # a shared folder is refused, too: what runs and what is abandoned in it is told by process ids of one machine

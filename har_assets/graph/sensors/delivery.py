@@ -6,7 +6,6 @@ tells success from failure only, not a message that was refused from a service t
 
 import hashlib
 import logging
-import os
 import random
 import threading
 import time
@@ -117,19 +116,13 @@ def _may_be_logged(_record: logging.LogRecord) -> bool:
     return not _SENDING.get()
 
 
-def ways(environment: Mapping[str, str] = os.environ) -> list[Way]:
-    """The ways that the environment names; none without any. HarError for settings that contradict each other."""
-    found = []
-    if url := environment.get(settings.ALERT_WEBHOOK, ""):
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-            raise HarError(
-                f"{settings.ALERT_WEBHOOK} is no web address: set it to one that begins with https://, or unset it."
-            )
-        found.append(Way("webhook", partial(_post, url)))
-    if recipients := environment.get(settings.ALERT_MAIL, ""):
-        found += _mail(recipients, environment)
-    if addresses := environment.get(settings.ALERTS, "").strip():
-        found += _services(addresses)
+def ways() -> list[Way]:
+    """The ways that the settings name; none without any. HarError for an address that apprise does not know."""
+    values = settings.read()
+    found = [Way("webhook", partial(_post, values.alert_webhook.get_secret_value()))] if values.alert_webhook else []
+    found += _mail(values)
+    if values.alerts:
+        found += _services(values.alerts.get_secret_value())
     return found
 
 
@@ -145,27 +138,17 @@ def _post(url: str, message: Mapping[str, Any]) -> str | None:
         return f"the webhook at {host} could not be reached ({type(error).__name__})"
 
 
-def _mail(recipients: str, environment: Mapping[str, str]) -> list[Way]:
-    host = environment.get(settings.SMTP_HOST, "")
-    if not host:
-        raise HarError(f"{settings.ALERT_MAIL} names recipients and no mail server is known: set {settings.SMTP_HOST}.")
-    security = environment.get(settings.SMTP_SECURITY) or "starttls"
-    if security not in SECURITY:
-        raise HarError(f"{settings.SMTP_SECURITY} is {security!r}: choose {', '.join(SECURITY)}.")
-    mode, usual_port = SECURITY[security]
-    port = environment.get(settings.SMTP_PORT) or str(usual_port)
-    if not (port.isdecimal() and 0 < int(port) < 65536):
-        raise HarError(f"{settings.SMTP_PORT} is {port!r}: set it to a number from 1 to 65535.")
-    to = [address.strip() for address in recipients.split(",") if address.strip()]
-    if not to or any("@" not in address or set(address) & set(" \r\n<>") for address in to):
-        raise HarError(f"{settings.ALERT_MAIL} is {recipients!r}: write addresses with commas between them.")
-    user, password = (quote(environment.get(name, "")) for name in (settings.SMTP_USER, settings.SMTP_PASSWORD))
+def _mail(values: settings.Settings) -> list[Way]:
+    mode, usual_port = SECURITY[values.smtp_security]
+    host, port = values.smtp_host, values.smtp_port or usual_port
+    password = values.smtp_password.get_secret_value() if values.smtp_password else ""
+    login = {"user": quote(values.smtp_user), "password": quote(password)}
     server = {"schema": "mailto", "host": host, "smtp_host": host, "port": port, "secure_mode": mode, "cto": TIMEOUT_S}
     found = []
-    for address in dict.fromkeys(to):
-        mail = _service({**server, "user": user, "password": password, "from_addr": "har@example.org"})
+    for address in dict.fromkeys(values.alert_mail):
+        mail = _service({**server, **login, "from_addr": "har@example.org"})
         # Past apprise's parser, which refuses ops@mail and makes brien@example.org of o'brien@example.org.
-        mail.from_addr, mail.targets = (False, environment.get(settings.SMTP_FROM) or to[0]), [(False, address)]
+        mail.from_addr, mail.targets = (False, values.smtp_from or values.alert_mail[0]), [(False, address)]
         mail.request_rate_per_sec = 0  # the pause between two messages is for public services
         found.append(_way("mail", address, mail, f"the mail server {host}:{port}"))
     return found

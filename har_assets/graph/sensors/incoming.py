@@ -29,7 +29,7 @@ from har_assets.graph.running.dead_runs import is_dead, release_dead_runs
 from har_assets.incoming.folder import partition_key
 from har_assets.incoming.ledger import RETRY_WAITS_S, Ledger, Plan, RunState
 
-INTERVAL_S = int(settings.INCOMING_INTERVAL.get() or 30)
+INTERVAL_S = settings.read().incoming_interval
 LEDGER = ".known_videos.sqlite"
 PARTITIONS = str(INCOMING_PARTITIONS.name)
 

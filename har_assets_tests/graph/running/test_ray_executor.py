@@ -14,9 +14,10 @@ from har_assets import settings
 from har_assets.cli.doctor.finding import OK, Finding
 from har_assets.cli.doctor.services import check_ray_cluster
 from har_assets.cluster import predictions as prediction_shards
-from har_assets.cluster.address import cluster_address, connect
+from har_assets.cluster.address import connect
 from har_assets.cluster.frames import PART
 from har_assets.errors import HarError
+from har_assets.graph.running.chosen import chosen_executor
 from har_assets_tests.cluster import ray_site
 from har_assets_tests.cluster.ray_nodes import Cluster
 from har_assets_tests.cluster.ray_site import Site, keys_of, same_products, two_nodes
@@ -187,7 +188,7 @@ def test_without_an_address_steps_run_here_and_nothing_of_ray_is_imported() -> N
 def test_an_address_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(settings.RAY, "head:8265")
     with pytest.raises(HarError, match="http://HEAD:8265"):
-        cluster_address()
+        chosen_executor()
 
 
 def test_every_step_says_what_it_needs() -> None:

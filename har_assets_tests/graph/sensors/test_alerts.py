@@ -21,13 +21,13 @@ import dagster as dg
 import pytest
 import requests
 
-from har_assets import defs
+from har_assets import defs, settings
 from har_assets.errors import HarError
 from har_assets.graph.failures import failures_in_words
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.sensors import delivery
 from har_assets.graph.sensors.alerts import alert_sensor
-from har_assets.graph.sensors.delivery import ways
+from har_assets.graph.sensors.delivery import Way, ways
 
 
 class Listener(ThreadingHTTPServer):
@@ -451,13 +451,22 @@ def test_it_is_off_while_no_way_is_set(
     assert sensor.tick() == "1 alerts sent"
 
 
+def ways_of(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> list[Way]:
+    """The ways of an environment with these settings and no other."""
+    for name in settings.NAMES.values():
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return ways()
+
+
 @pytest.mark.parametrize(
     ("environment", "sentence"),
     [
-        ({"HAR_ALERT_WEBHOOK": "file:///etc/passwd"}, "is no web address"),
+        ({"HAR_ALERT_WEBHOOK": "file:///s3cret"}, "set it to an address such as https"),
         ({"HAR_ALERT_MAIL": "ops@example.org"}, "set HAR_SMTP_HOST"),
-        ({"HAR_ALERT_MAIL": "ops@example.org", "HAR_SMTP_HOST": "h", "HAR_SMTP_SECURITY": "ssl"}, "choose starttls"),
-        ({"HAR_ALERT_MAIL": "ops@example.org", "HAR_SMTP_HOST": "h", "HAR_SMTP_PORT": "x"}, "from 1 to 65535"),
+        ({"HAR_ALERT_MAIL": "ops@example.org", "HAR_SMTP_HOST": "h", "HAR_SMTP_SECURITY": "ssl"}, "'starttls', 'tls'"),
+        ({"HAR_ALERT_MAIL": "ops@example.org", "HAR_SMTP_HOST": "h", "HAR_SMTP_PORT": "0"}, "HAR_SMTP_PORT is '0'"),
         ({"HAR_ALERT_MAIL": "ops\nBcc: all@example.org", "HAR_SMTP_HOST": "h"}, "commas between"),
         ({"HAR_ALERTS": "json://a.example, slack://s3cret"}, "address 2 of HAR_ALERTS is none that apprise knows"),
         ({"HAR_ALERTS": "nosuch://s3cret@s3cret.example/s3cret"}, r"address 1 .*is none that apprise knows"),
@@ -468,10 +477,10 @@ def test_it_is_off_while_no_way_is_set(
     ],
 )
 def test_settings_that_say_nothing_are_refused(
-    environment: Mapping[str, str], sentence: str, everything_logged: list[str]
+    environment: Mapping[str, str], sentence: str, everything_logged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(HarError, match=sentence) as refused:
-        ways(environment)
+        ways_of(environment, monkeypatch)
     assert "s3cre" not in "".join([str(refused.value), *everything_logged])
 
 
@@ -484,27 +493,28 @@ def test_mail_is_encrypted_unless_it_says_otherwise(monkeypatch: pytest.MonkeyPa
         return made[-1]["service"]
 
     monkeypatch.setattr(delivery, "_service", note)
-    ways({"HAR_ALERT_MAIL": "ops@example.org", "HAR_SMTP_HOST": "mail.example.org"})
-    ways({"HAR_ALERT_MAIL": "ops@example.org", "HAR_SMTP_HOST": "mail.example.org", "HAR_SMTP_SECURITY": "tls"})
+    named = {"HAR_ALERT_MAIL": "ops@example.org", "HAR_SMTP_HOST": "mail.example.org"}
+    ways_of(named, monkeypatch)
+    ways_of({**named, "HAR_SMTP_SECURITY": "tls"}, monkeypatch)
     seen = [(mail["service"].secure_mode, mail["service"].port, mail["service"].verify_certificate) for mail in made]
     assert seen == [("starttls", 587, True), ("ssl", 465, True)]
     assert made[0]["service"].from_addr == (False, "ops@example.org")
 
 
-def test_a_server_without_encryption_gets_no_password() -> None:
+def test_a_server_without_encryption_gets_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
     with MailServer() as server:
-        (way,) = ways(
-            {
-                "HAR_ALERT_MAIL": "a@b.org",
-                "HAR_SMTP_HOST": "127.0.0.1",
-                "HAR_SMTP_PORT": str(server.port),
-                "HAR_SMTP_USER": "user",
-                "HAR_SMTP_PASSWORD": "pass",
-            }
-        )
+        named = {
+            "HAR_ALERT_MAIL": "a@b.org",
+            "HAR_SMTP_HOST": "127.0.0.1",
+            "HAR_SMTP_PORT": str(server.port),
+            "HAR_SMTP_USER": "user",
+            "HAR_SMTP_PASSWORD": "pass",
+        }
+        (way,) = ways_of(named, monkeypatch)
         assert way.send(MESSAGE) == f"the mail server 127.0.0.1:{server.port} did not take it"
         assert server.logins == []
-        (way,) = ways({"HAR_ALERTS": f"mailtos://user:pass@127.0.0.1:{server.port}/a@b.org?from=a@b.org"})
+        address = f"mailtos://user:pass@127.0.0.1:{server.port}/a@b.org?from=a@b.org"
+        (way,) = ways_of({"HAR_ALERTS": address}, monkeypatch)
         assert way.send(MESSAGE) == "address 1 of HAR_ALERTS (mailtos://) did not take it"
         assert server.logins == []
 
@@ -612,10 +622,10 @@ def test_messages_that_were_sent_before_an_upgrade_are_not_sent_again(
 
 def test_apprise_is_imported_for_its_own_addresses_only() -> None:
     code = (
-        "import sys, har_assets.graph.sensors.alerts\n"
+        "import os, sys, har_assets.graph.sensors.alerts\n"
         "from har_assets.graph.sensors.delivery import ways\n"
-        "ways({'HAR_ALERT_WEBHOOK': 'https://chat.example/'}); print('apprise' in sys.modules)\n"
-        "ways({'HAR_ALERTS': 'json://chat.example'}); print('apprise' in sys.modules)"
+        "os.environ['HAR_ALERT_WEBHOOK'] = 'https://chat.example/'; ways(); print('apprise' in sys.modules)\n"
+        "os.environ['HAR_ALERTS'] = 'json://chat.example'; ways(); print('apprise' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
