@@ -163,6 +163,16 @@ def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
     return files
 
 
+def refuse_other_parents(pairs: Iterable[tuple[Artifact, Artifact]], last: str) -> None:
+    """HarError unless each first version was made from the second one; `last` names the asset made from all of them."""
+    for child, parent in pairs:
+        if child.record.inputs.get(parent.record.asset) != parent.record.data_version:
+            raise HarError(
+                f"The latest {child.record.asset} was made from another {parent.record.asset} than the latest: "
+                f"`dagster asset materialize -m har_assets --select 'key:{child.record.asset} or key:{last}'`."
+            )
+
+
 def merge_lineage(inputs: dict[str, Artifact]) -> dict[str, Any]:
     """The lineage that all inputs agree on; HarError names the two that do not."""
     merged: dict[str, Any] = {}
