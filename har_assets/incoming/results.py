@@ -20,12 +20,12 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from har_assets.system.files import hash_of, write_text_whole, written_whole
+from har_assets.system.files import Log, hash_of, write_text_whole, written_whole
 from har_assets.system.locks import locked
 
 TOP = 5
@@ -113,7 +113,7 @@ class Results:
         return self.home / "sheets" / content[:2] / f"{content}.jpg"
 
 
-def update_table(home: Path, log: Callable[[str], None]) -> Path:
+def update_table(home: Path, log: Log) -> Path:
     """Bring `predictions.csv` up to date with the results of all models; return its path.
 
     Only results that came or changed since are read; the others are listed, and the table is replaced as a whole, by

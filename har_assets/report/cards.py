@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from har_assets.errors import VideoError
 from har_assets.report.frames import (
-    Frames,
     Shown,
     moving_webp,
     shown_from_cache,
@@ -25,7 +24,7 @@ from har_assets.report.frames import (
 )
 from har_assets.system.files import sha256_of
 from har_assets.video.frame_cache import FrameCache
-from har_assets.video.sampling import clip_windows, window_starts
+from har_assets.video.sampling import Frames, clip_windows, window_starts
 
 if TYPE_CHECKING:
     from har_assets.model.lightning import VideoActionModel

@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from har_assets.errors import HarError, VideoError
-from har_assets.video.decode import Frames, VideoReader
+from har_assets.video.decode import VideoReader
 from har_assets.video.probe import open_container, probe
+from har_assets.video.sampling import Frames
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream

@@ -32,8 +32,10 @@ import numpy as np
 from har_assets.errors import HarError
 from har_assets.runtime.benchmark_options import BenchmarkOptions
 from har_assets.runtime.choice import RUNTIMES, available_runtimes, open_model
-from har_assets.runtime.predictor import Clips, Scores
+from har_assets.runtime.predictor import Scores
 from har_assets.runtime.video import VideoPrediction, predict_videos
+from har_assets.system.files import Log
+from har_assets.video.sampling import Clips
 from har_assets.video.workers import available_cores
 
 ANSWER_SECONDS = 600
@@ -126,7 +128,7 @@ def run_benchmark(
     videos: Sequence[Path] = (),
     options: BenchmarkOptions | None = None,
     runtimes: Sequence[str] = (),
-    log: Callable[[str], None] = lambda line: None,
+    log: Log = lambda line: None,
 ) -> Benchmark:
     """Measure every runtime of every model file.
 

@@ -13,7 +13,8 @@ from har_assets.errors import HarError, ModelFileError
 from har_assets.model.files import ModelKind, kind_of
 from har_assets.model.spec import ModelSpec
 from har_assets.runtime import checkpoint, onnx, openvino, tensorrt
-from har_assets.runtime.predictor import Clips, Predictor, Runtime, Scores
+from har_assets.runtime.predictor import Predictor, Runtime, Scores
+from har_assets.video.sampling import Clips
 
 AUTO_MAX_DIFFERENCE = 0.02
 """Largest difference of a score from float32's for which `auto` takes a runtime that computes in less; the gate of

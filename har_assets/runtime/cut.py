@@ -27,8 +27,6 @@ class Cut:
     window_s: float
     """From the start of a window's first clip to the end of its last."""
     hop_s: float
-    clip_s: float
-    """num_frames x frame_stride / clip_fps."""
     spacing_s: float
     """From clip to clip: the hop, or the largest part of it that leaves no gap between clips."""
     clips_a_hop: int
@@ -66,7 +64,6 @@ class Cut:
         return cls(
             window_s,
             hop_s,
-            clip_s,
             spacing_s,
             clips_a_hop,
             1 + more_clips,

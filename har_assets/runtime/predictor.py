@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from har_assets.errors import ModelFileError
 from har_assets.model.spec import ModelSpec, Provenance
+from har_assets.video.sampling import Clips
 
-Clips = NDArray[np.uint8]
 Scores = NDArray[np.float32]
 
 

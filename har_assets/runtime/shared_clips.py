@@ -14,8 +14,8 @@ from multiprocessing import shared_memory
 import numpy as np
 
 from har_assets.errors import HarError
-from har_assets.runtime.predictor import Clips
 from har_assets.system.files import format_bytes
+from har_assets.video.sampling import Clips
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from har_assets.errors import VideoError
 from har_assets.video.clock import FrameClock
 from har_assets.video.probe import open_container, probe, quarter_turns
+from har_assets.video.sampling import Frames
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
-Frames = NDArray[np.uint8]
 Made = TypeVar("Made")
 
 
