@@ -1,4 +1,4 @@
-"""What a step or a shard needs of a node."""
+"""Resources that a step or a shard needs of a node."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ PROGRESS_SECONDS = 10.0
 
 
 def gate_predictors(path: Path, precision: str, fp32: Path) -> dict[str, Predictor]:
-    """What a file that was converted from `fp32` is gated by, under the name of its precision.
+    """The predictors that gate a file converted from `fp32`, by the name of its precision.
 
     That is ONNX Runtime's CPU, whose float32 is exact; float16 runs on a GPU where there is one. Without one the
     CPU computes the float16 file in float32 throughout, so that ROUNDED stands beside it and imitates the rounding.

@@ -11,7 +11,7 @@ class IncomingOptions(Options):
     not_content: ClassVar[frozenset[str]] = frozenset({"runtime", "batch", "workers", "timeout_s", "film_timeout_s"})
 
     runtime: str = "auto"
-    """What runs the model; auto takes the fastest that works here."""
+    """The runtime of the model; auto takes the fastest that works here."""
     windows: int = 4
     """Temporal clips a video, spread evenly; their scores are averaged."""
     batch: int = 16

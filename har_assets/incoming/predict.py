@@ -91,7 +91,7 @@ class IncomingRun:
     films: list[_Video] = field(default_factory=list)
     """Long videos, which come after all others."""
     spec: dict[str, Any] = field(default_factory=dict)
-    """Of the model, JSON-ready; known when it is open."""
+    """The model's spec, JSON-ready; known when it is open."""
     stopped: threading.Event = field(default_factory=threading.Event)
     """Nobody wants the rest."""
     tried: set[str] = field(default_factory=set)
@@ -265,7 +265,7 @@ class IncomingRun:
 def predict_film(
     predictor: "Predictor", path: Path, timeout_s: float, go_on: Callable[[], None]
 ) -> tuple[dict[str, Any], bytes]:
-    """What a result says of a long video, and its contact sheet; `go_on` is called every second and may raise."""
+    """The fields of a long video's result, and its contact sheet; `go_on` is called every second and may raise."""
     from har_assets.runtime.timeline import predict_timeline
     from har_assets.runtime.video import ranked
     from har_assets.runtime.windows import film_sheet
@@ -291,7 +291,7 @@ def predict_film(
 
 
 def _says(found: "VideoPrediction | VideoFailure") -> dict[str, Any]:
-    """What a result says of a video, besides what is the same for all."""
+    """The fields of a result that differ from video to video."""
     from har_assets.runtime.video import VideoFailure
 
     if isinstance(found, VideoFailure):

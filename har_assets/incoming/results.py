@@ -1,4 +1,4 @@
-"""What was predicted of each video: a JSON file each, kept for good, and one table of all.
+"""Results of all videos: a JSON file each, kept for good, and one table of all.
 
     artifacts/incoming_video_predictions/
       3f0c9a1b2d4e/                              one model, scored in one way
@@ -87,7 +87,7 @@ class Results:
         return self.folder / content[:2] / f"{content}.{partition}.json"
 
     def find(self, content: str, partition: str) -> dict[str, Any] | None:
-        """What is known of a content: under this partition, else under another one, else None."""
+        """The known result of a content: under this partition, else under another one, else None."""
         own = _read(self.path(content, partition))
         if own is not None:
             return own

@@ -42,11 +42,11 @@ class Links:
     """Addresses that the page shows."""
 
     asset: Callable[[str], str]
-    """Of an asset, by its name."""
+    """Page of an asset, by its name."""
     mlflow_run: Callable[[str], str]
-    """Of an MLflow run, by its id; empty where there is none."""
+    """Page of an MLflow run, by its id; empty where there is none."""
     dagster_run: str
-    """Of the run that makes the page."""
+    """Page of the run that makes the report."""
 
 
 def build_report(

@@ -114,7 +114,7 @@ def model_card(
 
 
 def training_facts(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was trained, how and how long, as names and values.
+    """Data, recipe and duration of a training, as names and values.
 
     `summary` is what the training process returns (`training.fit.fit`), `config` that of trained_checkpoint. A
     checkpoint from elsewhere has neither, one of an old version not all of it.

@@ -38,7 +38,7 @@ class Card:
     true: str
     answer: str
     score: float
-    """Of the answer, 0..1, mean over the windows."""
+    """Score of the answer, 0..1, mean over the windows."""
     true_score: float
     true_rank: int
     """Place of the true class among the K, 1 is the answer."""
@@ -51,7 +51,7 @@ class Card:
     picture_HWC: Frames
     """All of `strips` in one, as pixels."""
     note: str = ""
-    """What is to be known of the pictures; empty most of the time."""
+    """A remark on the pictures; empty most of the time."""
 
     @property
     def caption(self) -> str:

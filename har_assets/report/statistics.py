@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from har_assets.runtime.parity import CONFIDENCE, wilson_interval
 
 BINS = 10
-"""Of the reliability diagram, of equal width."""
+"""Number of bins of the reliability diagram, which are of equal width."""
 
 
 @dataclass(frozen=True)

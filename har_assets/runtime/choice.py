@@ -35,7 +35,7 @@ class RuntimeChoice:
     name: str
     """As `open_model` takes it."""
     suffix: str
-    """Of the model files that it runs."""
+    """Suffix of the model files that it runs."""
     available: bool
     reason: str
     """Why it cannot, a clause with the remedy; empty where it can."""
@@ -121,7 +121,7 @@ def open_model(path: Path | str, runtime: str = "auto", *, threads: int = 0) -> 
 
 
 def read_spec(path: Path | str) -> ModelSpec:
-    """What a model file expects of a video, without a runtime; the file is verified.
+    """The spec in a model file, without a runtime; the file is verified.
 
     Raises:
         ModelFileError: the file is missing, damaged, foreign or of an unknown kind.

@@ -12,7 +12,7 @@ CLIP_FPS = 30.0
 """Frames a second of the videos that models learn from: all of HMDB51's, and the sample's."""
 
 MAX_CLIPS = 500_000
-"""Of one film: 69 hours at half a second. A file that claims more is damaged, or wants a longer hop."""
+"""Most clips of one film: 69 hours at half a second. A file that claims more is damaged, or wants a longer hop."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Cut:
     slack_s: float
     """A frame that is shown so little after a clip's time is that time's frame: files round their times."""
     max_clips: int
-    """Of one film."""
+    """Most clips of one film."""
 
     @classmethod
     def of(cls, spec: ModelSpec, window_s: float | None, hop_s: float | None, clip_fps: float) -> Cut:

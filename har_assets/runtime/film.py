@@ -122,7 +122,7 @@ class _Clip:
     frames: list[Frames] = field(default_factory=list, compare=False)
     """Each [3, H, W]."""
     numbers: list[int] = field(default_factory=list, compare=False)
-    """Of these frames in the film."""
+    """Numbers of these frames in the film."""
 
 
 @dataclass

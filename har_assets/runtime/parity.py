@@ -42,7 +42,7 @@ class ParityError(HarError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a conversion may change."""
+    """The differences that a conversion may make."""
 
     max_difference: float
     """Largest |difference| of any score (softmax, 0..1)."""

@@ -26,7 +26,7 @@ class Predictor(ABC):
     name: str
     """Name of the runtime as `open_model` takes it: `onnxruntime_cpu`."""
     runtime: str
-    """What executes it, for people and tables: `ONNX Runtime 1.31 CPU`."""
+    """The runtime that executes it, for people and tables: `ONNX Runtime 1.31 CPU`."""
     why: str = "as asked"
     """Why this runtime: one clause."""
     max_batch: int = 32

@@ -23,7 +23,7 @@ class Layout:
     """Where they lie; travels to the decoding processes."""
 
     name: str
-    """Of the shared memory."""
+    """Name of the shared memory."""
     shape: tuple[int, ...]
     """[N, B, 3, T, H, W], uint8."""
 

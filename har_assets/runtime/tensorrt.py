@@ -227,7 +227,7 @@ def _warn(severity: str, message: str) -> None:
 
 
 def _fields(engine: Path) -> Any:
-    """What is in the JSON beside an engine, not verified; None where it cannot be read."""
+    """The JSON beside an engine, not verified; None where it cannot be read."""
     try:
         return json.loads(sidecar_path(engine).read_bytes())
     except (OSError, ValueError, RecursionError):

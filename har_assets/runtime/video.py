@@ -70,7 +70,7 @@ class VideoPrediction:
     frames: int
     """Frames of the file that were decoded."""
     note: str = ""
-    """What is odd about the file; empty where nothing is."""
+    """Oddities of the file; empty where there are none."""
     decode_s: float = 0.0
     """Seconds that decoding took, in its own process."""
     inference_s: float = 0.0
@@ -170,7 +170,7 @@ def predict_videos(
 
 @dataclass(frozen=True)
 class _Task:
-    """What travels to a decoding process."""
+    """The message to a decoding process."""
 
     path: Path
     slot: int
@@ -178,7 +178,7 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What a decoding process says of a video, besides its windows."""
+    """The facts that a decoding process finds of a video, besides its windows."""
 
     num_source_frames: int
     note: str
@@ -290,7 +290,7 @@ class _Slots:
 
     @property
     def layout(self) -> Layout:
-        """What decoding processes need to know."""
+        """Name and shape of the shared memory, for the decoding processes."""
         return self._shared.layout
 
     @property

@@ -35,7 +35,7 @@ class TooLongError(VideoError):
 
 @dataclass(frozen=True)
 class ReadLimits:
-    """What a video may be; one beyond it is refused, as soon as that is known."""
+    """Limits of a video; one beyond them is refused, as soon as that is known."""
 
     max_frames: int
     """Frames of the file."""
@@ -47,7 +47,7 @@ class ReadLimits:
 
 @dataclass(frozen=True)
 class Windows:
-    """What a decoder makes of one video."""
+    """The decoded windows of one video."""
 
     clips_BCTHW: Clips
     """uint8 [windows, 3, T, H, W]."""

@@ -23,7 +23,7 @@ class ProductKey:
 
     asset: str
     version: str
-    """Of the code that builds it."""
+    """Version of the code that builds it."""
     content: Mapping[str, Any]
     """Options that it depends on, JSON-ready."""
     inputs: Mapping[str, Artifact] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What is known of a published version: its record, its files, the lineage that it shares with its inputs."""
+"""A published version: its record, its files, the lineage that it shares with its inputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LATEST = "latest"
 
 @dataclass(frozen=True)
 class Record:
-    """What `artifact.json` says of a version."""
+    """The content of `artifact.json`."""
 
     asset: str
     """Asset that published it."""

@@ -49,7 +49,7 @@ LONGEST_PAUSE_S = 60.0
 
 
 class TrainingRun:
-    """What a training writes into its MLflow run. `TrainingRun()` does nothing: without MLflow, and on ranks above 0.
+    """The MLflow run of a training. `TrainingRun()` does nothing: without MLflow, and on ranks above 0.
 
     A context manager that closes the run: FINISHED, KILLED after an interrupt, else FAILED. Once it is open, nothing
     that MLflow does ends the training: what cannot be sent is kept on disk, said, and sent later.

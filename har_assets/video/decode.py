@@ -95,7 +95,7 @@ class VideoReader:
         self.start_s = self._facts.start_s
         self.claimed_s = self._facts.claimed_s
         self.height, self.width = self._facts.height, self._facts.width
-        """Of the stored picture, pixels, upright."""
+        """Size of the stored picture, pixels, upright."""
         self.num_source_frames = 0
         self.decoder = ""
         self.note = ""
@@ -200,7 +200,7 @@ class VideoReader:
         return self._av_frames(_Resizer(self._size))
 
     def _av_frames(self, function: "Callable[[VideoFrame], Made]", threads: int = 1) -> "Iterator[Made]":
-        """What the function makes of each frame; an error of PyAV ends the video there, with a note."""
+        """The function's result for each frame; an error of PyAV ends the video there, with a note."""
         import av
 
         self.note, self._broke_off = "", False

@@ -27,7 +27,7 @@ MAX_ASPECT_RATIO = 20
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What the header and the first frame of a video say."""
+    """Facts from the header and the first frame of a video."""
 
     path: Path
     """Absolute."""

@@ -11,7 +11,7 @@ Frames = NDArray[np.uint8]
 """One frame uint8 [H, W, 3], or several [T, H, W, 3], RGB."""
 
 Clips = NDArray[np.uint8]
-"""What enters a network: uint8 [B, 3, T, H, W], RGB."""
+"""Input of a network: uint8 [B, 3, T, H, W], RGB."""
 
 
 def window_starts(num_frames: int, window: int, count: int) -> list[int]:

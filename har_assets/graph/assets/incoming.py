@@ -90,7 +90,7 @@ def incoming_video_predictions(
 
 
 def event_of(outcome: Outcome, run: IncomingRun, mlflow_link: str) -> Event:
-    """What Dagster notes of a video: a materialization of its partition, or an observation of why there is none."""
+    """The event of a video: a materialization of its partition, or an observation of why there is none."""
     if isinstance(outcome, LeftOut):
         return dg.AssetObservation(NAME, partition=outcome.partition, metadata={"reason": outcome.reason})
     return dg.AssetMaterialization(
@@ -109,7 +109,7 @@ def event_of(outcome: Outcome, run: IncomingRun, mlflow_link: str) -> Event:
 
 
 def _shown(outcome: Given, run: IncomingRun, mlflow_link: str) -> dict[str, Any]:
-    """What a person sees of a video in the web UI."""
+    """Metadata of a video in the web UI."""
     fields = outcome.fields
     top = fields["top"]
     model = fields["model"]

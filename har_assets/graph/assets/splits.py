@@ -45,7 +45,7 @@ PARTS = {
     "manifests": "train_manifest",
     **{stage.name: stage.name for stage in STAGES.values() if stage.per_split and stage.name not in MANIFESTS},
 }
-"""What is made for each split, in order, as `changes` names it, to a stage that has its configuration."""
+"""The parts of a split in order, as `changes` names them, each with the stage that has its configuration."""
 
 FIGURES = ("top1", "top5", "mean_class_accuracy")
 

@@ -33,7 +33,7 @@ PROGRESS_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class CacheReport:
-    """What a build did."""
+    """Counts of a build."""
 
     clips: int
     """Clips in the index."""
