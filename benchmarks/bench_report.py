@@ -14,11 +14,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from har_assets_tests.project import Project, log_of
 
 
-def measure(name: str, folder: Path, config: dict[str, dict[str, object]]) -> None:
+def measure(name: str, folder: Path, config: dict[str, dict[str, Any]]) -> None:
     """Print a line for one pipeline."""
     project = Project.make(folder)
     done = project.materialize("+key:evaluation_report", config)
@@ -52,7 +53,10 @@ def main() -> None:
         measure("sample, six epochs", folder / "few", {"trained_checkpoint": {"epochs": 6}})
         shared = Path(os.environ.get("HAR_SHARED_DATA", ""))
         if (shared / "hmdb51_mini.rar").is_file():
-            source = {"source": str(shared / "hmdb51_mini.rar"), "split_lists": str(shared / "test_train_splits.rar")}
+            source: dict[str, Any] = {
+                "source": str(shared / "hmdb51_mini.rar"),
+                "split_lists": str(shared / "test_train_splits.rar"),
+            }
             measure(
                 "hmdb51_mini",
                 folder / "mini",
