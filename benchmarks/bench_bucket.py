@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from har_assets.store.folder import ArtifactFolder
@@ -67,25 +68,29 @@ def measure(folder: Path, bucket: str, size: int, rounds: int) -> None:
         work()
         seconds.setdefault(name, []).append(time.perf_counter() - start)
 
-    def publish(store: Store, key: str) -> None:
+    def publish(open_here: Callable[[], Store], key: str) -> None:
+        store = open_here()
         with store.staging("model") as staging:
             os.link(source, staging / source.name)
             store.publish(staging, make_record("model", key=key, files=describe_files(staging)))
+
+    def use_latest(store: Store) -> Path:
+        return store.latest("model").file(source.name)
 
     try:
         for number in range(rounds):
             key = f"{number:064x}"
             timed("boto3 upload", lambda: client.upload_file(str(source), bucket, f"{prefix}/plain", Config=parts))
-            timed("publish", lambda key=key: publish(open_store(address, folder / "one"), key))
+            timed("publish", partial(publish, partial(open_store, address, folder / "one"), key))
             timed(
                 "boto3 download",
                 lambda: client.download_file(bucket, f"{prefix}/plain", str(folder / "plain"), Config=parts),
             )
             read = open_store(address, folder / "two")
-            timed("latest, first use", lambda read=read: read.latest("model").file(source.name))
-            timed("latest, copied before", lambda read=read: read.latest("model").file(source.name))
-            timed("folder: publish", lambda key=key: publish(ArtifactFolder(folder / "local"), key))
-            timed("folder: latest", lambda: ArtifactFolder(folder / "local").latest("model").file(source.name))
+            timed("latest, first use", partial(use_latest, read))
+            timed("latest, copied before", partial(use_latest, read))
+            timed("folder: publish", partial(publish, partial(ArtifactFolder, folder / "local"), key))
+            timed("folder: latest", partial(use_latest, ArtifactFolder(folder / "local")))
             for name in ("one", "two", "local"):
                 shutil.rmtree(folder / name)
     finally:

@@ -39,7 +39,7 @@ SHARED = Path(os.environ.get("HAR_SHARED_DATA", Path(__file__).parents[2] / "sha
 
 def checksums(archive: Path) -> dict[str, tuple[int, int]]:
     """Name to size and CRC of every video in a RAR of RARs, as its inner tables of contents say."""
-    members = {}
+    members: dict[str, tuple[int, int]] = {}
     with rarfile.RarFile(archive) as outer:
         for member in outer.infolist():
             with outer.open(member) as stream, rarfile.RarFile(stream) as inner:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.bench_frame_cache import find_clips
 from har_assets.video.decode import VideoReader, decode_video
@@ -77,7 +78,7 @@ def with_opencv(path: Path) -> int:
 
     cv2.setNumThreads(1)
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-    frames = []
+    frames: list[NDArray[np.uint8]] = []
     while True:
         found, frame = capture.read()
         if not found:

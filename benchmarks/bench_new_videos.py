@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,11 @@ def watched(project: Project, options: argparse.Namespace) -> Iterator[DagsterDe
         yield server
 
 
+def listed(project: Project, name: str) -> bool:
+    """Whether the table has a line of that video."""
+    return name in current(project)
+
+
 def latency(folder: Path, clips: list[Path], onnx: Path, options: argparse.Namespace) -> None:
     """Time from the drop of one video to its line in the table, at different moments of the interval."""
     project = new_project(folder / "latency", onnx)
@@ -233,7 +239,7 @@ def latency(folder: Path, clips: list[Path], onnx: Path, options: argparse.Names
             time.sleep(options.interval * (number + 0.5) / options.drops)
             began = time.monotonic()
             (project.folder / "incoming" / name).write_bytes(content)
-            wait_for(lambda name=name: name in current(project), 10 * options.interval + 60, name)
+            wait_for(partial(listed, project, name), 10 * options.interval + 60, name)
             taken.append(time.monotonic() - began)
     print(
         f"from drop to prediction, sensor interval {options.interval} s: " + ", ".join(f"{s:.1f}" for s in taken) + " s"

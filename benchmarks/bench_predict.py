@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from benchmarks.bench_frame_cache import find_clips
 from har_assets.model.lightning import DeployedModel, load_checkpoint
@@ -148,7 +149,7 @@ def fresh_model(folder: Path) -> tuple[Path, Path]:
         {
             "state_dict": model.state_dict(),
             "hyper_parameters": dict(model.hparams),
-            "pytorch-lightning_version": pl.__version__,
+            "pytorch-lightning_version": pl.__version__,  # type: ignore[attr-defined]
             "epoch": 0,
             "global_step": 0,
         },
@@ -207,7 +208,7 @@ def plain_decoder() -> tuple[str, Callable]:
 
     def with_opencv(path, spec):  # type: ignore[no-untyped-def]
         capture = cv2.VideoCapture(str(path))
-        frames = []
+        frames: list[NDArray[np.uint8]] = []
         while True:
             found, frame = capture.read()
             if not found:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench_report            four minutes on two cores
 
-Three roads in new folders: the sample, the sample after six epochs (so that there are mistakes to show), and
+Three pipelines in new folders: the sample, the sample after six epochs (so that there are mistakes to show), and
 hmdb51_mini.rar from HAR_SHARED_DATA where that is set. The report is made three times; the time is the median's, that
 of the whole command and that of the asset in it (the rest is Dagster's start).
 """
@@ -14,16 +14,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from har_assets_tests.project import Project, log_of
 
 
-def measure(name: str, folder: Path, config: dict[str, dict[str, object]]) -> None:
-    """Print a line for one road."""
+def measure(name: str, folder: Path, config: dict[str, dict[str, Any]]) -> None:
+    """Print a line for one pipeline."""
     project = Project.make(folder)
     done = project.materialize("+key:evaluation_report", config)
     if done.returncode:
-        sys.exit(f"the road failed: {log_of(done)[-3000:]}")
+        sys.exit(f"the pipeline failed: {log_of(done)[-3000:]}")
     commands, assets = [], []
     for _ in range(3):
         started = time.monotonic()
@@ -45,14 +46,17 @@ def measure(name: str, folder: Path, config: dict[str, dict[str, object]]) -> No
 
 
 def main() -> None:
-    """Print a line a road."""
+    """Print a line a pipeline."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         measure("sample", folder / "sample", {})
         measure("sample, six epochs", folder / "few", {"trained_checkpoint": {"epochs": 6}})
         shared = Path(os.environ.get("HAR_SHARED_DATA", ""))
         if (shared / "hmdb51_mini.rar").is_file():
-            source = {"source": str(shared / "hmdb51_mini.rar"), "split_lists": str(shared / "test_train_splits.rar")}
+            source: dict[str, Any] = {
+                "source": str(shared / "hmdb51_mini.rar"),
+                "split_lists": str(shared / "test_train_splits.rar"),
+            }
             measure(
                 "hmdb51_mini",
                 folder / "mini",

@@ -1,4 +1,4 @@
-"""Wall time and peak memory of the road on the sample, first and again unchanged, in a new folder.
+"""Wall time and peak memory of the pipeline on the sample, first and again unchanged, in a new folder.
 
     python -m benchmarks.bench_road                 about four minutes on two cores
     python -m benchmarks.bench_road --ray           on a Ray cluster of two nodes with a CPU each, PostgreSQL and a
@@ -54,22 +54,22 @@ def measured(command: list[str], folder: Path) -> tuple[float, float]:
 
 
 def on_cluster(folder: Path) -> None:
-    """Print a line for the first road and one for the second, on a Ray cluster of two nodes."""
+    """Print a line for the first pipeline and one for the second, on a Ray cluster of two nodes."""
     from har_assets_tests.cluster.ray_site import Site, services, two_nodes
     from har_assets_tests.project import log_of
 
     with services() as (s3, postgres), two_nodes(folder, s3, postgres) as cluster:
-        site = Site.prepare(folder / "site", cluster, s3, postgres, "road")
+        site = Site.prepare(folder / "site", cluster, s3, postgres, "pipeline")
         for label in ("from an empty store", "again, unchanged"):
             started = time.monotonic()
             done = site.materialize(SELECT, timeout=1800)
             if done.returncode:
                 sys.exit(f"the command failed: {log_of(done)[-3000:]}")
-            print(f"road on two Ray nodes {label}: {time.monotonic() - started:.0f} s", flush=True)
+            print(f"pipeline on two Ray nodes {label}: {time.monotonic() - started:.0f} s", flush=True)
 
 
 def main() -> None:
-    """Print a line for the first road and one for the second."""
+    """Print a line for the first pipeline and one for the second."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--ray", action="store_true", help="on a Ray cluster of two nodes")
     if parser.parse_args().ray:
@@ -84,7 +84,7 @@ def main() -> None:
         command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "har_assets", "--select", SELECT]
         for label in ("from an empty store", "again, unchanged"):
             seconds, peak = measured(command, folder)
-            print(f"road {label}: {seconds:.0f} s, peak memory {peak:.2f} GiB", flush=True)
+            print(f"pipeline {label}: {seconds:.0f} s, peak memory {peak:.2f} GiB", flush=True)
         subprocess.run(["chmod", "-R", "u+w", str(folder)], check=True)
 
 

@@ -16,6 +16,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from har_assets.errors import VideoError
 from har_assets.system.files import sha256_of
@@ -119,7 +120,10 @@ def kill_commands(folder: Path, shared: Path, kills: int) -> None:
     """
     chance = random.Random(3)
     source = {"source": str(shared / "hmdb51_mini.rar"), "split_lists": str(shared / "test_train_splits.rar")}
-    config = {"raw_archive": source, "frame_cache": {"height": 240, "width": 320, "stride": 1}}
+    config: dict[str, dict[str, Any]] = {
+        "raw_archive": source,
+        "frame_cache": {"height": 240, "width": 320, "stride": 1},
+    }
     undisturbed, killed = Project.make(folder / "undisturbed"), Project.make(folder / "killed")
     began = time.monotonic()
     done = undisturbed.materialize("+key:frame_cache", config)

@@ -28,6 +28,8 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from har_assets.model.spec import ModelSpec
 from har_assets.runtime import Predictor, open_model
@@ -112,16 +114,19 @@ def naive_clips(film: Path, spec: ModelSpec, starts_s: list[float]) -> Iterator[
         with av.open(str(film)) as container:
             stream = container.streams.video[0]
             stream.thread_count = 1
+            assert stream.time_base
             container.seek(int((start_s + 0.001) / stream.time_base), stream=stream)
-            frames = []
+            frames: list[NDArray[np.uint8]] = []
             for frame in container.decode(stream):
+                assert frame.time is not None
                 number = round((frame.time - start_s) * FPS)
                 if number < 0 or number % spec.frame_stride:
                     continue
                 scale = max(spec.decode_height / frame.height, spec.decode_width / frame.width)
                 height, width = (2 * math.ceil(round(side * scale) / 2) for side in (frame.height, frame.width))
                 scaled = frame.reformat(width, height, "rgb24", interpolation="BILINEAR")
-                frames.append(cropped_CHW(scaled.to_ndarray(), (spec.frame_height, spec.frame_width)))
+                picture_HWC = scaled.to_ndarray().astype(np.uint8, copy=False)
+                frames.append(cropped_CHW(picture_HWC, (spec.frame_height, spec.frame_width)))
                 if len(frames) == spec.num_frames:
                     break
         frames += frames[-1:] * (spec.num_frames - len(frames))
@@ -152,16 +157,17 @@ def make_film(target: Path, minutes: int) -> Path:
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     with av.open(str(target), "w") as container:
-        stream = None
+        copied: VideoStream | None = None
         for repeat in range(minutes):
             with av.open(str(minute)) as source:
                 track = source.streams.video[0]
-                stream = stream or container.add_stream_from_template(track)
+                assert track.time_base
+                copied = copied or container.add_stream_from_template(track)
                 shift = round(60 * repeat / track.time_base)
                 for packet in source.demux(track):
-                    if packet.dts is None:
+                    if packet.dts is None or packet.pts is None:
                         continue
-                    packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, stream
+                    packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, copied
                     packet.time_base = Fraction(track.time_base)
                     container.mux(packet)
     return target

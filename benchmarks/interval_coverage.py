@@ -9,7 +9,8 @@ its mean width.
 
 import numpy as np
 
-from har_assets.report.statistics import clustered_estimate, wilson
+from har_assets.report.statistics import clustered_estimate
+from har_assets.runtime.parity import wilson_interval
 
 CASES = [
     # films, clips a film, accuracy, correlation
@@ -37,7 +38,8 @@ def main() -> None:
             film = np.repeat(np.arange(films), size)
             correct = rng.random(films * size) < rates[film]
             found = clustered_estimate(correct, film.tolist())
-            for row, (low, high) in enumerate(((found.low, found.high), wilson(found.value, len(correct)))):
+            independent = wilson_interval(int(correct.sum()), len(correct))
+            for row, (low, high) in enumerate(((found.low, found.high), independent)):
                 held[row] += low <= accuracy <= high
                 width[row] += high - low
         print(

@@ -2,7 +2,7 @@
 
     python -m benchmarks.precision_parity           about four minutes on two cores
 
-Needs the sample road up to trained_checkpoint (`make demo`). Windows are all there are in the test videos,
+Needs the sample pipeline up to trained_checkpoint (`make demo`). Windows are all there are in the test videos,
 those from odd frames of the file too, which frame_cache does not keep.
 """
 
@@ -25,11 +25,12 @@ from har_assets.model.windows import spread_windows
 from har_assets.runtime.checkpoint import CheckpointPredictor
 from har_assets.runtime.onnx import OnnxPredictor
 from har_assets.runtime.parity import compare
-from har_assets.runtime.predictor import Clips, Predictor
+from har_assets.runtime.predictor import Predictor
 from har_assets.runtime.video import video_clips
 from har_assets.store.folder import ArtifactFolder
 from har_assets.video.decode import decode_video
 from har_assets.video.frame_cache import FrameCache
+from har_assets.video.sampling import Clips
 
 CALIBRATIONS = {
     "int8": Calibration(),

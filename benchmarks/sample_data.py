@@ -78,7 +78,11 @@ def train_and_test(
 ) -> tuple[float, dict[str, Any]]:
     """Train once and return the test top-1 by video, and the summary of the training."""
     cache = data.cache(params)
-    decoded = {"frame_stride": params.stride, "decode_height": params.height, "decode_width": params.width}
+    decoded: dict[str, Any] = {
+        "frame_stride": params.stride,
+        "decode_height": params.height,
+        "decode_width": params.width,
+    }
     made = TrainingRequest(
         work=str(work),
         spec=ModelSpec(labels=data.classes, **decoded, **spec).to_json(),

@@ -31,11 +31,8 @@ class JsonLogHandler(logging.Handler):
                 errors="backslashreplace"
             )
             if path := settings.read().log_file:
-                file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-                try:
-                    os.write(file, line)
-                finally:
-                    os.close(file)
+                with open(path, "ab", buffering=0) as file:
+                    file.write(line)
             else:
                 sys.stdout.buffer.write(line)
                 sys.stdout.flush()

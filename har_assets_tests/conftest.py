@@ -37,18 +37,18 @@ def uses_sample_road(file: str) -> bool:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `-n`: a file's tests stay in one process, and so do all files that use the sample road.
+    """With `-n`: a file's tests stay in one process, and so do all files that use the sample pipeline.
 
     (`--dist loadgroup` is made for that, and pytest-xdist 3.8 ignores it under pytest 9.2.)
     """
     from xdist.scheduler import LoadFileScheduling
 
-    class ByFileOrRoad(LoadFileScheduling):
+    class ByFileOrPipeline(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
             return "sample_road" if uses_sample_road(file) else file
 
-    return ByFileOrRoad(config, log)
+    return ByFileOrPipeline(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def sample_road(tmp_path_factory: pytest.TempPathFactory) -> "Project":
-    """The road on the built-in sample, from an empty store, by the command of `make demo`.
+    """The pipeline on the built-in sample, from an empty store, by the command of `make demo`.
 
     A project folder with every asset. It is made once, which takes a minute or two, and all tests share it:
     what a test adds or replaces must not matter to the others.

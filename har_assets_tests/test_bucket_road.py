@@ -1,4 +1,4 @@
-"""The whole sample road on PostgreSQL and a bucket: the same products as on one machine, and a second machine."""
+"""The whole sample pipeline on PostgreSQL and a bucket: the same products as on one machine, and a second machine."""
 
 import shutil
 import subprocess
@@ -17,7 +17,7 @@ from har_assets_tests.postgres import Postgres, postgres_server
 from har_assets_tests.project import REPOSITORY, Project, log_of, make_own_videos
 from har_assets_tests.s3_server import BUCKET, S3Server, s3_server
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # two roads
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # two pipelines
 
 MADE = [
     asset
@@ -64,7 +64,7 @@ def services() -> Iterator[tuple[S3Server, Postgres]]:
         yield s3, postgres
 
 
-def test_the_sample_road_in_a_bucket_equals_the_local_one(
+def test_the_sample_pipeline_in_a_bucket_equals_the_local_one(
     sample_road: Project,
     services: tuple[S3Server, Postgres],
     tmp_path: Path,
@@ -93,7 +93,7 @@ def test_the_sample_road_in_a_bucket_equals_the_local_one(
             k: v for k, v in there.lineage.items() if k not in own
         }
     assert differing == []
-    here, there = (road.latest("test_predictions") for road in (sample_road, first))
+    here, there = (pipeline.latest("test_predictions") for pipeline in (sample_road, first))
     assert here.record.metadata["top1"] == there.record.metadata["top1"]
     assert here.file("test_predictions.csv").read_text() == there.file("test_predictions.csv").read_text()
 

@@ -5,8 +5,13 @@ import os
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+
+from har_assets_tests.project import REPOSITORY
+from har_assets_tests.videos import write_video
 
 HEAVY = ("torch", "mlflow", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "decord", "av", "pandas")
 
@@ -43,3 +48,42 @@ def test_the_graph_costs_little_more_than_the_import_of_dagster() -> None:
     # Each pair in the same moments: what runs beside them slows both. Alone on a machine the ratio is about 1.4.
     ratios = [seconds("from har_assets import defs") / seconds("import dagster") for _ in range(3)]
     assert statistics.median(ratios) <= 1.6
+
+
+OWN_DATA = """
+import sys
+from pathlib import Path
+from har_assets_tests.project import Project, materialize_here
+config = {"raw_archive": {"source": sys.argv[1]}}
+sys.exit(bool(materialize_here(Project.make(Path("project").absolute()), "key:raw_archive", config)))
+"""
+
+
+def imports_of(*arguments: str, folder: Path) -> set[str]:
+    """Modules that `python ARGUMENTS` and the processes that it starts import."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1", "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+
+
+def test_the_sample_is_drawn_by_nothing_that_is_imported_for_another_purpose(tmp_path: Path, tiny_onnx: Path) -> None:
+    write_video(tmp_path / "videos" / "run" / "a.avi", np.zeros((9, 20, 24, 3), np.uint8))
+    drawing = "har_assets.dataset.sample"
+    for arguments in (
+        ("-c", "import har_assets.definitions"),
+        ("-m", "har_assets.cli", "--help"),
+        ("-m", "har_assets.cli", "predict", "--model", str(tiny_onnx), "videos/run/a.avi"),
+        ("-c", OWN_DATA, str(tmp_path / "videos")),
+    ):
+        imported = imports_of(*arguments, folder=tmp_path)
+        assert "har_assets.errors" in imported
+        assert [name for name in imported if f"{name}.".startswith(f"{drawing}.")] == [], arguments
+    assert drawing in imports_of("-c", f"import {drawing}", folder=tmp_path)

@@ -1,6 +1,8 @@
 """Logs as JSON lines."""
 
 import json
+import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import yaml
 
 from har_assets.errors import HarError
 from har_assets.graph.failures import failures_in_words
+from har_assets.logs import JsonLogHandler
 from har_assets_tests.project import REPOSITORY
 
 
@@ -76,6 +79,21 @@ def test_without_a_file_lines_go_to_standard_output(
         assert dg.materialize([talkative], instance=instance).success
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert any("epoch" in line["message"] for line in lines)
+
+
+def test_lines_of_many_writers_stay_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log.jsonl"
+    monkeypatch.setenv("HAR_LOG_FILE", str(log))
+
+    def write(number: int) -> None:  # opens the file for each line, as each process does
+        message = f"{number % 10}" * 100_000
+        JsonLogHandler().emit(logging.LogRecord("har", logging.INFO, "", 0, message, None, None))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(200)))
+    messages = [line["message"] for line in lines_of(log)]
+    assert len(messages) == 200
+    assert all(len(message) == 100_000 and len(set(message)) == 1 for message in messages)
 
 
 @pytest.mark.filterwarnings("ignore::dagster.BetaWarning")

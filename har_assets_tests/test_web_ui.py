@@ -41,7 +41,7 @@ def web_ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of `dagster dev` in a new project folder."""
     if not CHROMIUM:
         pytest.skip("no Chromium: install it (apt-get install chromium) or name it in CHROMIUM")
-    folder = os.environ.get("HAR_WEB_UI_PROJECT")  # a project with a finished road, for a picture
+    folder = os.environ.get("HAR_WEB_UI_PROJECT")  # a project with a finished pipeline, for a picture
     project = Project(Path(folder)) if folder else Project.make(tmp_path_factory.mktemp("web"))
     port = free_port()
     server = subprocess.Popen(

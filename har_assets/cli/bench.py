@@ -17,7 +17,7 @@ from har_assets.store.opening import open_store
 if TYPE_CHECKING:
     from har_assets.model.spec import ModelSpec
     from har_assets.runtime.benchmark import Benchmark
-    from har_assets.runtime.predictor import Clips
+    from har_assets.video.sampling import Clips
 
 BENCH_CLIPS = 32
 """Videos whose centre windows `har bench` scores."""

@@ -1,4 +1,4 @@
-"""What the commands share."""
+"""Arguments, bars and printing that the commands share."""
 
 import glob
 import sys

@@ -47,7 +47,7 @@ class TimelineOptions:
     """NAME.timeline.png too."""
 
     def suffixes(self) -> list[str]:
-        """Of the files that are written."""
+        """Suffixes of the files that are written."""
         return ["csv", "json", *(["png"] if self.strip else []), *(["mp4"] if self.annotate else [])]
 
 

@@ -30,7 +30,7 @@ def connect(address: str) -> JobSubmissionClient:
 
 
 def nodes_of(client: JobSubmissionClient) -> list[dict[str, float]]:
-    """What each living node offers in all: `CPU`, `GPU`, `memory` in bytes, custom resources. Raises HarError."""
+    """The resources of each living node in all: `CPU`, `GPU`, `memory` in bytes, custom resources. Raises HarError."""
     answer = client._do_request("GET", "/api/v0/nodes?detail=1&limit=10000")
     if not answer.ok:
         raise HarError(

@@ -1,9 +1,11 @@
-"""What a step or a shard needs of a node."""
+"""Resources that a step or a shard needs of a node."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from har_assets.system.files import Log
 
 NEEDS_TAG = "dagster-ray/config"
 """Tag of an op under which dagster-ray looks for what it needs."""
@@ -27,9 +29,7 @@ def needs(cpus: float = 1, *, gpus: float = 0, project: bool = False) -> dict[st
     return {NEEDS_TAG: wanted}
 
 
-def tasks_that_need(
-    wanted: Mapping[str, Any], offered: Mapping[str, float], log: Callable[[str], None]
-) -> dict[str, Any]:
+def tasks_that_need(wanted: Mapping[str, Any], offered: Mapping[str, float], log: Log) -> dict[str, Any]:
     """Options of a Ray task for what `needs` says, without a GPU where the cluster offers none, which is logged."""
     options = {name: wanted[NEEDS_TAG][name] for name in ("num_cpus", "num_gpus") if name in wanted[NEEDS_TAG]}
     if "num_gpus" in options and not offered.get("GPU"):

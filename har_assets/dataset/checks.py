@@ -94,7 +94,7 @@ def label_problems(manifests: Manifests, class_names: tuple[str, ...]) -> list[s
 
 
 def full_dataset_problems(manifests: Manifests, class_names: tuple[str, ...], known: KnownDataset) -> list[str]:
-    """What is missing from a published data set. Ask only where all of it is claimed."""
+    """Files and classes that a published data set lacks. Ask only where all of it is claimed."""
     summary = manifests.summary
     expected = {
         "classes": (len(class_names), len(known.classes)),

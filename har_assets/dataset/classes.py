@@ -82,7 +82,7 @@ HMDB51_SPLITS: tuple[int, ...] = (1, 2, 3)
 
 @dataclass(frozen=True)
 class ClipName:
-    """What the file name of an HMDB51 clip says: `FILM_ACTION_f_cm_np1_fr_med_0.avi`."""
+    """The facts in the file name of an HMDB51 clip: `FILM_ACTION_f_cm_np1_fr_med_0.avi`."""
 
     film: str
     """The source film or video, for example `TrumanShow`."""

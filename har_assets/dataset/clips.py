@@ -65,7 +65,7 @@ class DataUpdate:
 
     @property
     def identity(self) -> dict[str, Any] | None:
-        """What decides the content beside the archive."""
+        """Options that decide the content, beside the archive."""
         return None if self.archive else {"data_dvc": tracked_version(self.project, self.dvc)}
 
     @property

@@ -69,18 +69,18 @@ class Hashes:
 
     @property
     def sha256(self) -> str:
-        """Of all bytes so far."""
+        """SHA-256 of all bytes so far."""
         return self._sha256.hexdigest()
 
     @property
     def md5(self) -> str:
-        """Of all bytes so far."""
+        """MD5 of all bytes so far."""
         return self._md5.hexdigest()
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What is known of a file before it is fetched: bytes and hashes in lower case, None where unknown."""
+    """Facts about a file before it is fetched: bytes and hashes in lower case, None where unknown."""
 
     size: int | None
     sha256: str | None
@@ -113,7 +113,7 @@ class _Origin:
 
     @property
     def validator(self) -> str | None:
-        """What If-Range may carry: a strong ETag or a date."""
+        """The validator that If-Range may carry: a strong ETag or a date."""
         if self.etag and not self.etag.startswith("W/"):
             return self.etag
         return self.last_modified

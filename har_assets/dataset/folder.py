@@ -35,7 +35,7 @@ CLIP_HASHES = "clips.json"
 
 @dataclass(frozen=True)
 class Dataset:
-    """What `dataset.json` says."""
+    """The content of `dataset.json`."""
 
     name: str
     """`sample`, `hmdb51`, or the stem of the user's own archive or folder."""

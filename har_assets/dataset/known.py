@@ -17,7 +17,7 @@ from har_assets.dataset.groups import HMDB51_FILMS
 
 @dataclass(frozen=True)
 class KnownDataset:
-    """What is known of a published data set before its files are read."""
+    """Facts about a published data set, known before its files are read."""
 
     name: str
     """In `dataset.json`, and as a source of raw_archive where it can be downloaded."""
@@ -27,11 +27,11 @@ class KnownDataset:
     """In index order."""
     clips: int
     train_clips: int
-    """Of each official split, validation included."""
+    """Training clips of each official split, validation included."""
     test_clips: int
-    """Of each official split."""
+    """Test clips of each official split."""
     unused_clips: int
-    """Of each official split."""
+    """Clips that each official split leaves out."""
     splits: tuple[int, ...]
     """Numbers of the official splits."""
     recordings: str

@@ -35,7 +35,7 @@ class ListFormat:
     classes: Callable[[Path], set[str]]
     """Classes that a list is about."""
     rows: Callable[[Path], list[Row]]
-    """What a list says. Raises DatasetError."""
+    """The content of a list. Raises DatasetError."""
 
 
 _HMDB51_NAME = re.compile(r"(?P<label>.+)_test_split(?P<split>\d+)\.txt")

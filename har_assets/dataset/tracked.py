@@ -1,4 +1,4 @@
-"""What `data.dvc` says of the project's data, beside what video_clips has published."""
+"""The project's data by `data.dvc`, beside the version that video_clips has published."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from har_assets.model.windows import Windows
 from har_assets.runtime.onnx import OnnxPredictor
 from har_assets.runtime.parity import Limits, Parity, compare
 from har_assets.runtime.predictor import Predictor, Scores
+from har_assets.system.files import Log
 
 ROUNDED = "fp16 rounded"
 """Name of the imitation of float16 that stands beside the fp16 file where ONNX Runtime has no GPU."""
@@ -29,7 +30,7 @@ PROGRESS_SECONDS = 10.0
 
 
 def gate_predictors(path: Path, precision: str, fp32: Path) -> dict[str, Predictor]:
-    """What a file that was converted from `fp32` is gated by, under the name of its precision.
+    """The predictors that gate a file converted from `fp32`, by the name of its precision.
 
     That is ONNX Runtime's CPU, whose float32 is exact; float16 runs on a GPU where there is one. Without one the
     CPU computes the float16 file in float32 throughout, so that ROUNDED stands beside it and imitates the rounding.
@@ -48,7 +49,7 @@ def pass_gates(
     children: Mapping[str, Predictor],
     windows: Windows,
     limits: Callable[[str], Limits],
-    log: Callable[[str], None] = print,
+    log: Log = print,
 ) -> dict[str, Parity]:
     """Parity of every child with the parent on the same windows, by the child's name: a precision or ROUNDED.
 
@@ -71,7 +72,7 @@ def pass_gates(
 
 
 def score_windows(
-    predictors: Mapping[str, Predictor], windows: Windows, log: Callable[[str], None] = print
+    predictors: Mapping[str, Predictor], windows: Windows, log: Log = print
 ) -> tuple[dict[str, Scores], NDArray[np.int64]]:
     """Scores [B, K] of each predictor on all windows, and the true class indices [B].
 

@@ -24,7 +24,7 @@ from har_assets.runtime.parity import PRECISIONS
 if TYPE_CHECKING:
     import onnx
 
-    from har_assets.runtime.predictor import Clips
+    from har_assets.video.sampling import Clips
 
 QUANTISED_OPS = ["Conv", "Gemm"]
 

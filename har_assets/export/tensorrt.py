@@ -60,7 +60,7 @@ def choose_builder(wanted: str) -> tuple[str, str]:
 
 
 def builder_identity(wanted: str) -> dict[str, str]:
-    """What an engine depends on besides its ONNX file and options: builder, its version, the GPU that it times on.
+    """Identity of the builder: its name and version, and the GPU that it times on. It is part of the engine's key.
 
     HarError when the wanted builder cannot run here.
     """
@@ -233,7 +233,7 @@ class _TimingCache:
 
 
 class _Lines(list[str]):
-    """What the builder says: everything but chatter, of its reports the first LOG_LINES."""
+    """The builder's messages without chatter, and the first LOG_LINES lines of its reports."""
 
     def tell(self, severity: str, message: str) -> None:
         """One more message."""

@@ -1,4 +1,4 @@
-"""What every asset of the graph has in common: skip what is unchanged, publish all or nothing, fail in words."""
+"""Publishing, the same for every asset of the graph: skip what is unchanged, publish all or nothing, fail in words."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -130,7 +130,7 @@ def note_outbox(context: dg.AssetExecutionContext, store: ArtifactStore, mlflow:
 
 
 def result_of(artifact: Artifact, unchanged: bool) -> dg.MaterializeResult:
-    """What Dagster shows of a published product."""
+    """Metadata of a published product for Dagster."""
     record = artifact.record
     figures = dict(record.metadata)
     pictures = figures.pop("pictures", [])

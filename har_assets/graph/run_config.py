@@ -20,7 +20,7 @@ SHARED = frozenset({("video_clips", "dvc"), ("trained_checkpoint", "network"), (
 
 
 def shared_value(context: dg.AssetExecutionContext, asset: str, field: str, default: Any) -> Any:
-    """What this run's configuration says of a field in SHARED; `default` where it leaves the field out."""
+    """The value of a field in SHARED in this run's configuration; `default` where it leaves the field out."""
     if (asset, field) not in SHARED:
         raise ValueError(f"{asset}.{field} is not in SHARED: an asset reads its own configuration alone")
     run_config: dict[str, Any] = dict(context.run.run_config)

@@ -198,7 +198,7 @@ SHARED_BY_SPLITS = frozenset(STAGES["split_evaluation"].deps)
 
 
 def demo_selection() -> str:
-    """What `make demo` builds, for `dagster asset materialize --select`."""
+    """The selection that `make demo` builds, for `dagster asset materialize --select`."""
     return " or ".join(f"+key:{stage.name}" for stage in _TABLE if stage.demo)
 
 

@@ -50,7 +50,7 @@ class VideoBucket(RemoteFolder):
         super().__init__(address, settings.INCOMING)
         self._home, self._most = home, most_copied
         self._sizes: dict[bytes, Signature] = {}
-        """Of the listing."""
+        """Sizes in the listing."""
         self._held: dict[Path, int] = {}
         """Copies that are there or under way, and their bytes."""
         self._folder: Path | None = None

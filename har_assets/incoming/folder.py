@@ -21,11 +21,11 @@ UNFINISHED = rb"(?:~|\.(?:tmp|temp|part|partial|download|crdownload|filepart))"
 
 SLUG_CHARACTERS = 40
 HASH_DIGITS = 12
-"""Of a partition key: among 100,000 names with one and the same slug two collide with a probability of 2e-5."""
+"""Digits of the hash in a partition key: of 100,000 names with one slug two collide with a probability of 2e-5."""
 
 
 Signature = tuple[int, int, int]
-"""What of a file changes when its content does, without reading it: its size in bytes, the time of the last write
+"""Facts that change with the content of a file, without reading it: its size in bytes, the time of the last write
 (which copying programs set back) and that of the last change of anything (which the kernel keeps), in nanoseconds.
 Of an object in a bucket the second is a number made of its ETag. A bare tuple, as a tick makes one of every file."""
 

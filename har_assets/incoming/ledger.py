@@ -57,7 +57,7 @@ class Request:
 
 @dataclass
 class Plan:
-    """What one tick comes to."""
+    """The result of one tick."""
 
     request: Request | None = None
     forgotten: list[str] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Plan:
     waiting: int = 0
     """Files that are new or changed and not asked for yet."""
     unsettled: int = 0
-    """Of these, files that do not stand still yet."""
+    """Files among these that do not stand still yet."""
     running: int = 0
     """Files in a run that has not ended."""
     repeating: int = 0

@@ -19,10 +19,11 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from har_assets.errors import VideoError
 from har_assets.incoming.folder import GoneError, LocalVideo, Videos, Wanted, printable
+from har_assets.incoming.options import IncomingOptions
 from har_assets.incoming.results import TOP, Results
 from har_assets.store.record import Artifact
 from har_assets.system.files import written_whole
@@ -30,19 +31,6 @@ from har_assets.system.files import written_whole
 if TYPE_CHECKING:
     from har_assets.runtime import Predictor
     from har_assets.runtime.video import VideoFailure, VideoPrediction
-
-
-class Scoring(Protocol):
-    """How videos are scored; a configuration of the asset has these fields, and says what they are."""
-
-    force: bool
-    runtime: str
-    windows: int
-    batch: int
-    workers: int
-    timeout_s: float
-    film_from_s: float
-    film_timeout_s: float
 
 
 @dataclass(frozen=True)
@@ -87,8 +75,10 @@ class IncomingRun:
     """The file in it that predicts."""
     precision: str
     """Number format of that file."""
-    scoring: Scoring
+    options: IncomingOptions
     videos: Videos
+    force: bool = False
+    """Predict what was predicted before, too."""
     counts: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(
             ("predicted", "without a prediction", "known before", "gone or changing"), 0
@@ -101,7 +91,7 @@ class IncomingRun:
     films: list[_Video] = field(default_factory=list)
     """Long videos, which come after all others."""
     spec: dict[str, Any] = field(default_factory=dict)
-    """Of the model, JSON-ready; known when it is open."""
+    """The model's spec, JSON-ready; known when it is open."""
     stopped: threading.Event = field(default_factory=threading.Event)
     """Nobody wants the rest."""
     tried: set[str] = field(default_factory=set)
@@ -125,7 +115,7 @@ class IncomingRun:
                 continue
             from har_assets.runtime import open_model
 
-            predictor = predictor or open_model(self.onnx.file(self.file_name), self.scoring.runtime)
+            predictor = predictor or open_model(self.onnx.file(self.file_name), self.options.runtime)
             self.spec = self.spec or json.loads(predictor.spec.to_json())
             self._predict(predictor, itertools.chain([first], unknown), note)
         while self.again:
@@ -145,13 +135,13 @@ class IncomingRun:
         for found in predict_videos(
             predictor,
             paths(),
-            windows=self.scoring.windows,
+            windows=self.options.windows,
             top=TOP,
-            batch=self.scoring.batch,
-            workers=self.scoring.workers or None,
-            timeout_s=self.scoring.timeout_s,
+            batch=self.options.batch,
+            workers=self.options.workers or None,
+            timeout_s=self.options.timeout_s,
             contact_sheets=True,
-            longest_s=self.scoring.film_from_s or math.inf,
+            longest_s=self.options.film_from_s or math.inf,
             go_on=self._go_on,
         ):
             video = self.waiting.popleft()
@@ -169,7 +159,7 @@ class IncomingRun:
                 for left in (video, *self.same.pop(video.local.content)):
                     note(self._left(left.partition, str(error)))
                 continue
-            says, sheet = predict_film(predictor, path, self.scoring.film_timeout_s, self._go_on)
+            says, sheet = predict_film(predictor, path, self.options.film_timeout_s, self._go_on)
             self._keep(video, predictor.runtime, says, sheet, note)
 
     def _go_on(self) -> None:
@@ -214,7 +204,7 @@ class IncomingRun:
                 note(self._given(fields, known=False))
                 continue
             content = found.content
-            known = None if self.scoring.force else self.results.find(content, partition)
+            known = None if self.force else self.results.find(content, partition)
             # What could not be decoded is tried once more: it may have been for want of time or memory.
             if known is not None and (known["top"] or content in self.tried):
                 fields = {**known, "video": printable(name), "partition": partition, "given": _now()}
@@ -254,7 +244,7 @@ class IncomingRun:
             },
             "top": [],
             "timeline": None,
-            "windows": self.scoring.windows,
+            "windows": self.options.windows,
             "frames": 0,
             "reason": "",
             "note": "",
@@ -275,7 +265,7 @@ class IncomingRun:
 def predict_film(
     predictor: "Predictor", path: Path, timeout_s: float, go_on: Callable[[], None]
 ) -> tuple[dict[str, Any], bytes]:
-    """What a result says of a long video, and its contact sheet; `go_on` is called every second and may raise."""
+    """The fields of a long video's result, and its contact sheet; `go_on` is called every second and may raise."""
     from har_assets.runtime.timeline import predict_timeline
     from har_assets.runtime.video import ranked
     from har_assets.runtime.windows import film_sheet
@@ -301,7 +291,7 @@ def predict_film(
 
 
 def _says(found: "VideoPrediction | VideoFailure") -> dict[str, Any]:
-    """What a result says of a video, besides what is the same for all."""
+    """The fields of a result that differ from video to video."""
     from har_assets.runtime.video import VideoFailure
 
     if isinstance(found, VideoFailure):

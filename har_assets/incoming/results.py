@@ -1,4 +1,4 @@
-"""What was predicted of each video: a JSON file each, kept for good, and one table of all.
+"""Results of all videos: a JSON file each, kept for good, and one table of all.
 
     artifacts/incoming_video_predictions/
       3f0c9a1b2d4e/                              one model, scored in one way
@@ -20,12 +20,12 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from har_assets.system.files import hash_of, write_text_whole, written_whole
+from har_assets.system.files import Log, hash_of, write_text_whole, written_whole
 from har_assets.system.locks import locked
 
 TOP = 5
@@ -87,7 +87,7 @@ class Results:
         return self.folder / content[:2] / f"{content}.{partition}.json"
 
     def find(self, content: str, partition: str) -> dict[str, Any] | None:
-        """What is known of a content: under this partition, else under another one, else None."""
+        """The known result of a content: under this partition, else under another one, else None."""
         own = _read(self.path(content, partition))
         if own is not None:
             return own
@@ -113,7 +113,7 @@ class Results:
         return self.home / "sheets" / content[:2] / f"{content}.jpg"
 
 
-def update_table(home: Path, log: Callable[[str], None]) -> Path:
+def update_table(home: Path, log: Log) -> Path:
     """Bring `predictions.csv` up to date with the results of all models; return its path.
 
     Only results that came or changed since are read; the others are listed, and the table is replaced as a whole, by

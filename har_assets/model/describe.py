@@ -1,4 +1,4 @@
-"""What a verified model file says of itself: one function a kind of file, named in the table of `files.py`."""
+"""Spec and provenance of a verified model file: one function a kind of file, named in the table of `files.py`."""
 
 from __future__ import annotations
 

@@ -83,11 +83,11 @@ class ModelKind:
         return ModelFileError(f"There is no {self.noun} {path}: materialize {self.asset} or name another file.")
 
     def verify(self, path: Path) -> Any:
-        """What the verifier returns, the bytes for most kinds; ModelFileError unless they are as they were written."""
+        """The result of the verifier, the bytes for most kinds; ModelFileError unless they are as they were written."""
         return _function(self.verifier)(path)
 
     def describe(self, path: Path) -> tuple[ModelSpec, Provenance]:
-        """What a file says of itself; ModelFileError where it is damaged or foreign."""
+        """Spec and provenance of a file; ModelFileError where it is damaged or foreign."""
         described: tuple[ModelSpec, Provenance] = _function(self.reader)(path)
         return described
 

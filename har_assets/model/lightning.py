@@ -300,7 +300,7 @@ def may_be_mirrored(label: str) -> bool:
 
 
 class DeployedModel(nn.Module):
-    """What is exported: uint8 clips [B, 3, T, H, W] in, softmax scores [B, K] out."""
+    """The exported module: uint8 clips [B, 3, T, H, W] in, softmax scores [B, K] out."""
 
     def __init__(self, model: VideoActionModel) -> None:
         super().__init__()

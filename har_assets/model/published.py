@@ -1,4 +1,4 @@
-"""What onnx_model has published, read from its record: precisions, their files and their parity."""
+"""The published onnx_model, read from its record: precisions, their files and their parity."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Recipe(Options):
     warmup: float = 0.0
     """Share of all steps in which the learning rate rises linearly first (cosine and constant)."""
     weight_decay: float = 0.0
-    """Of adamw; biases and normalisation do not decay."""
+    """Weight decay of adamw; biases and normalisation do not decay."""
     batch_norm: str = "batch"
     """`batch`: statistics of each batch; `frozen`: those that the network came with (small batches); `sync`: of the
     batches of all GPUs together."""

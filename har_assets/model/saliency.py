@@ -26,7 +26,7 @@ from har_assets.model.networks import NETWORKS, find_network
 
 @dataclass(frozen=True)
 class Saliency:
-    """What spoke for a class in one of several clips."""
+    """Evidence for a class in one of several clips."""
 
     clip: int
     """Index of the clip: the one with the highest score of the class."""
@@ -45,7 +45,7 @@ def why_no_saliency(network: str) -> str:
 
 
 def class_saliency(model: VideoActionModel, clips_BCTHW: NDArray[np.uint8], label_index: int) -> Saliency:
-    """What speaks for a class in the clip that the model finds it in most.
+    """Evidence for a class in the clip that scores highest for it.
 
     Args:
         model: in evaluation mode, on any device.

@@ -1,4 +1,4 @@
-"""What a model expects of a video and where it came from; travels inside every model file."""
+"""A model's expectations of a video and its origin; both travel inside every model file."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -18,10 +17,7 @@ from har_assets.errors import DatasetError, HarError
 from har_assets.model.spec import ModelSpec
 from har_assets.store.record import Artifact
 from har_assets.video.frame_cache import FrameCache
-from har_assets.video.sampling import centre_crop, take_window, to_clip_CTHW
-
-Clips: TypeAlias = NDArray[np.uint8]
-"""uint8 [B, 3, T, H, W], RGB."""
+from har_assets.video.sampling import Clips, centre_crop, take_window, to_clip_CTHW
 
 BATCH_BYTES = 16 << 20
 """Bytes of uint8 clips held at once; activations are some fifty times as many."""

@@ -1,1 +1,1 @@
-"""What people read about a model: plots, the HTML report, model cards, test predictions."""
+"""Pages about a model for people: plots, the HTML report, model cards, test predictions."""

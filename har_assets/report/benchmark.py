@@ -17,6 +17,7 @@ from har_assets.runtime import read_spec
 from har_assets.runtime.benchmark import run_benchmark
 from har_assets.runtime.benchmark_options import BenchmarkOptions
 from har_assets.store.product import Build, Product
+from har_assets.system.files import Log
 
 CHART = "runtime_benchmark.png"
 
@@ -29,7 +30,7 @@ def build_benchmark(
     videos: int,
     runtimes: list[str],
     videos_folder: Callable[[], Path],
-    log: Callable[[str], None],
+    log: Log,
 ) -> Product:
     """The product of runtime_benchmark: a table and a chart.
 

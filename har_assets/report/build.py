@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +13,6 @@ import pandas as pd
 import torch
 
 from har_assets.dataset.manifests import read_manifest
-from har_assets.errors import HarError
 from har_assets.model.files import CARD, CHECKPOINT, CURVES, ONNX
 from har_assets.model.lightning import load_checkpoint
 from har_assets.model.networks import weights_licence
@@ -27,7 +26,8 @@ from har_assets.report.options import PAGE, PREDICTIONS, ReportOptions
 from har_assets.report.plots import plot_class_accuracy, plot_reliability, plot_strips
 from har_assets.runtime.evaluation import evaluate
 from har_assets.store.product import Build, Product
-from har_assets.store.record import Artifact
+from har_assets.store.record import Artifact, refuse_other_parents
+from har_assets.system.files import Log
 from har_assets.video.frame_cache import FrameCache
 
 RELIABILITY = "reliability.png"
@@ -42,15 +42,15 @@ class Links:
     """Addresses that the page shows."""
 
     asset: Callable[[str], str]
-    """Of an asset, by its name."""
+    """Page of an asset, by its name."""
     mlflow_run: Callable[[str], str]
-    """Of an MLflow run, by its id; empty where there is none."""
+    """Page of an MLflow run, by its id; empty where there is none."""
     dagster_run: str
-    """Of the run that makes the page."""
+    """Page of the run that makes the report."""
 
 
 def build_report(
-    build: Build, options: ReportOptions, *, videos: Callable[[], Path], links: Links, log: Callable[[str], None]
+    build: Build, options: ReportOptions, *, videos: Callable[[], Path], links: Links, log: Log
 ) -> Product:
     """The product of evaluation_report.
 
@@ -64,14 +64,17 @@ def build_report(
     Raises:
         HarError: the inputs were not made from each other, or there is no test video.
     """
-    refuse_other_parents(build.inputs)
-    found, spec, provenance, cards = _evaluate(build.inputs, options, videos, log)
+    inputs = build.inputs
+    parents = [("test_predictions", parent) for parent in ("onnx_model", "test_manifest", "frame_cache")]
+    pairs = [*parents, ("onnx_model", "trained_checkpoint")]
+    refuse_other_parents([(inputs[child], inputs[parent]) for child, parent in pairs], "evaluation_report")
+    found, spec, provenance, cards = _evaluate(inputs, options, videos, log)
     title = f"{spec.network} on {found.videos:,} test videos{' (synthetic data)' if provenance.synthetic else ''}"
     pictures = _draw(build.folder, found, cards.wrong, title)
-    checkpoint = build.inputs["trained_checkpoint"].record
+    checkpoint = inputs["trained_checkpoint"].record
     training = training_facts(checkpoint.metadata, checkpoint.config)
     _write_page(build, found, spec, provenance, cards, training, links)
-    _write_card(build, found, spec, provenance, training)
+    _write_card(build, found, spec, provenance, training, pictures)
     figures = found.figures()
     build.run.metrics({f"test_video_{name}": value for name, value in figures.items()})
     for name in (PAGE, CARD, *pictures):
@@ -93,20 +96,6 @@ def build_report(
     )
 
 
-def refuse_other_parents(inputs: Mapping[str, Artifact]) -> None:
-    """HarError where the latest predictions are not those of the latest model, data and checkpoint."""
-    for child, parents in (
-        ("test_predictions", ("onnx_model", "test_manifest", "frame_cache")),
-        ("onnx_model", ("trained_checkpoint",)),
-    ):
-        for parent in parents:
-            if inputs[child].record.inputs.get(parent) != inputs[parent].record.data_version:
-                raise HarError(
-                    f"The latest {child} was made from another {parent} than the latest: "
-                    f"`dagster asset materialize -m har_assets --select 'key:{child} or key:evaluation_report'`."
-                )
-
-
 @dataclass(frozen=True)
 class _Cards:
     """Cards of single videos, and why they do not show what spoke for the answer."""
@@ -118,7 +107,7 @@ class _Cards:
 
 
 def _evaluate(
-    inputs: Mapping[str, Artifact], options: ReportOptions, videos: Callable[[], Path], log: Callable[[str], None]
+    inputs: Mapping[str, Artifact], options: ReportOptions, videos: Callable[[], Path], log: Log
 ) -> tuple[Evaluation, ModelSpec, Provenance, _Cards]:
     """Everything that is computed: figures, and what spoke for some answers."""
     predicted = inputs["test_predictions"]
@@ -216,6 +205,7 @@ def _write_card(
     spec: ModelSpec,
     provenance: Provenance,
     training: list[tuple[str, str]],
+    pictures: Sequence[str],
 ) -> None:
     card = model_card(
         spec,
@@ -224,6 +214,7 @@ def _write_card(
         weights_licence=weights_licence(spec.network),
         facts=[*training, ("ONNX file", build.inputs["onnx_model"].record.headline)],
         evaluation=found,
+        pictures=pictures,
     )
     (build.folder / CARD).write_text(card, encoding="utf-8")
 

@@ -6,10 +6,12 @@ card beside it has no test figures and says where they are; the one of evaluatio
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from pydantic import ValidationError
 
 from har_assets.model.recipe import TrainingOptions
@@ -55,6 +57,7 @@ def model_card(
     weights_licence: str = "",
     facts: Sequence[tuple[str, str]] = (),
     evaluation: Evaluation | None = None,
+    pictures: Sequence[str] = (),
 ) -> str:
     """The card of a model as Markdown.
 
@@ -65,6 +68,7 @@ def model_card(
         weights_licence: licence of the weights that training started from.
         facts: more names and values for the table (how it was trained, its parity).
         evaluation: test figures with intervals; None where they do not exist yet.
+        pictures: names of image files beside the card that it shows with the figures.
     """
     dataset = data_name(provenance)
     kept = "every frame" if spec.frame_stride == 1 else f"one of every {spec.frame_stride} frames"
@@ -100,7 +104,7 @@ def model_card(
         "from har_assets.runtime.video import predict_video\n\n"
         f'print(predict_video(open_model("{file}"), Path("clip.avi")).labels)\n```',
         "## Test figures",
-        _figures(evaluation, provenance),
+        _figures(evaluation, provenance, pictures),
         "## Limits",
         _limits(spec, provenance),
         "## Licences",
@@ -110,7 +114,7 @@ def model_card(
 
 
 def training_facts(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was trained, how and how long, as names and values.
+    """Data, recipe and duration of a training, as names and values.
 
     `summary` is what the training process returns (`training.fit.fit`), `config` that of trained_checkpoint. A
     checkpoint from elsewhere has neither, one of an old version not all of it.
@@ -138,42 +142,37 @@ def training_facts(summary: Mapping[str, Any], config: Mapping[str, Any]) -> lis
 
 
 def _front_matter(spec: ModelSpec, provenance: Provenance, evaluation: Evaluation | None) -> str:
-    """YAML for a hub. JSON strings are YAML strings, so any name can stand in it."""
-    licence = {"hmdb51": "cc-by-4.0", "sample": "apache-2.0"}.get(provenance.dataset, "unknown")
-    lines = [
-        "---",
-        f"license: {licence}",
-        "library_name: har_assets",
-        "pipeline_tag: video-classification",
-        "tags:",
-        *(f"- {json.dumps(tag)}" for tag in ("video-classification", "action-recognition", spec.network)),
-        *(["- synthetic-data"] if provenance.synthetic else []),
-        "metrics:",
-        "- accuracy",
-    ]
+    """YAML that the Hugging Face Hub accepts: no empty value, and a `type` of the data set in letters and -_. only."""
+    name = data_name(provenance)
+    head: dict[str, Any] = {
+        "license": {"hmdb51": "cc-by-4.0", "sample": "apache-2.0"}.get(provenance.dataset, "unknown"),
+        "library_name": "har_assets",
+        "pipeline_tag": "video-classification",
+        "tags": ["video-classification", "action-recognition", spec.network],
+        "metrics": ["accuracy"],
+    }
+    if provenance.synthetic:
+        head["tags"].append("synthetic-data")
     if evaluation is not None:
-        name = data_name(provenance)
-        lines += [
-            "model-index:",
-            f"- name: {json.dumps(f'{spec.network}-{name}')}",
-            "  results:",
-            "  - task:",
-            "      type: video-classification",
-            "    dataset:",
-            f"      name: {json.dumps(name)}",
-            f"      type: {json.dumps(provenance.dataset or 'unnamed')}",
-            f"      config: {json.dumps(f'split {provenance.split}')}",
-            "      split: test",
-            f"      revision: {json.dumps(provenance.data_version)}",
-            "    metrics:",
+        dataset = {
+            "name": name,
+            "type": re.sub(r"[^\w.-]+", "-", provenance.dataset or "unnamed", flags=re.ASCII),
+            "config": f"split {provenance.split}",
+            "split": "test",
+        }
+        if provenance.data_version:
+            dataset["revision"] = provenance.data_version
+        metrics = [
+            {
+                "type": kind,
+                "name": f"{title}, 95 % interval {estimate.low:.3f} to {estimate.high:.3f}",
+                "value": round(float(estimate.value), 4),
+            }
+            for kind, title, estimate in _estimates(evaluation)
         ]
-        for kind, title, estimate in _estimates(evaluation):
-            lines += [
-                f"    - type: {kind}",
-                f"      name: {json.dumps(title)}",
-                f"      value: {estimate.value:.4f}",
-            ]
-    return "\n".join([*lines, "---"])
+        result = {"task": {"type": head["pipeline_tag"]}, "dataset": dataset, "metrics": metrics}
+        head["model-index"] = [{"name": f"{spec.network}-{name}", "results": [result]}]
+    return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---"
 
 
 def _estimates(evaluation: Evaluation) -> list[tuple[str, str, Estimate]]:
@@ -184,7 +183,7 @@ def _estimates(evaluation: Evaluation) -> list[tuple[str, str, Estimate]]:
     ]
 
 
-def _figures(evaluation: Evaluation | None, provenance: Provenance) -> str:
+def _figures(evaluation: Evaluation | None, provenance: Provenance, pictures: Sequence[str]) -> str:
     if evaluation is None:
         return (
             "They are made after the model: materialize evaluation_report, whose folder "
@@ -207,6 +206,7 @@ def _figures(evaluation: Evaluation | None, provenance: Provenance) -> str:
                 if _real(provenance)
                 else ""
             ),
+            *(f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in pictures),
         ]
     )
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from har_assets.errors import VideoError
 from har_assets.report.frames import (
-    Frames,
     Shown,
     moving_webp,
     shown_from_cache,
@@ -25,7 +24,7 @@ from har_assets.report.frames import (
 )
 from har_assets.system.files import sha256_of
 from har_assets.video.frame_cache import FrameCache
-from har_assets.video.sampling import clip_windows, window_starts
+from har_assets.video.sampling import Frames, clip_windows, window_starts
 
 if TYPE_CHECKING:
     from har_assets.model.lightning import VideoActionModel
@@ -39,7 +38,7 @@ class Card:
     true: str
     answer: str
     score: float
-    """Of the answer, 0..1, mean over the windows."""
+    """Score of the answer, 0..1, mean over the windows."""
     true_score: float
     true_rank: int
     """Place of the true class among the K, 1 is the answer."""
@@ -52,7 +51,7 @@ class Card:
     picture_HWC: Frames
     """All of `strips` in one, as pixels."""
     note: str = ""
-    """What is to be known of the pictures; empty most of the time."""
+    """A remark on the pictures; empty most of the time."""
 
     @property
     def caption(self) -> str:

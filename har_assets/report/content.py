@@ -1,4 +1,4 @@
-"""What an evaluation report says: figures with intervals, and what is shown beside them.
+"""The content of an evaluation report: figures with intervals, and the pictures beside them.
 
 N videos, K classes.
 """
@@ -129,7 +129,7 @@ class Report:
     provenance: Provenance
     evaluation: Evaluation
     runtime: str
-    """What executed the model: `ONNX Runtime 1.31 CPU`."""
+    """The runtime that executed the model: `ONNX Runtime 1.31 CPU`."""
     windows: int
     mistakes: list[Card]
     right: list[Card]
@@ -142,7 +142,7 @@ class Report:
     quarantine: list[tuple[str, str, str]] = field(default_factory=list)
     """Clip, `test` or `train or validation`, and reason."""
     training: list[tuple[str, str]] = field(default_factory=list)
-    """What is to be known of the training, as names and values."""
+    """Facts about the training, as names and values."""
     versions: list[dict[str, str]] = field(default_factory=list)
     """asset, made, version, what, link: the products behind the page."""
     links: list[tuple[str, str]] = field(default_factory=list)

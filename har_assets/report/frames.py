@@ -18,9 +18,7 @@ from PIL import Image
 from har_assets.errors import VideoError
 from har_assets.model.spec import ModelSpec
 from har_assets.video.decode import VideoReader
-from har_assets.video.sampling import take_window
-
-Frames = NDArray[np.uint8]
+from har_assets.video.sampling import Frames, take_window
 
 SHOWN_HEIGHT = 160
 """Height of the frames, pixels; the width follows from the model's."""

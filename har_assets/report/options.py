@@ -22,7 +22,7 @@ class PredictionOptions(Options):
 
 
 class ReportOptions(Options):
-    """What the page shows of single videos."""
+    """Choice of the single videos on the page."""
 
     mistakes: int = 12
     """Wrong answers to show, the most confident first."""

@@ -6,7 +6,6 @@ next film than a thousand films would, so intervals here count films, not clips.
 References:
     Korn and Graubard 1998, "Confidence Intervals for Proportions with Small Expected Number of Positive Counts
         Estimated from Survey Data": the effective sample size, with its correction for few clusters
-    Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference": the interval
     Guo et al. 2017, "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599: reliability diagram
         and expected calibration error
     Bar-Joseph et al. 2001, "Fast optimal leaf ordering for hierarchical clustering": the order of the classes
@@ -16,18 +15,16 @@ N videos, K classes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-CONFIDENCE = 0.95
-"""Of every interval."""
+from har_assets.runtime.parity import CONFIDENCE, wilson_interval
 
 BINS = 10
-"""Of the reliability diagram, of equal width."""
+"""Number of bins of the reliability diagram, which are of equal width."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +38,6 @@ class Estimate:
     films: int
     effective: float
     """Videos of as many films that would say as much."""
-
-
-def wilson(share: float, count: float) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share 0..1 observed in `count` independent trials (any number above 0)."""
-    from scipy.special import ndtri
-
-    z = float(ndtri(0.5 + CONFIDENCE / 2))
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def clustered_estimate(
@@ -94,7 +81,7 @@ def clustered_estimate(
         upper = 0.5 + CONFIDENCE / 2
         effective *= float(stdtrit(max(most - 1, 1.0), upper) / stdtrit(films - 1, upper)) ** 2
         effective = min(effective, most)
-    low, high = wilson(value, effective)
+    low, high = wilson_interval(value * effective, effective)
     return Estimate(value, min(low, value), max(high, value), count, films, effective)
 
 

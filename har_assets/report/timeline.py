@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from har_assets.errors import HarError, VideoError
-from har_assets.video.decode import Frames, VideoReader
+from har_assets.video.decode import VideoReader
 from har_assets.video.probe import open_container, probe
+from har_assets.video.sampling import Frames
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -58,7 +59,7 @@ MP4_AUDIO = {"aac", "mp3", "ac3", "eac3", "alac", "flac", "opus"}
 """Sound that an MP4 holds as it is; other sound is coded anew."""
 
 TICKS_PER_SECOND = 90_000
-"""Of the annotated copy's time stamps: fine enough for any frame rate."""
+"""Resolution of the annotated copy's time stamps: fine enough for any frame rate."""
 
 SMALLEST_HEIGHT = 240
 """A smaller picture is enlarged, or the writing on it could not be read."""
@@ -161,7 +162,7 @@ def _even(frame_HWC: Frames) -> Frames:
 
 
 class _Captions:
-    """What is written on the frames."""
+    """The caption of each frame."""
 
     def __init__(self, timeline: dict[str, Any]) -> None:
         self._windows = timeline["windows"]

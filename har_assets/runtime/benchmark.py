@@ -32,16 +32,18 @@ import numpy as np
 from har_assets.errors import HarError
 from har_assets.runtime.benchmark_options import BenchmarkOptions
 from har_assets.runtime.choice import RUNTIMES, available_runtimes, open_model
-from har_assets.runtime.predictor import Clips, Scores
+from har_assets.runtime.predictor import Scores
 from har_assets.runtime.video import VideoPrediction, predict_videos
+from har_assets.system.files import Log
 from har_assets.system.usage import Gpus
+from har_assets.video.sampling import Clips
 from har_assets.video.workers import available_cores
 
 ANSWER_SECONDS = 600
 """A runtime that does not answer for so long is stopped; compiling for a GPU takes a minute."""
 
 PACKAGES = ("torch", "onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx-cu13", "onnx", "numpy")
-"""Whose versions describe the machine."""
+"""Packages whose versions describe the machine."""
 
 VECTOR_UNITS = {
     "amx_bf16": "AMX bf16",
@@ -63,13 +65,13 @@ class Row:
     model: str
     """Name of the model file."""
     engine: str = ""
-    """What executes it, with its version."""
+    """The runtime that executes it, with its version."""
     batch: int | None = None
     p50_ms: float | None = None
     """Median time of a call, milliseconds, from uint8 clips in memory to scores in memory."""
     p95_ms: float | None = None
     p99_ms: float | None = None
-    """Of fewer than 100 rounds, that is nearly the slowest one."""
+    """The 99th percentile; with fewer than 100 rounds nearly the slowest one."""
     clips_per_s: float | None = None
     """batch / the median time of a call."""
     videos_per_s: float | None = None
@@ -90,7 +92,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What was measured, and on what."""
+    """Measurements, and the machine and model that they were made on."""
 
     rows: list[Row]
     machine: dict[str, str]
@@ -127,7 +129,7 @@ def run_benchmark(
     videos: Sequence[Path] = (),
     options: BenchmarkOptions | None = None,
     runtimes: Sequence[str] = (),
-    log: Callable[[str], None] = lambda line: None,
+    log: Log = lambda line: None,
 ) -> Benchmark:
     """Measure every runtime of every model file.
 
@@ -333,7 +335,7 @@ def _with_agreement(rows: list[Row], children: list[_Child]) -> list[Row]:
 
 
 def describe_machine() -> dict[str, str]:
-    """What the figures hold for: processor, cores, its vector units, GPU, system, versions."""
+    """The machine that the figures hold for: processor, cores, its vector units, GPU, system, versions."""
     facts = _cpu_facts()
     flags = facts.get("flags", "").split()
     units = [name for flag, name in VECTOR_UNITS.items() if flag in flags]
@@ -353,7 +355,7 @@ def describe_machine() -> dict[str, str]:
 
 
 def _cpu_facts() -> dict[str, str]:
-    """Of the first processor in /proc/cpuinfo."""
+    """Facts about the first processor in /proc/cpuinfo."""
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     except OSError:

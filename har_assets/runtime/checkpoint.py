@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from har_assets.runtime.predictor import Clips, Predictor, Runtime, Scores
+from har_assets.runtime.predictor import Predictor, Runtime, Scores
 from har_assets.system.gpu import gpu_compute_capability
+from har_assets.video.sampling import Clips
 
 
 class CheckpointPredictor(Predictor):

@@ -13,7 +13,8 @@ from har_assets.errors import HarError, ModelFileError
 from har_assets.model.files import ModelKind, kind_of
 from har_assets.model.spec import ModelSpec
 from har_assets.runtime import checkpoint, onnx, openvino, tensorrt
-from har_assets.runtime.predictor import Clips, Predictor, Runtime, Scores
+from har_assets.runtime.predictor import Predictor, Runtime, Scores
+from har_assets.video.sampling import Clips
 
 AUTO_MAX_DIFFERENCE = 0.02
 """Largest difference of a score from float32's for which `auto` takes a runtime that computes in less; the gate of
@@ -34,7 +35,7 @@ class RuntimeChoice:
     name: str
     """As `open_model` takes it."""
     suffix: str
-    """Of the model files that it runs."""
+    """Suffix of the model files that it runs."""
     available: bool
     reason: str
     """Why it cannot, a clause with the remedy; empty where it can."""
@@ -120,7 +121,7 @@ def open_model(path: Path | str, runtime: str = "auto", *, threads: int = 0) -> 
 
 
 def read_spec(path: Path | str) -> ModelSpec:
-    """What a model file expects of a video, without a runtime; the file is verified.
+    """The spec in a model file, without a runtime; the file is verified.
 
     Raises:
         ModelFileError: the file is missing, damaged, foreign or of an unknown kind.

@@ -12,7 +12,7 @@ CLIP_FPS = 30.0
 """Frames a second of the videos that models learn from: all of HMDB51's, and the sample's."""
 
 MAX_CLIPS = 500_000
-"""Of one film: 69 hours at half a second. A file that claims more is damaged, or wants a longer hop."""
+"""Most clips of one film: 69 hours at half a second. A file that claims more is damaged, or wants a longer hop."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,6 @@ class Cut:
     window_s: float
     """From the start of a window's first clip to the end of its last."""
     hop_s: float
-    clip_s: float
-    """num_frames x frame_stride / clip_fps."""
     spacing_s: float
     """From clip to clip: the hop, or the largest part of it that leaves no gap between clips."""
     clips_a_hop: int
@@ -40,7 +38,7 @@ class Cut:
     slack_s: float
     """A frame that is shown so little after a clip's time is that time's frame: files round their times."""
     max_clips: int
-    """Of one film."""
+    """Most clips of one film."""
 
     @classmethod
     def of(cls, spec: ModelSpec, window_s: float | None, hop_s: float | None, clip_fps: float) -> Cut:
@@ -66,7 +64,6 @@ class Cut:
         return cls(
             window_s,
             hop_s,
-            clip_s,
             spacing_s,
             clips_a_hop,
             1 + more_clips,

@@ -1,4 +1,4 @@
-"""What a model says of every video of a manifest, and how often it is right.
+"""Answers of a model to every video of a manifest, and how often they are right.
 
 N clips of the manifest, K classes.
 """

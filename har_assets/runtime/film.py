@@ -20,11 +20,10 @@ import numpy as np
 from har_assets.errors import VideoError
 from har_assets.model.spec import ModelSpec
 from har_assets.runtime.cut import Cut
-from har_assets.runtime.predictor import Clips
 from har_assets.runtime.shared_clips import Layout
 from har_assets.runtime.windows import cropped_CHW
 from har_assets.video.decode import VideoReader
-from har_assets.video.sampling import Frames
+from har_assets.video.sampling import Clips, Frames
 from har_assets.video.workers import available_cores
 
 BLOCKS = 3
@@ -123,7 +122,7 @@ class _Clip:
     frames: list[Frames] = field(default_factory=list, compare=False)
     """Each [3, H, W]."""
     numbers: list[int] = field(default_factory=list, compare=False)
-    """Of these frames in the film."""
+    """Numbers of these frames in the film."""
 
 
 @dataclass

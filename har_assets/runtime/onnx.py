@@ -8,8 +8,9 @@ from typing import Any
 from har_assets.errors import ModelFileError
 from har_assets.model.integrity import refuse_false_spec, verify
 from har_assets.model.spec import from_metadata
-from har_assets.runtime.predictor import Clips, Predictor, Runtime, Scores
+from har_assets.runtime.predictor import Predictor, Runtime, Scores
 from har_assets.system.gpu import gpu_compute_capability
+from har_assets.video.sampling import Clips
 
 
 class OnnxPredictor(Predictor):

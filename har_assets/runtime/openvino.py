@@ -11,7 +11,8 @@ import numpy as np
 from har_assets.errors import ModelFileError
 from har_assets.model.integrity import refuse_false_spec, verify
 from har_assets.model.spec import from_metadata
-from har_assets.runtime.predictor import Clips, Predictor, Runtime, Scores
+from har_assets.runtime.predictor import Predictor, Runtime, Scores
+from har_assets.video.sampling import Clips
 
 PRECISIONS = {"openvino": "f32", "openvino_bf16": "bf16"}
 """Name of the runtime -> what OpenVINO multiplies in."""

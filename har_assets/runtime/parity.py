@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from har_assets.errors import HarError
@@ -28,8 +29,11 @@ Interval = tuple[float, float]
 PRECISIONS = ("fp32", "fp16", "int8")
 """Types that a network computes in: float32, float16, 8-bit integers with float32 between the layers."""
 
-CONFIDENCE_Z = 1.959964
-"""Standard deviations of a 95 % confidence interval."""
+CONFIDENCE = 0.95
+"""Share of intervals that hold the true value."""
+
+CONFIDENCE_Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+"""Standard deviations of a normal distribution from its mean to an end of the interval."""
 
 
 class ParityError(HarError):
@@ -38,7 +42,7 @@ class ParityError(HarError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a conversion may change."""
+    """The differences that a conversion may make."""
 
     max_difference: float
     """Largest |difference| of any score (softmax, 0..1)."""
@@ -171,8 +175,11 @@ def _share(hits_B: NDArray[np.bool_]) -> tuple[float, Interval]:
     return float(hits_B.mean()), wilson_interval(int(hits_B.sum()), len(hits_B))
 
 
-def wilson_interval(hits: int, trials: int) -> Interval:
-    """95 % confidence interval of a share of `hits` in `trials` (at least one); sound at 0 and 100 % too."""
+def wilson_interval(hits: float, trials: float) -> Interval:
+    """95 % confidence interval of a share of `hits` in `trials` (more than 0); sound at 0 and 100 % too.
+
+    Neither needs to be whole, as the effective size of a clustered sample is not; scipy's intervals take integers.
+    """
     share, z2 = hits / trials, CONFIDENCE_Z**2
     centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = CONFIDENCE_Z / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from har_assets.errors import ModelFileError
 from har_assets.model.spec import ModelSpec, Provenance
+from har_assets.video.sampling import Clips
 
-Clips = NDArray[np.uint8]
 Scores = NDArray[np.float32]
 
 
@@ -26,7 +26,7 @@ class Predictor(ABC):
     name: str
     """Name of the runtime as `open_model` takes it: `onnxruntime_cpu`."""
     runtime: str
-    """What executes it, for people and tables: `ONNX Runtime 1.31 CPU`."""
+    """The runtime that executes it, for people and tables: `ONNX Runtime 1.31 CPU`."""
     why: str = "as asked"
     """Why this runtime: one clause."""
     max_batch: int = 32

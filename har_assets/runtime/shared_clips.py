@@ -14,8 +14,8 @@ from multiprocessing import shared_memory
 import numpy as np
 
 from har_assets.errors import HarError
-from har_assets.runtime.predictor import Clips
 from har_assets.system.files import format_bytes
+from har_assets.video.sampling import Clips
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Layout:
     """Where they lie; travels to the decoding processes."""
 
     name: str
-    """Of the shared memory."""
+    """Name of the shared memory."""
     shape: tuple[int, ...]
     """[N, B, 3, T, H, W], uint8."""
 

@@ -20,10 +20,11 @@ from har_assets.errors import ModelFileError
 from har_assets.model.describe import described_in
 from har_assets.model.files import parity_path, reference_path, sidecar_path
 from har_assets.model.integrity import verify_engine
-from har_assets.runtime.predictor import Clips, Predictor, Runtime, Scores
+from har_assets.runtime.predictor import Predictor, Runtime, Scores
 from har_assets.runtime.tensorrt_log import TensorRTLog
 from har_assets.system.files import write_text_whole
 from har_assets.system.gpu import gpu_compute_capability
+from har_assets.video.sampling import Clips
 
 BUILDERS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 """Name of the runtime, which is that of its Python module -> name for people."""
@@ -226,7 +227,7 @@ def _warn(severity: str, message: str) -> None:
 
 
 def _fields(engine: Path) -> Any:
-    """What is in the JSON beside an engine, not verified; None where it cannot be read."""
+    """The JSON beside an engine, not verified; None where it cannot be read."""
     try:
         return json.loads(sidecar_path(engine).read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What TensorRT and TensorRT-RTX say while they build or run an engine, kept from the terminal."""
+"""Messages of TensorRT and TensorRT-RTX while they build or run an engine, kept from the terminal."""
 
 from collections.abc import Callable
 from typing import Any

@@ -51,7 +51,7 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class Timeline:
-    """What happens in a film."""
+    """The timeline of a film."""
 
     video: str
     duration_s: float
@@ -73,7 +73,7 @@ class Timeline:
     segments: tuple[Segment, ...]
     """In order of time, without overlap; times in which no class reaches the threshold have none."""
     note: str = ""
-    """What is odd about the file; empty where nothing is."""
+    """Oddities of the file; empty where there are none."""
 
     def to_dict(self, *, windows: bool = False) -> dict[str, Any]:
         """JSON-ready facts and segments; `windows` adds the best class of every window. Seconds to 3 decimals."""
@@ -126,7 +126,7 @@ def predict_timeline(
     timeout_s: float = TIMEOUT_S,
     progress: Callable[[float, float], None] = lambda decoded_s, claimed_s: None,
 ) -> Timeline:
-    """What happens in a film, from when to when.
+    """The actions in a film, each with its start and end.
 
     A model looks at `num_frames` frames, `frame_stride` frames apart, of videos of `clip_fps` frames a second:
     `num_frames x frame_stride / clip_fps` seconds, 1.07 with the defaults. A window has this length or more; a

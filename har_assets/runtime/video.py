@@ -23,7 +23,7 @@ import numpy as np
 
 from har_assets.errors import VideoError
 from har_assets.model.spec import ModelSpec
-from har_assets.runtime.predictor import Clips, Predictor, Scores
+from har_assets.runtime.predictor import Predictor, Scores
 from har_assets.runtime.shared_clips import Layout, SharedClips, shared_clips
 from har_assets.runtime.windows import (
     PICTURES,
@@ -36,6 +36,7 @@ from har_assets.runtime.windows import (
     read_windows,
     video_clips,
 )
+from har_assets.video.sampling import Clips
 from har_assets.video.workers import available_cores, decode_many
 
 __all__ = [
@@ -69,7 +70,7 @@ class VideoPrediction:
     frames: int
     """Frames of the file that were decoded."""
     note: str = ""
-    """What is odd about the file; empty where nothing is."""
+    """Oddities of the file; empty where there are none."""
     decode_s: float = 0.0
     """Seconds that decoding took, in its own process."""
     inference_s: float = 0.0
@@ -169,7 +170,7 @@ def predict_videos(
 
 @dataclass(frozen=True)
 class _Task:
-    """What travels to a decoding process."""
+    """The message to a decoding process."""
 
     path: Path
     slot: int
@@ -177,7 +178,7 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What a decoding process says of a video, besides its windows."""
+    """The facts that a decoding process finds of a video, besides its windows."""
 
     num_source_frames: int
     note: str
@@ -289,7 +290,7 @@ class _Slots:
 
     @property
     def layout(self) -> Layout:
-        """What decoding processes need to know."""
+        """Name and shape of the shared memory, for the decoding processes."""
         return self._shared.layout
 
     @property
@@ -306,12 +307,12 @@ class _Slots:
         self._free.append(slot)
 
 
-def _decode_into_slot(layout: Layout, spec: ModelSpec, glimpses: int, longest_s: float, task: _Task) -> _Facts:
+def _decode_into_slot(layout: Layout, spec: ModelSpec, sheet_frames: int, longest_s: float, task: _Task) -> _Facts:
     """In a decoding process: write the windows of a video into its slot; return what else is known of it."""
     began = time.perf_counter()
-    read = read_windows(task.path, spec, layout.shape[1], glimpses=glimpses, longest_s=longest_s)
+    read = read_windows(task.path, spec, layout.shape[1], sheet_frames=sheet_frames, longest_s=longest_s)
     layout.view(_attached(layout.name))[task.slot] = read.clips_BCTHW
-    sheet = contact_sheet(read.glimpses)
+    sheet = contact_sheet(read.sheet_frames)
     return _Facts(read.num_source_frames, read.note, time.perf_counter() - began, sheet)
 
 

@@ -16,10 +16,9 @@ import numpy as np
 
 from har_assets.errors import VideoError
 from har_assets.model.spec import ModelSpec
-from har_assets.runtime.predictor import Clips
 from har_assets.video.decode import VideoReader
 from har_assets.video.probe import open_container
-from har_assets.video.sampling import Frames, centre_crop, clip_windows, window_starts
+from har_assets.video.sampling import Clips, Frames, centre_crop, clip_windows, window_starts
 
 MAX_HELD_BYTES = 256 << 20
 """Frames of one video that are held while its length is not known. A longer one is read twice: once to count."""
@@ -36,7 +35,7 @@ class TooLongError(VideoError):
 
 @dataclass(frozen=True)
 class ReadLimits:
-    """What a video may be; one beyond it is refused, as soon as that is known."""
+    """Limits of a video; one beyond them is refused, as soon as that is known."""
 
     max_frames: int
     """Frames of the file."""
@@ -48,14 +47,14 @@ class ReadLimits:
 
 @dataclass(frozen=True)
 class Windows:
-    """What a decoder makes of one video."""
+    """The decoded windows of one video."""
 
     clips_BCTHW: Clips
     """uint8 [windows, 3, T, H, W]."""
     num_source_frames: int
     """Frames of the file that were decoded."""
     note: str
-    glimpses: tuple[Frames, ...] = ()
+    sheet_frames: tuple[Frames, ...] = ()
     """Some frames, uncut and in order, uint8 [decode_height, decode_width, 3] each; as many as asked for, or fewer."""
 
 
@@ -70,14 +69,14 @@ def read_windows(
     windows: int,
     limits: ReadLimits | None = None,
     *,
-    glimpses: int = 0,
+    sheet_frames: int = 0,
     longest_s: float = math.inf,
 ) -> Windows:
     """Decode a video and cut `windows` clips out of it, spread evenly from its first frame to its last.
 
     The same clips as those of `video_clips`, in bounded memory: of a video too long to be held, which is as
     long as it takes to be known, only the frames of the windows are kept when it is read a second time.
-    `glimpses` frames, spread evenly too, come along for a contact sheet.
+    `sheet_frames` frames, spread evenly too, come along for a contact sheet.
 
     Raises:
         VideoError: the file yields no frame, or is beyond `limits`; the message is the reason.
@@ -92,7 +91,7 @@ def read_windows(
         raise TooLongError(f"the video claims to be {reader.claimed_s:.0f} s long")
     held: list[Frames] = []
     num_frames = 0
-    seen = _Glimpses(glimpses)
+    seen = _SpreadFrames(sheet_frames)
     for frame_HWC in reader:
         if limits:
             _refuse_long(reader, limits)
@@ -116,7 +115,7 @@ def read_windows(
     return Windows(clips_BCTHW, reader.num_source_frames, reader.note, seen.chosen())
 
 
-class _Glimpses:
+class _SpreadFrames:
     """`count` frames spread evenly over a video whose length shows only at its end; holds 4 count at most."""
 
     def __init__(self, count: int) -> None:

@@ -89,7 +89,7 @@ def still_registered(model: Artifact, uri: str) -> bool:
 
 
 def facts_of(onnx: Artifact, file: Path, precision: str) -> dict[str, Any]:
-    """What MLflow shows of the model: its lineage, precision, SHA-256 and labels."""
+    """Metadata of the model in MLflow: its lineage, precision, SHA-256 and labels."""
     lineage = onnx.record.lineage
     return {
         **{name: lineage[name] for name in ("dataset", "synthetic", "data_version", "split") if name in lineage},

@@ -1,4 +1,4 @@
-"""What a request to a served model may ask for."""
+"""Limits of a request to a served model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from har_assets.options import Options
 
 
 class ServingLimits(Options):
-    """What a request may ask for. Travels with the model as its configuration."""
+    """Limits of a request. They travel with the model as its configuration."""
 
     max_video_bytes: int = 32_000_000
     """Largest video, bytes of the file."""

@@ -31,7 +31,7 @@ CHAMPION = "champion"
 """Alias of the version that was promoted."""
 
 ORIGIN_TAG = "har.origin"
-"""Of a version: hash of what it was made from, so that the same one is not registered twice."""
+"""Tag of a version: hash of its inputs, so that the same one is not registered twice."""
 
 SERVING_PACKAGES = ("har_assets", "mlflow", "onnxruntime-gpu", "onnx", "numpy", "pandas", "av", "decord", "pebble")
 """Distributions that a server needs; openvino besides, where it is installed here."""

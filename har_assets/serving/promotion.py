@@ -24,7 +24,7 @@ from har_assets.tracking.client import client_of
 from har_assets.tracking.tags import BEFORE_TAG, ONNX_VERSION_TAG
 
 LAST_TAG = "har.champion"
-"""Of the registered model: its last champion, so that a deleted one is missed."""
+"""Tag of the registered model: its last champion, so that a deleted one is missed."""
 
 ALPHA = 0.05
 """Largest p-value that is taken for more than noise."""
@@ -32,7 +32,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class OnTestVideos:
-    """What the test videos say of a version."""
+    """The test results of a version."""
 
     version: str
     right: dict[tuple[str, str], bool]
@@ -53,7 +53,7 @@ class Comparison:
     """Videos that the challenger alone got right."""
     only_champion: int
     p_value: float
-    """Of a difference like this between two equally good models, two-sided."""
+    """Probability of a difference like this between two equally good models, two-sided."""
 
     @property
     def words(self) -> str:
@@ -67,7 +67,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Decision:
-    """What became of a promotion or rollback."""
+    """The outcome of a promotion or rollback."""
 
     moved: bool
     champion: str

@@ -158,7 +158,7 @@ class VideoService:
         )
 
     def _collect(self, futures: list[Future[Windows]], deadline: float) -> list[Any]:
-        """What became of each video: its windows, or an error."""
+        """The outcome of each video: its windows, or an error."""
         waited = wait(futures, timeout=max(0.0, deadline - time.monotonic()))
         if waited.not_done:
             for future in futures:

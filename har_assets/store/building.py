@@ -12,7 +12,7 @@ from typing import Any
 from har_assets.store.product import Build, Product
 from har_assets.store.protocol import Store
 from har_assets.store.record import Artifact, Record, describe_files, merge_lineage
-from har_assets.system.files import hash_of
+from har_assets.system.files import Log, hash_of
 from har_assets.system.usage import measured
 from har_assets.tracking.run_log import RunLog
 
@@ -23,7 +23,7 @@ class ProductKey:
 
     asset: str
     version: str
-    """Of the code that builds it."""
+    """Version of the code that builds it."""
     content: Mapping[str, Any]
     """Options that it depends on, JSON-ready."""
     inputs: Mapping[str, Artifact] = field(default_factory=dict)
@@ -59,7 +59,7 @@ def find_or_build(
     force: bool = False,
     reusable: Callable[[Artifact], bool] = lambda artifact: True,
     run: Callable[[dict[str, Any]], AbstractContextManager[RunLog]],
-    log: Callable[[str], None],
+    log: Log,
 ) -> tuple[Artifact, bool]:
     """The product of a key, built unless it is published, and whether it was; it is the latest version then.
 

@@ -1,4 +1,4 @@
-"""What the function that builds a product gets, and what it says of the files that it has written."""
+"""Input and result of the function that builds a product."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +10,7 @@ from har_assets.tracking.run_log import RunLog
 
 @dataclass(frozen=True)
 class Build:
-    """What a build function gets."""
+    """Input of a build function."""
 
     folder: Path
     """Empty folder: what is written here is published."""
@@ -25,7 +25,7 @@ class Build:
 
 @dataclass
 class Product:
-    """What a build function says of the files that it has written."""
+    """Result of a build function: facts about the files that it has written."""
 
     headline: str
     """One line for people: `test top-1 0.93 on 80 videos`."""

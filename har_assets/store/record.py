@@ -1,4 +1,4 @@
-"""What is known of a published version: its record, its files, the lineage that it shares with its inputs."""
+"""A published version: its record, its files, the lineage that it shares with its inputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LATEST = "latest"
 
 @dataclass(frozen=True)
 class Record:
-    """What `artifact.json` says of a version."""
+    """The content of `artifact.json`."""
 
     asset: str
     """Asset that published it."""
@@ -161,6 +161,16 @@ def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
             digest = None if path.suffix in UNHASHED_SUFFIXES else sha256_of(path)
             files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": digest}
     return files
+
+
+def refuse_other_parents(pairs: Iterable[tuple[Artifact, Artifact]], last: str) -> None:
+    """HarError unless each first version was made from the second one; `last` names the asset made from all of them."""
+    for child, parent in pairs:
+        if child.record.inputs.get(parent.record.asset) != parent.record.data_version:
+            raise HarError(
+                f"The latest {child.record.asset} was made from another {parent.record.asset} than the latest: "
+                f"`dagster asset materialize -m har_assets --select 'key:{child.record.asset} or key:{last}'`."
+            )
 
 
 def merge_lineage(inputs: dict[str, Artifact]) -> dict[str, Any]:

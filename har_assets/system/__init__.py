@@ -1,1 +1,1 @@
-"""What the operating system gives: files, locks, processes, memory and GPUs. Knows nothing of videos."""
+"""Tools of the operating system: files, locks, processes, memory and GPUs. Knows nothing of videos."""

@@ -1,4 +1,4 @@
-"""What the CUDA driver says of this machine, without importing a framework."""
+"""This machine by its CUDA driver, without importing a framework."""
 
 import ctypes
 

@@ -1,4 +1,4 @@
-"""What a piece of work took: seconds, memory of this process and its children, the GPUs of the machine.
+"""The cost of a piece of work: seconds, memory of this process and its children, the GPUs of the machine.
 
 A thread looks every second. Memory is anonymous memory, so that what is mapped from files (frame caches, models) and
 can be given back at any time does not count; a peak shorter than a second may be missed. GPUs are asked through the

@@ -7,7 +7,6 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from har_assets.system.files import Log
 from har_assets.training.request import TrainingRequest
 
 
@@ -83,7 +83,7 @@ class OrderlyStop(Callback):
 class EpochHistory(Callback):
     """One report line and one JSON line an epoch; seeds what is random inside the network (dropout)."""
 
-    def __init__(self, path: Path, request: TrainingRequest, report: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, request: TrainingRequest, report: Log) -> None:
         self.path = path
         self.request = request
         self.report = report

@@ -16,6 +16,7 @@ from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, open_dagster_pipes
 
 from har_assets import settings
 from har_assets.errors import HarError
+from har_assets.system.files import Log
 from har_assets.system.processes import die_with_parent
 from har_assets.training.request import ERROR_FILE, STOPPED, TrainingRequest
 
@@ -64,7 +65,7 @@ def run_request(request_file: Path, train: Callable[[TrainingRequest], int]) -> 
 
 
 @contextlib.contextmanager
-def reporting() -> Iterator[Callable[[str], None]]:
+def reporting() -> Iterator[Log]:
     """Where lines for people go: to the step that started this process, else to standard output."""
     if DAGSTER_PIPES_CONTEXT_ENV_VAR in os.environ and os.environ.get("RANK", "0") == "0":
         with open_dagster_pipes() as pipes:

@@ -8,7 +8,7 @@ import json
 import os
 import pickle
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,16 @@ from har_assets.model.networks import check_clip_size, find_network, order_weigh
 from har_assets.model.pretrained import apply_state
 from har_assets.model.spec import ModelSpec, Provenance, to_metadata
 from har_assets.report.plots import plot_confusion, plot_curves
-from har_assets.system.files import remove_partials, silent, write_text_whole, written_whole
+from har_assets.system.files import Log, remove_partials, silent, write_text_whole, written_whole
 from har_assets.system.locks import exclusive
 from har_assets.training.averaging import AveragedWeights
 from har_assets.training.callbacks import EpochHistory, OrderlyStop
 from har_assets.training.confusion import validation_confusion
 from har_assets.training.request import CHECKPOINT_FILE, CONFUSION_FILE, HISTORY_FILE, SUMMARY_FILE, TrainingRequest
-from har_assets.training.tracking import Tracking
+from har_assets.training.tracking import TrainingRun
 
 
-def fit(request: TrainingRequest, report: Callable[[str], None] = print) -> dict[str, Any]:
+def fit(request: TrainingRequest, report: Log = print) -> dict[str, Any]:
     """Train as requested and return the summary that `summary.json` holds.
 
     The work folder then has `model.ckpt` (weights of the best epoch, without optimiser state),
@@ -55,7 +55,7 @@ def fit(request: TrainingRequest, report: Callable[[str], None] = print) -> dict
     with exclusive(work, "this training") if first else contextlib.nullcontext():
         if not summary_file.is_file():
             spec = _spec(request)
-            with Tracking.open(request, work, report) if first else Tracking() as tracking:
+            with TrainingRun.open(request, work, report) if first else TrainingRun() as tracking:
                 found = _fit(request, spec, work, report if first else silent, tracking)
             if first:
                 write_text_whole(summary_file, json.dumps(found, indent=2) + "\n")
@@ -69,9 +69,7 @@ def process_rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def _fit(
-    request: TrainingRequest, spec: ModelSpec, work: Path, report: Callable[[str], None], tracking: Tracking
-) -> dict[str, Any]:
+def _fit(request: TrainingRequest, spec: ModelSpec, work: Path, report: Log, tracking: TrainingRun) -> dict[str, Any]:
     first = process_rank() == 0
     pl.seed_everything(request.seed, workers=True, verbose=False)
     devices = _devices(request)

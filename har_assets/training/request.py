@@ -1,4 +1,4 @@
-"""What a training is asked to do, as a file: the asset writes it, `python -m har_assets.training` reads it."""
+"""The request for a training, as a file: the asset writes it, `python -m har_assets.training` reads it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ERROR_FILE = "error.txt"
 """Why a training failed, in one sentence."""
 
 STOPPED = "The training was stopped; the same command goes on after its last whole epoch."
-"""What ERROR_FILE says after SIGINT and SIGTERM."""
+"""Content of ERROR_FILE after SIGINT and SIGTERM."""
 
 
 class TrainingRequest(TrainingOptions):
@@ -51,7 +51,7 @@ class TrainingRequest(TrainingOptions):
     ray_job: str = ""
     """Ray's name for the step that trains on several nodes of a cluster, found by har_assets.cluster.training."""
     node_needs: dict[str, float] = {}
-    """What the training takes of each node of the cluster: `CPU`, `GPU`."""
+    """Resources that the training takes of each node of the cluster: `CPU`, `GPU`."""
     origins: dict[str, str] = {}
     """Folder of each product above to its address in the bucket, by which other nodes get copies of their own."""
     mlflow_tracking_uri: str = ""

@@ -8,7 +8,7 @@ import os
 import platform
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +21,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers.logger import Logger
 
 from har_assets.errors import HarError
-from har_assets.system.files import write_text_whole
+from har_assets.system.files import Log, write_text_whole
 from har_assets.system.processes import undisturbed
 from har_assets.tracking.client import (
     FAILED,
@@ -47,17 +47,15 @@ STEP = "trained_checkpoint"
 SEND_EVERY_S = 5.0
 LONGEST_PAUSE_S = 60.0
 
-Report = Callable[[str], None]
 
-
-class Tracking:
-    """What a training writes into its MLflow run. `Tracking()` does nothing: without MLflow, and on ranks above 0.
+class TrainingRun:
+    """The MLflow run of a training. `TrainingRun()` does nothing: without MLflow, and on ranks above 0.
 
     A context manager that closes the run: FINISHED, KILLED after an interrupt, else FAILED. Once it is open, nothing
     that MLflow does ends the training: what cannot be sent is kept on disk, said, and sent later.
     """
 
-    def __init__(self, outbox: Outbox | None = None, report: Report = print, *, every_steps: int = 10) -> None:
+    def __init__(self, outbox: Outbox | None = None, report: Log = print, *, every_steps: int = 10) -> None:
         self._outbox = outbox
         self._report = report
         self._held = ExitStack()
@@ -70,7 +68,7 @@ class Tracking:
         """For the Trainer: training loss and learning rates every few steps."""
 
     @classmethod
-    def open(cls, request: TrainingRequest, work: Path, report: Report) -> Tracking:
+    def open(cls, request: TrainingRequest, work: Path, report: Log) -> TrainingRun:
         """The MLflow run of this work folder, new or reopened; one that does nothing without a tracking address.
 
         HarError, in one sentence, when the server is absent or does not take what it is given.
@@ -261,7 +259,7 @@ def machine_tags() -> dict[str, str]:
 class Sender(threading.Thread):
     """Sends what is entered every few seconds; says once that the server is away, and that it is back."""
 
-    def __init__(self, outbox: Outbox, report: Report) -> None:
+    def __init__(self, outbox: Outbox, report: Log) -> None:
         super().__init__(name="mlflow sender", daemon=True)
         self._outbox = outbox
         self._report = report
@@ -289,9 +287,9 @@ class Sender(threading.Thread):
 
 
 class OutboxLogger(Logger):
-    """Lightning's logger of a run; metrics only. Its `finalize` closes nothing: Tracking does."""
+    """Lightning's logger of a run; metrics only. Its `finalize` closes nothing: TrainingRun does."""
 
-    def __init__(self, outbox: Outbox, report: Report) -> None:
+    def __init__(self, outbox: Outbox, report: Log) -> None:
         super().__init__()
         self._outbox = outbox
         self._report = report
@@ -308,7 +306,7 @@ class OutboxLogger(Logger):
         return self._outbox.address.run_id
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: `Tracking.params` names them."""
+        """Nothing: `TrainingRun.params` names them."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Enter figures of a step."""

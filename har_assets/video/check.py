@@ -1,4 +1,4 @@
-"""What is wrong with each video of a folder."""
+"""Faults of the videos of a folder."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from har_assets.video.workers import decode_many
 
 @dataclass(frozen=True)
 class VideoCheck:
-    """What decoding one video from its first frame to its last showed."""
+    """Findings of decoding one video from its first frame to its last."""
 
     path: Path
     problem: str
@@ -26,7 +26,7 @@ class VideoCheck:
     """Frames a second; 0.0 where the file does not say."""
     decoder: str = ""
     note: str = ""
-    """What is odd about a video that does give frames, such as 'ends early: …'."""
+    """Oddities of a video that does give frames, such as 'ends early: …'."""
 
     @property
     def ok(self) -> bool:

@@ -25,7 +25,7 @@ class FrameClock:
 
     def __init__(self, container: str, start_s: float | None, fps: float) -> None:
         self.interval_s = 1 / (fps if fps > 0 else FALLBACK_FPS)
-        """Of two frames, by the file's rate."""
+        """Seconds between two frames, by the file's rate."""
         self.note = ""
         """Empty, or what had to be mended."""
         self.takes_packet_times = container == "avi"

@@ -19,16 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from har_assets.errors import VideoError
 from har_assets.video.clock import FrameClock
 from har_assets.video.probe import open_container, probe, quarter_turns
+from har_assets.video.sampling import Frames
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
-Frames = NDArray[np.uint8]
 Made = TypeVar("Made")
 
 
@@ -96,7 +95,7 @@ class VideoReader:
         self.start_s = self._facts.start_s
         self.claimed_s = self._facts.claimed_s
         self.height, self.width = self._facts.height, self._facts.width
-        """Of the stored picture, pixels, upright."""
+        """Size of the stored picture, pixels, upright."""
         self.num_source_frames = 0
         self.decoder = ""
         self.note = ""
@@ -201,7 +200,7 @@ class VideoReader:
         return self._av_frames(_Resizer(self._size))
 
     def _av_frames(self, function: "Callable[[VideoFrame], Made]", threads: int = 1) -> "Iterator[Made]":
-        """What the function makes of each frame; an error of PyAV ends the video there, with a note."""
+        """The function's result for each frame; an error of PyAV ends the video there, with a note."""
         import av
 
         self.note, self._broke_off = "", False

@@ -32,7 +32,7 @@ class FrameOptions(Options):
 
     @property
     def params(self) -> CacheParams:
-        """What decides the frames."""
+        """Options that decide the frames."""
         from har_assets.video.frame_cache import CacheParams
 
         return CacheParams(self.height, self.width, self.stride, self.max_frames)

@@ -27,13 +27,12 @@ MAX_ASPECT_RATIO = 20
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What the header and the first frame of a video say."""
+    """Facts from the header and the first frame of a video."""
 
     path: Path
     """Absolute."""
     container: str
     """FFmpeg's name of the format, such as 'avi' or 'mov,mp4,m4a,3gp,3g2,mj2'."""
-    codec: str
     height: int
     """Pixels, upright."""
     width: int
@@ -106,7 +105,7 @@ def _facts_of(path: Path, container: "InputContainer", stream: "VideoStream") ->
     start_s = None if container.start_time is None else container.start_time / 1e6  # microseconds
     claimed_s = max(container.duration or 0, 0) / 1e6
     return VideoFacts(
-        path, container.format.name, codec, height, width, fps, start_s, claimed_s, stream.frames, why_not_decord
+        path, container.format.name, height, width, fps, start_s, claimed_s, stream.frames, why_not_decord
     )
 
 

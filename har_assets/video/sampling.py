@@ -8,6 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Frames = NDArray[np.uint8]
+"""One frame uint8 [H, W, 3], or several [T, H, W, 3], RGB."""
+
+Clips = NDArray[np.uint8]
+"""Input of a network: uint8 [B, 3, T, H, W], RGB."""
 
 
 def window_starts(num_frames: int, window: int, count: int) -> list[int]:

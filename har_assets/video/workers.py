@@ -129,14 +129,14 @@ def _outcome(future: "Future[Any]", timeout_s: float) -> Any:
 
 
 def decoder_failed(error: Exception) -> VideoError:
-    """What is said of a video whose decoder raised something."""
+    """The reason shown for a video whose decoder raised something."""
     if isinstance(error, MemoryError):
         return VideoError("decoding needs more memory than there is")
     return VideoError(f"the decoder failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
 
 def decoder_died(exit_code: int | None) -> VideoError:
-    """What is said of a video whose decoder ended its process."""
+    """The reason shown for a video whose decoder ended its process."""
     if exit_code is None or exit_code >= 0:
         how = f"exit code {exit_code}"
     elif -exit_code == signal.SIGKILL:
@@ -188,7 +188,7 @@ class DecoderProcess:
             self._connection.send(message)
 
     def receive(self) -> Any:
-        """What the function sent next.
+        """The next message of the function.
 
         Raises:
             VideoError: the function raised it or failed, it took its process down, the time limit is over, or

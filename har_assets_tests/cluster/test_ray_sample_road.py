@@ -1,4 +1,4 @@
-"""The whole sample road on a Ray cluster of two nodes, with PostgreSQL and a bucket: the same as on one machine."""
+"""The whole sample pipeline on a Ray cluster of two nodes, with PostgreSQL and a bucket: the same as on one machine."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from har_assets.store.record import Artifact
 from har_assets_tests.cluster.ray_site import Site, keys_of, same_products, services, two_nodes
 from har_assets_tests.project import Project, log_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # two roads
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # two pipelines
 
 SELECT = "+key:runtime_benchmark or +key:evaluation_report or +key:serving_model"
 # hmdb51_benchmark is of three trainings.
@@ -28,7 +28,7 @@ def figures(artifact: Artifact) -> dict[str, Any]:
     return {name: value for name, value in artifact.record.metadata.items() if name not in own}
 
 
-def test_the_sample_road_on_two_nodes_equals_the_local_one(
+def test_the_sample_pipeline_on_two_nodes_equals_the_local_one(
     tmp_path: Path, record_property: Callable[[str, object], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("moto", reason="no moto, whose server speaks S3: `pip install 'har_assets[dev]'`")
@@ -38,7 +38,7 @@ def test_the_sample_road_on_two_nodes_equals_the_local_one(
     done = local.materialize(SELECT, timeout=1200)
     assert done.returncode == 0, log_of(done)[-4000:]
     with services() as (s3, postgres), two_nodes(tmp_path, s3, postgres) as cluster, keys_of(s3):
-        site = Site.prepare(tmp_path / "site", cluster, s3, postgres, "road")
+        site = Site.prepare(tmp_path / "site", cluster, s3, postgres, "pipeline")
         started = time.monotonic()
         done = site.materialize(SELECT, timeout=1200)
         seconds = time.monotonic() - started
@@ -52,4 +52,4 @@ def test_the_sample_road_on_two_nodes_equals_the_local_one(
         assert served.checks["answers_like_predict"]["passed"]
         assert served.inputs == local.latest("serving_model").record.inputs
         assert postgres.ask("select status from runs") == [("SUCCESS",)]
-        print(f"\nthe sample road on two Ray nodes: {seconds:.0f} s")
+        print(f"\nthe sample pipeline on two Ray nodes: {seconds:.0f} s")

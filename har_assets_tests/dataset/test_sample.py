@@ -28,7 +28,7 @@ HMDB51_NAME = re.compile(
 )
 
 # Of the clip below, with the locked packages. Equal frames and another file: the encoder has changed.
-# Other frames: the drawing has. Either way SAMPLE_VERSION and data.dvc must change too.
+# Other frames: the drawing has. Either way SAMPLE_VERSION of sources/sample.py and data.dvc must change too.
 PINNED_TAKE = SHORTEST["sit"]
 PINNED_FRAME_SHA256 = "09b459f8781b01eacef410a48813bfc3bf37ca29734015b8d136cb8190d1b129"
 PINNED_CLIP_SHA256 = "012612536e6a2bb468aee97b7d76faae39859fab7997298454bbcfc92c0b7b22"

@@ -15,7 +15,7 @@ from har_assets.export.precision import (
     to_int8,
 )
 from har_assets.runtime import open_model
-from har_assets.runtime.predictor import Clips
+from har_assets.video.sampling import Clips
 
 
 def clips(seed: int, count: int = 8) -> Clips:

@@ -194,8 +194,8 @@ def test_conditions_and_freshness_are_on_the_assets_that_are_said_to_have_them()
     weekly = {spec.key.to_user_string() for spec in defs.resolve_all_asset_specs() if spec.freshness_policy}
     assert weekly == {name for name, stage in STAGES.items() if stage.weekly} != set()
     assert {spec.freshness_policy for spec in defs.resolve_all_asset_specs()} == {A_WEEK_OLD, None}
-    road = defs.resolve_job_def("whole_road").asset_layer.selected_asset_keys
-    assert {dg.AssetKey(name) for name in weekly} <= road, "nothing renews it weekly"
+    pipeline = defs.resolve_job_def("whole_road").asset_layer.selected_asset_keys
+    assert {dg.AssetKey(name) for name in weekly} <= pipeline, "nothing renews it weekly"
 
 
 def test_what_was_not_made_for_eight_and_fifteen_days_is_shown_so(world: World) -> None:

@@ -126,7 +126,7 @@ def test_the_launchpad_describes_every_option() -> None:
 
 
 @pytest.mark.parametrize("preset", sorted((REPOSITORY / "conf").glob("*.yaml")), ids=lambda path: path.stem)
-def test_presets_are_configurations_of_the_whole_road(preset: Path) -> None:
+def test_presets_are_configurations_of_the_whole_pipeline(preset: Path) -> None:
     job = defs.resolve_job_def("whole_road")
     assert dg.validate_run_config(job, yaml.safe_load(preset.read_text()))
 

@@ -4,13 +4,14 @@ import json
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from har_assets.incoming.folder import LocalVideo, VideoFolder, Wanted
+from har_assets.incoming.options import IncomingOptions
 from har_assets.incoming.predict import Given, IncomingRun, LeftOut, Outcome, predict_film
 from har_assets.incoming.results import Results
 from har_assets.runtime import open_model
@@ -24,18 +25,9 @@ def make_video(path: Path, seed: int, frames: int = 12) -> Path:
     return write_video(path, np.random.default_rng(seed).integers(0, 256, (frames, 24, 32, 3), dtype=np.uint8))
 
 
-@dataclass(frozen=True)
-class Scoring:
-    """The fields of a configuration that a run reads."""
-
-    force: bool = False
-    runtime: str = "onnxruntime_cpu"
-    windows: int = 2
-    batch: int = 4
-    workers: int = 1
-    timeout_s: float = 60.0
-    film_from_s: float = 5.0
-    film_timeout_s: float = 60.0
+OPTIONS = IncomingOptions(
+    runtime="onnxruntime_cpu", windows=2, batch=4, workers=1, timeout_s=60.0, film_from_s=5.0, film_timeout_s=60.0
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +37,18 @@ def onnx(tmp_path_factory: pytest.TempPathFactory, tiny_onnx: Path) -> Artifact:
     return project.latest("onnx_model")
 
 
-def run_of(tmp_path: Path, onnx: Artifact, videos: VideoFolder | None = None, **scoring: object) -> IncomingRun:
+def run_of(
+    tmp_path: Path, onnx: Artifact, videos: VideoFolder | None = None, *, force: bool = False, **options: Any
+) -> IncomingRun:
     (name,) = (name for name in onnx.record.files if name.endswith(".onnx"))
     return IncomingRun(
         results=Results(tmp_path / "results", {"model": "tiny"}),
         onnx=onnx,
         file_name=name,
         precision="fp32",
-        scoring=Scoring(**scoring),  # type: ignore[arg-type]
+        options=OPTIONS.model_copy(update=options),
         videos=videos or VideoFolder(tmp_path / "videos"),
+        force=force,
     )
 
 

@@ -9,6 +9,7 @@ import yaml
 from har_assets.model.recipe import TrainingOptions
 from har_assets.model.spec import Provenance
 from har_assets.report.card import model_card, training_facts
+from har_assets_tests.hub_server import complaints
 from har_assets_tests.report import made
 
 REAL = Provenance(dataset="hmdb51", data_version="abc123", split=2, pretrained="Kinetics-400, i3d.ckpt, SHA-256 12")
@@ -69,6 +70,23 @@ def test_a_card_with_figures_is_one_that_a_hub_can_read() -> None:
         f"{evaluation.top1.low:.3f} to {evaluation.top1.high:.3f}",
     ):
         assert text in card, text
+
+
+@pytest.mark.parametrize("provenance", [REAL, Provenance(dataset='my: "videos"', split=1)])
+def test_the_client_of_the_hub_reads_the_front_matter_without_a_loss(provenance: Provenance) -> None:
+    from huggingface_hub import ModelCard
+
+    evaluation = made.evaluation(("run", "walk", "sit"))
+    card = model_card(made.spec(("run", "walk", "sit")), provenance, file="m.onnx", evaluation=evaluation)
+    data = ModelCard(card).data
+    assert data.to_dict() == front_matter(card)
+    assert complaints(card) == []
+    assert data.model_name.startswith("cnn3d-")
+    top1, _, _ = data.eval_results
+    assert (top1.task_type, top1.metric_type) == ("video-classification", "accuracy")
+    assert f"interval {evaluation.top1.low:.3f} to {evaluation.top1.high:.3f}" in top1.metric_name
+    assert top1.dataset_revision == (provenance.data_version or None)
+    assert top1.dataset_name == ("HMDB51" if provenance is REAL else provenance.dataset)
 
 
 def test_a_card_before_the_evaluation_says_where_the_figures_will_be() -> None:

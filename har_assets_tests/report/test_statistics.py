@@ -9,21 +9,28 @@ from har_assets.report.statistics import (
     confusion_order,
     confusions,
     reliability,
-    wilson,
 )
+from har_assets.runtime.parity import wilson_interval
 
 
 @pytest.mark.parametrize(("right", "count"), [(0, 5), (3, 5), (80, 80), (230, 1530)])
 def test_wilson_is_that_of_scipy(right: int, count: int) -> None:
     expected = binomtest(right, count).proportion_ci(0.95, method="wilson")
-    assert wilson(right / count, count) == pytest.approx((expected.low, expected.high))
+    assert wilson_interval(right, count) == pytest.approx((expected.low, expected.high))
+
+
+def test_wilson_of_an_effective_count_lies_between_those_of_its_whole_neighbours() -> None:
+    low, high = wilson_interval(0.6 * 50.5, 50.5)
+    (wide_low, wide_high), (near_low, near_high) = wilson_interval(30, 50), wilson_interval(30.6, 51)
+    assert wide_low < low < near_low
+    assert near_high < high < wide_high
 
 
 def test_with_one_clip_a_film_the_interval_is_that_of_independent_clips() -> None:
     correct = np.random.default_rng(0).random(400) < 0.7
     found = clustered_estimate(correct, list(range(400)))
     assert found.effective == pytest.approx(400, rel=0.02)
-    assert (found.low, found.high) == pytest.approx(wilson(correct.mean(), 400), abs=0.002)
+    assert (found.low, found.high) == pytest.approx(wilson_interval(int(correct.sum()), 400), abs=0.002)
 
 
 def test_clips_that_repeat_each_other_count_as_one_a_film() -> None:

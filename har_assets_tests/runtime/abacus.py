@@ -14,7 +14,8 @@ from har_assets.errors import ModelFileError
 from har_assets.model.files import KINDS, ModelKind
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.runtime import RUNTIMES
-from har_assets.runtime.predictor import Clips, Predictor, Runtime, Scores
+from har_assets.runtime.predictor import Predictor, Runtime, Scores
+from har_assets.video.sampling import Clips
 
 SUFFIX = ".abacus"
 

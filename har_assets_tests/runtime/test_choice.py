@@ -9,8 +9,9 @@ from har_assets.errors import HarError, ModelFileError
 from har_assets.model.files import KINDS
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.runtime import RUNTIMES, Predictor, available_runtimes, choice, open_model, read_spec
-from har_assets.runtime.predictor import Clips, Runtime, Scores
+from har_assets.runtime.predictor import Runtime, Scores
 from har_assets.system.gpu import gpu_compute_capability
+from har_assets.video.sampling import Clips
 
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed: pip install 'har_assets[openvino]'"

@@ -14,8 +14,8 @@ from har_assets.errors import MissingArtifactError, ModelFileError
 from har_assets.model.files import KINDS, ONNX
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.runtime import RUNTIMES, available_runtimes, open_model, read_spec
-from har_assets.runtime.predictor import Clips
 from har_assets.store.folder import ArtifactFolder
+from har_assets.video.sampling import Clips
 from har_assets_tests.published import publish
 from har_assets_tests.runtime import abacus
 from har_assets_tests.runtime.damage import run_trials

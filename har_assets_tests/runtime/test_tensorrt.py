@@ -17,9 +17,10 @@ from har_assets.model.files import sidecar_path
 from har_assets.model.integrity import seal_sidecar, verify_engine
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.runtime import available_runtimes, open_model, read_spec, tensorrt
-from har_assets.runtime.predictor import Clips, Predictor, Scores
+from har_assets.runtime.predictor import Predictor, Scores
 from har_assets.runtime.tensorrt import EnginePredictor, why_not_engine
 from har_assets.system.gpu import gpu_compute_capability
+from har_assets.video.sampling import Clips
 
 without_gpu = pytest.mark.skipif(gpu_compute_capability() is not None, reason="this machine has a GPU")
 

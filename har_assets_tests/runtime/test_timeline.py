@@ -14,10 +14,10 @@ import pytest
 from har_assets.errors import HarError, VideoError
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.runtime import cut
-from har_assets.runtime.predictor import Clips, Predictor, Scores
+from har_assets.runtime.predictor import Predictor, Scores
 from har_assets.runtime.timeline import Segment, Timeline, merge, predict_timeline, smooth
 from har_assets.video.decode import decode_video
-from har_assets.video.sampling import centre_crop, take_window, to_clip_CTHW
+from har_assets.video.sampling import Clips, centre_crop, take_window, to_clip_CTHW
 from har_assets_tests.videos import write_video
 
 GREY = (40, 120, 200)

@@ -1,4 +1,4 @@
-"""The timeline of a film of known actions by the model of the sample road."""
+"""The timeline of a film of known actions by the model of the sample pipeline."""
 
 from pathlib import Path
 

@@ -12,10 +12,11 @@ import pytest
 from har_assets.errors import HarError, VideoError
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.runtime import open_model, video
-from har_assets.runtime.predictor import Clips, Predictor, Scores
+from har_assets.runtime.predictor import Predictor, Scores
 from har_assets.runtime.video import VideoFailure, VideoPrediction, predict_video, predict_videos, video_clips
 from har_assets.runtime.windows import read_windows
 from har_assets.video.decode import VideoReader, decode_video
+from har_assets.video.sampling import Clips
 from har_assets_tests.videos import write_video
 
 
@@ -169,8 +170,10 @@ def test_contact_sheets_show_frames_of_the_whole_video(
 
     for path in videos:
         frames = decode_video(path, size=(tiny_spec.decode_height, tiny_spec.decode_width)).frames_THWC
-        glimpses = read_windows(path, tiny_spec, 2, glimpses=5).glimpses
-        numbers = [next(n for n, frame in enumerate(frames) if np.array_equal(frame, glimpse)) for glimpse in glimpses]
+        sheet_frames = read_windows(path, tiny_spec, 2, sheet_frames=5).sheet_frames
+        numbers = [
+            next(n for n, frame in enumerate(frames) if np.array_equal(frame, frame_HWC)) for frame_HWC in sheet_frames
+        ]
         assert numbers == sorted(set(numbers))
         assert len(numbers) == min(5, len(frames))
         assert numbers[-1] - numbers[0] >= 0.6 * (len(frames) - 1)

@@ -1,4 +1,4 @@
-"""serving_model on the sample's road, registered and served by a real `mlflow models serve`."""
+"""serving_model on the sample's pipeline, registered and served by a real `mlflow models serve`."""
 
 import json
 import os
@@ -26,7 +26,7 @@ RUNTIME = "onnxruntime_cpu"
 
 @pytest.fixture(scope="module")
 def registered(sample_road: Project) -> Project:
-    """The sample's road with serving_model, by the job that users run."""
+    """The sample's pipeline with serving_model, by the job that users run."""
     config = sample_road.folder / "serving.yaml"
     limits = {"max_video_bytes": 5_000_000, "max_rows": 4}
     config.write_text(

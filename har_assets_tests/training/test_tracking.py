@@ -20,7 +20,7 @@ from har_assets.tracking.client import KILLED, client_of
 from har_assets.tracking.tags import DAGSTER_STEP_TAG
 from har_assets.training.fit import fit
 from har_assets.training.request import CONFUSION_FILE, SUMMARY_FILE
-from har_assets.training.tracking import Tracking
+from har_assets.training.tracking import TrainingRun
 from har_assets_tests.mlflow_server import MlflowServer, files_of, only_run, steps_of
 from har_assets_tests.training.process import TrainingProcess
 from har_assets_tests.training.test_fit import request_for
@@ -146,7 +146,7 @@ def test_a_training_that_fails_leaves_a_failed_run(
 def test_a_run_whose_machine_is_lost_is_closed_by_the_repetition_elsewhere(
     tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec, database: str
 ) -> None:
-    def begin(name: str, step: str) -> Tracking:
+    def begin(name: str, step: str) -> TrainingRun:
         request = request_for(
             tmp_path / name,
             tiny_cache,
@@ -156,7 +156,7 @@ def test_a_run_whose_machine_is_lost_is_closed_by_the_repetition_elsewhere(
             mlflow_tags={**TAGS, DAGSTER_STEP_TAG: step},
         )
         (tmp_path / name).mkdir()
-        return Tracking.open(request, tmp_path / name, print)
+        return TrainingRun.open(request, tmp_path / name, print)
 
     client = client_of(database)
     lost, other = begin("lost", "0c1d trained_checkpoint"), begin("other", "0c1d split_evaluation")
@@ -192,7 +192,7 @@ def test_a_run_that_was_deleted_is_made_again_with_all_of_its_history(
     fields = {"mlflow_tracking_uri": database, "mlflow_experiment": "deleted", "mlflow_every_steps": 1}
     request = request_for(tmp_path / "work", tiny_cache, tiny_spec, **fields)
     (tmp_path / "work").mkdir()
-    tracking = Tracking.open(request, tmp_path / "work", print)
+    tracking = TrainingRun.open(request, tmp_path / "work", print)
     tracking.metrics({"train_loss_step": 1.0}, 1)
     tracking.close(KILLED)
     first = only_run(database, "deleted")
@@ -200,7 +200,7 @@ def test_a_run_that_was_deleted_is_made_again_with_all_of_its_history(
     client_of(database).delete_run(first.info.run_id)
 
     said: list[str] = []
-    with Tracking.open(request, tmp_path / "work", said.append) as tracking:
+    with TrainingRun.open(request, tmp_path / "work", said.append) as tracking:
         tracking.metrics({"train_loss_step": 0.9}, 1)
         tracking.metrics({"train_loss_step": 0.5}, 2)
     second = only_run(database, "deleted")
@@ -213,7 +213,7 @@ def test_a_run_that_was_deleted_is_made_again_with_all_of_its_history(
 def test_without_an_address_or_on_another_rank_nothing_is_tracked(
     tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec
 ) -> None:
-    tracking = Tracking.open(request_for(tmp_path, tiny_cache, tiny_spec), tmp_path, print)
+    tracking = TrainingRun.open(request_for(tmp_path, tiny_cache, tiny_spec), tmp_path, print)
     with tracking:
         tracking.params({"a": 1})
         tracking.metrics({"a": 1.0}, 1)

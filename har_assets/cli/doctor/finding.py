@@ -1,4 +1,4 @@
-"""What a check says, and what checks share."""
+"""The result of a check, and the helpers that checks share."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ IMPORT_SECONDS = 60
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check says."""
+    """The result of one check."""
 
     check: str
     state: str
     """`ok`, `warning` or `problem`."""
     found: str
-    """What there is."""
+    """The state that was found."""
     remedy: str = ""
-    """What to do; empty where nothing is to be done."""
+    """The remedy; empty where nothing is to be done."""
 
 
 Check = Callable[[Path], "Finding | list[Finding]"]
@@ -61,7 +61,7 @@ def size_below(folder: Path) -> int:
 class _Tried:
     returncode: int
     said: str
-    """What it printed, or its last line of error."""
+    """Its output, or its last line of error."""
 
 
 def tried_in_python(code: str, *arguments: str) -> _Tried:

@@ -192,7 +192,7 @@ def _stored_twice(data: Path, listing: Path, objects: Path) -> int:
 
 
 def check_leftovers(project: Path) -> Finding:
-    """What killed runs have left: each is mended or removed by the next run of its asset, or by --fix."""
+    """Leftovers of killed runs: each is mended or removed by the next run of its asset, or by --fix."""
     left = leftovers(project)
     swap = [name for name in (".data.staging", ".data.replaced") if (project / name).exists()]
     work = [path for path in (project / "artifacts").glob("*/.work-*") if path.is_dir()]

@@ -174,7 +174,7 @@ def _no_answer(uri: str) -> str:
 
 
 def check_mlflow_outbox(project: Path) -> Finding:
-    """What was logged while MLflow was away has been sent since."""
+    """All that was logged while MLflow was away has been sent since."""
     from har_assets.tracking.outbox import unsettled
     from har_assets.tracking.run import Tracking
 

@@ -24,7 +24,4 @@ thread, integer transforms and bit-exact headers.
 from har_assets.dataset.sample.takes import SAMPLE_CLASSES
 from har_assets.dataset.sample.writing import SampleFiles, write_sample
 
-SAMPLE_VERSION = "1"
-"""Changes whenever the bytes of the sample change."""
-
-__all__ = ["SAMPLE_CLASSES", "SAMPLE_VERSION", "SampleFiles", "write_sample"]
+__all__ = ["SAMPLE_CLASSES", "SampleFiles", "write_sample"]

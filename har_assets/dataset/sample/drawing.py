@@ -56,7 +56,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class _Stamp:
-    """What a stroke does to the pixels under it: new = old * keep / 64 + add."""
+    """The effect of a stroke on the pixels under it: new = old * keep / 64 + add."""
 
     left: int
     top: int

@@ -100,7 +100,7 @@ _QUALITIES = (_Quality("goo", 1, 4), _Quality("med", 2, 6), _Quality("bad", 4, 9
 
 @dataclass(frozen=True)
 class Film:
-    """What all clips of one source film have in common."""
+    """Properties that all clips of one source film share."""
 
     number: int
     body: Body

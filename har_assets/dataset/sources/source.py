@@ -1,4 +1,4 @@
-"""What a source of data is: how it is identified cheaply, and how it becomes a raw_archive."""
+"""A source of data: how it is identified cheaply, and how it becomes a raw_archive."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from har_assets.system.files import Log, silent
 
 @dataclass(frozen=True)
 class Request:
-    """What raw_archive is asked for, and where. Each source takes what it needs of it."""
+    """A request to raw_archive. Each source takes what it needs of it."""
 
     source: str
     """A name of the table, or an absolute path."""
@@ -45,7 +45,7 @@ class Source:
     """One kind of source."""
 
     identity: Callable[[Request], dict[str, Any]]
-    """What decides the content, JSON-ready and cheap to ask: a version, an address, or hashes. Raises HarError."""
+    """The facts that decide the content, JSON-ready and cheap: a version, an address, or hashes. Raises HarError."""
     build: Callable[[Build, Request], Product]
     """Put the archive into the folder of the build, or point to it; say so by `archive_product`. Raises HarError."""
 

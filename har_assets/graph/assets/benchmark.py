@@ -12,7 +12,7 @@ from har_assets.store.product import Build, Product
 
 
 class BenchmarkConfig(BenchmarkOptions, AssetConfig):
-    """What is measured and how often."""
+    """Options of the measurement."""
 
     clips: int = 32
     """Different clips of the test videos that are scored."""

@@ -5,7 +5,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import dagster as dg
 
@@ -19,6 +19,7 @@ from har_assets.graph.running.dead_runs import end_with_run
 from har_assets.graph.stage import STAGES
 from har_assets.incoming.background import in_background
 from har_assets.incoming.folder import partition_key
+from har_assets.incoming.options import IncomingOptions
 from har_assets.incoming.predict import Given, IncomingRun, LeftOut, Outcome
 from har_assets.incoming.results import Results, update_table
 from har_assets.model.files import ONNX
@@ -33,26 +34,8 @@ INCOMING_PARTITIONS = dg.DynamicPartitionsDefinition(name="incoming_videos")
 """One a video of the folder, added by new_video_sensor, in the order in which they are asked for."""
 
 
-class IncomingConfig(AssetConfig):
+class IncomingConfig(IncomingOptions, AssetConfig):
     """How new videos are scored."""
-
-    not_content: ClassVar[frozenset[str]] = frozenset({"runtime", "batch", "workers", "timeout_s", "film_timeout_s"})
-
-    runtime: str = "auto"
-    """What runs the model; auto takes the fastest that works here."""
-    windows: int = 4
-    """Temporal clips a video, spread evenly; their scores are averaged."""
-    batch: int = 16
-    """Clips that are scored at once."""
-    workers: int = 0
-    """Decoding processes; 0 takes one a core."""
-    timeout_s: float = 120.0
-    """Seconds that decoding one video may take."""
-    film_from_s: float = 60.0
-    """Videos that claim to be longer than so many seconds are films: cut into windows from end to end, and predicted
-    as a timeline of segments; 0 predicts videos of any length by their few windows."""
-    film_timeout_s: float = 14400.0
-    """Seconds that one film may take."""
 
 
 @stage_asset(
@@ -87,7 +70,7 @@ def incoming_video_predictions(
         }
         home = store.folder.root / NAME
         videos = incoming.videos(store.project_folder, home)
-        run = IncomingRun(Results(home, recipe), onnx, ONNX, deployed_precision(onnx), config, videos)
+        run = IncomingRun(Results(home, recipe), onnx, ONNX, deployed_precision(onnx), config, videos, config.force)
         link = mlflow.link(onnx.record.lineage.get("mlflow_run_id", ""))
         names = {partition_key(name): name for name in incoming.scan(videos)}
         began = time.monotonic()
@@ -107,7 +90,7 @@ def incoming_video_predictions(
 
 
 def event_of(outcome: Outcome, run: IncomingRun, mlflow_link: str) -> Event:
-    """What Dagster notes of a video: a materialization of its partition, or an observation of why there is none."""
+    """The event of a video: a materialization of its partition, or an observation of why there is none."""
     if isinstance(outcome, LeftOut):
         return dg.AssetObservation(NAME, partition=outcome.partition, metadata={"reason": outcome.reason})
     return dg.AssetMaterialization(
@@ -126,7 +109,7 @@ def event_of(outcome: Outcome, run: IncomingRun, mlflow_link: str) -> Event:
 
 
 def _shown(outcome: Given, run: IncomingRun, mlflow_link: str) -> dict[str, Any]:
-    """What a person sees of a video in the web UI."""
+    """Metadata of a video in the web UI."""
     fields = outcome.fields
     top = fields["top"]
     model = fields["model"]

@@ -13,7 +13,7 @@ from har_assets.store.product import Build, Product
 
 
 class ReportConfig(ReportOptions, AssetConfig):
-    """What the page shows of single videos."""
+    """Choice of the single videos on the page."""
 
 
 @stage_asset("evaluation_report")

@@ -25,7 +25,7 @@ class ServingConfig(ServingLimits, AssetConfig):
     precision: str = ""
     """fp32, fp16 or int8 of those that onnx_model has published; empty takes the deployed one."""
     runtime: str = "auto"
-    """What runs the model where it is served, as for `har predict`; `auto` takes the fastest there."""
+    """The runtime of the served model, as for `har predict`; `auto` takes the fastest there."""
     workers: int = 0
     """Decoding processes of a server; 0 takes one a core."""
 

@@ -3,7 +3,6 @@
 import csv
 import json
 import statistics
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib import resources
@@ -34,7 +33,7 @@ from har_assets.store.opening import StoreLocation
 from har_assets.store.product import Build, Product
 from har_assets.store.protocol import Store
 from har_assets.store.record import Artifact
-from har_assets.system.files import hash_of, silent
+from har_assets.system.files import Log, hash_of, silent
 
 SPLIT_NUMBERS = ("1", "2", "3")
 
@@ -46,7 +45,7 @@ PARTS = {
     "manifests": "train_manifest",
     **{stage.name: stage.name for stage in STAGES.values() if stage.per_split and stage.name not in MANIFESTS},
 }
-"""What is made for each split, in order, as `changes` names it, to a stage that has its configuration."""
+"""The parts of a split in order, as `changes` names them, each with the stage that has its configuration."""
 
 FIGURES = ("top1", "top5", "mean_class_accuracy")
 
@@ -90,7 +89,7 @@ class SplitConfig(AssetConfig):
     differ from those of the latest version in the main store, or from the defaults where there is none."""
 
 
-def part_config(part: str, config: SplitConfig, store: ArtifactStore, split: str, log: Callable[[str], None]) -> Any:
+def part_config(part: str, config: SplitConfig, store: ArtifactStore, split: str, log: Log) -> Any:
     """Configuration of a part for a split; HarError names what is impossible."""
     kind = CONFIGS[PARTS[part]]
     changes = config.changes.get(part, {})

@@ -121,7 +121,7 @@ def make_checkpoint(
 
 
 def _mlflow_fields(context: dg.AssetExecutionContext, store: ArtifactStore, mlflow: MlflowTracking) -> dict[str, Any]:
-    """What a request says of the MLflow run, with the tags that lead from there to this Dagster run."""
+    """The MLflow fields of a request, with the tags that lead from there to this Dagster run."""
     run = context.run
     return {
         "mlflow_tracking_uri": mlflow.uri(store.project_folder),

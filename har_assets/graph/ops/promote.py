@@ -10,7 +10,7 @@ from har_assets.tracking.tags import MODEL_NAME
 
 
 class PromotionConfig(GraphConfig):
-    """What may become champion."""
+    """Choice of the version that may become champion."""
 
     model_name: str = MODEL_NAME
     """Registered model."""
@@ -21,7 +21,7 @@ class PromotionConfig(GraphConfig):
 
 
 class RollbackConfig(GraphConfig):
-    """What becomes champion again."""
+    """Choice of the version that becomes champion again."""
 
     model_name: str = MODEL_NAME
     """Registered model."""

@@ -16,7 +16,7 @@ from har_assets.tracking.registry import registered_versions
 
 
 class PruningConfig(GraphConfig):
-    """What is kept."""
+    """Rules for the versions that are kept."""
 
     keep: int = KEEP
     """Newest versions of each asset that stay."""

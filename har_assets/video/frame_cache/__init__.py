@@ -25,14 +25,13 @@ from har_assets.video.frame_cache.build import (
     clear_work,
     merge_frame_caches,
 )
-from har_assets.video.frame_cache.cache import INDEX_COLUMNS, TABLES, CacheParams, CacheRows, FrameCache
+from har_assets.video.frame_cache.cache import INDEX_COLUMNS, TABLES, CacheParams, FrameCache
 
 __all__ = [
     "INDEX_COLUMNS",
     "TABLES",
     "CacheParams",
     "CacheReport",
-    "CacheRows",
     "FrameCache",
     "build_frame_cache",
     "clear_work",

@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from har_assets.errors import HarError, VideoError
-from har_assets.system.files import DISK_FULL_ERRNOS, format_bytes, format_seconds, sha256_of
+from har_assets.system.files import DISK_FULL_ERRNOS, Log, format_bytes, format_seconds, sha256_of
 from har_assets.system.locks import exclusive
 from har_assets.video.decode import decode_video
 from har_assets.video.frame_cache.cache import INDEX_COLUMNS, CacheParams, Entry, FrameCache, write_tables
@@ -33,7 +33,7 @@ PROGRESS_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class CacheReport:
-    """What a build did."""
+    """Counts of a build."""
 
     clips: int
     """Clips in the index."""
@@ -66,7 +66,7 @@ def build_frame_cache(
     timeout_s: float = 120,
     pack_bytes: int = PACK_BYTES,
     may_be_empty: bool = False,
-    log: Callable[[str], None] = print,
+    log: Log = print,
 ) -> CacheReport:
     """Decode every clip into a cache in `folder`.
 
@@ -209,7 +209,7 @@ class _Progress:
     """Says every few seconds how far the build is."""
 
     total: int
-    log: Callable[[str], None]
+    log: Log
     done: int = 0
     refused: int = 0
     first: float = 0.0
@@ -239,7 +239,7 @@ def _decode_into(
     *,
     workers: int | None,
     timeout_s: float,
-    log: Callable[[str], None],
+    log: Log,
 ) -> None:
     """Decode the plan in parallel and append to the journal's packs in the order of the plan."""
     params = journal.params
@@ -273,7 +273,7 @@ def _decode_into(
                 next_to_write += 1
 
 
-def _say_need(journal: Journal, clips: int, sampled: list[int], seconds: float, log: Callable[[str], None]) -> None:
+def _say_need(journal: Journal, clips: int, sampled: list[int], seconds: float, log: Log) -> None:
     """Say the disk and the time that the build will take; raise where the disk has not got it."""
     need = int(clips * (sum(sampled) / len(sampled)) * journal.params.frame_bytes)
     have = shutil.disk_usage(journal.work).free

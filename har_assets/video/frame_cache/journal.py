@@ -40,7 +40,7 @@ COPY_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a worker sends back: the frames lie in a file, only facts travel through the pipe."""
+    """The reply of a worker: the frames lie in a file, only facts travel through the pipe."""
 
     num_frames: int
     fps: float

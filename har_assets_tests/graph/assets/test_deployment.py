@@ -224,7 +224,7 @@ def test_an_onnx_model_whose_parity_failed_is_refused(project: Project) -> None:
 
 
 def test_an_engine_is_compared_as_soon_as_the_gpu_fits(exported: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No GPU runs here: the ONNX file stands in for the loaded engine, the road around it is the real one."""
+    """No GPU runs here: the ONNX file stands in for the loaded engine, the pipeline around it is the real one."""
     from har_assets.runtime import tensorrt
 
     source = published_onnx(exported.latest("onnx_model"))

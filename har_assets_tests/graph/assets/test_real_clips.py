@@ -1,11 +1,11 @@
-"""The whole road on nine real clips of HMDB51."""
+"""The whole pipeline on nine real clips of HMDB51."""
 
 from pathlib import Path
 
 from har_assets_tests.project import Project, log_of
 
 
-def test_the_road_on_real_clips(tmp_path: Path, shared_data: Path) -> None:
+def test_the_pipeline_on_real_clips(tmp_path: Path, shared_data: Path) -> None:
     project = Project.make(tmp_path)
     source = {
         "source": str(shared_data / "hmdb51_mini.rar"),

@@ -1,4 +1,4 @@
-"""evaluation_report: on the sample's road, and on products made up for what a road does not show."""
+"""evaluation_report: on the sample's pipeline, and on products made up for what a pipeline does not show."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""The whole road by real `dagster` commands in project folders of their own."""
+"""The whole pipeline by real `dagster` commands in project folders of their own."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ from har_assets_tests.project import REPOSITORY, Project, log_of, materialize_he
 
 @pytest.fixture
 def sample(sample_road: Project) -> Project:
-    """The road on the built-in sample, made once for all tests."""
+    """The pipeline on the built-in sample, made once for all tests."""
     return sample_road
 
 
@@ -77,7 +77,7 @@ def test_mlflow_has_one_run_for_the_lineage_and_it_is_finished(sample: Project) 
     assert list((sample.folder / "mlflow_outbox").iterdir()) == []
 
 
-def test_an_unchanged_road_is_not_built_again_and_force_builds_it(sample: Project) -> None:
+def test_an_unchanged_pipeline_is_not_built_again_and_force_builds_it(sample: Project) -> None:
     def versions() -> dict[str, list[str]]:
         root = sample.folder / "artifacts"
         return {asset.name: sorted(path.name for path in asset.iterdir()) for asset in sorted(root.iterdir())}

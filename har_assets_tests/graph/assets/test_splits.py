@@ -1,4 +1,4 @@
-"""split_evaluation and hmdb51_benchmark: apart from the road, from the same code, three splits in one command."""
+"""split_evaluation and hmdb51_benchmark: apart from the pipeline, from the same code, three splits in one command."""
 
 import csv
 import json
@@ -82,22 +82,22 @@ def benchmark(store: ArtifactStore) -> list[str]:
 
 
 def test_a_split_has_a_store_of_its_own_and_borrows_what_is_equal(store: ArtifactStore) -> None:
-    road, own = store.folder, SplitStore.of(store, "2")
-    publish(road, "trained_checkpoint", key="a")
-    publish(road, "trained_checkpoint", key="b")
-    publish(road, "class_index")
-    assert own.latest("class_index").folder == road.latest("class_index").folder
+    pipeline, own = store.folder, SplitStore.of(store, "2")
+    publish(pipeline, "trained_checkpoint", key="a")
+    publish(pipeline, "trained_checkpoint", key="b")
+    publish(pipeline, "class_index")
+    assert own.latest("class_index").folder == pipeline.latest("class_index").folder
     with pytest.raises(MissingArtifactError):
         own.latest("trained_checkpoint")
     borrowed = own.folder.find("trained_checkpoint", "a" * 64)
     assert borrowed is not None
     own.folder.point_to(borrowed)
     assert own.latest("trained_checkpoint").record.key == "a" * 64
-    assert own.latest("trained_checkpoint").folder.is_relative_to(road.root / "trained_checkpoint")
-    assert road.latest("trained_checkpoint").record.key == "b" * 64
+    assert own.latest("trained_checkpoint").folder.is_relative_to(pipeline.root / "trained_checkpoint")
+    assert pipeline.latest("trained_checkpoint").record.key == "b" * 64
     publish(own.folder, "trained_checkpoint", key="c")
-    assert own.latest("trained_checkpoint").folder.is_relative_to(road.root / "split_evaluation" / "2")
-    assert road.latest("trained_checkpoint").record.key == "b" * 64
+    assert own.latest("trained_checkpoint").folder.is_relative_to(pipeline.root / "split_evaluation" / "2")
+    assert pipeline.latest("trained_checkpoint").record.key == "b" * 64
     assert SplitStore.of(store, "3").folder.find_latest("trained_checkpoint") is None
 
 
@@ -111,7 +111,7 @@ def test_on_a_node_a_split_finds_the_data_of_the_main_store(
         sorted_clips(ManifestsConfig(split=2), SplitStore.of(store, "2"))
 
 
-def test_each_stage_is_configured_as_the_road_was(store: ArtifactStore) -> None:
+def test_each_stage_is_configured_as_the_pipeline_was(store: ArtifactStore) -> None:
     assert part_config("trained_checkpoint", SplitConfig(), store, "2", silent) == TrainingConfig()
     publish(store.folder, "trained_checkpoint", config=TrainingConfig(epochs=7, network="i3d", force=True).model_dump())
     publish(store.folder, "train_manifest", config=ManifestsConfig(split=1, seed=5).model_dump())
@@ -198,9 +198,9 @@ def test_splits_of_different_trainings_or_data_have_no_mean(store: ArtifactStore
 
 @pytest.mark.slow
 def test_three_splits_of_the_sample_in_one_command(sample_road: Project) -> None:
-    """Two trainings of a minute: that of split 1 is the road's own."""
-    road = sample_road.store
-    before = {asset: road.latest(asset).folder for asset in (*CONFIGS, "test_manifest")}
+    """Two trainings of a minute: that of split 1 is the pipeline's own."""
+    pipeline = sample_road.store
+    before = {asset: pipeline.latest(asset).folder for asset in (*CONFIGS, "test_manifest")}
     done = sample_road.run(
         "dagster",
         "asset",
@@ -214,7 +214,7 @@ def test_three_splits_of_the_sample_in_one_command(sample_road: Project) -> None
         timeout=900,
     )
     assert done.returncode == 0, log_of(done)[-4000:]
-    assert {asset: road.latest(asset).folder for asset in before} == before
+    assert {asset: pipeline.latest(asset).folder for asset in before} == before
     store = ArtifactStore(project=str(sample_road.folder))
     runs = set()
     for split in SPLIT_NUMBERS:
@@ -225,7 +225,7 @@ def test_three_splits_of_the_sample_in_one_command(sample_road: Project) -> None
         runs.add(lineage["mlflow_run_id"])
     assert len(runs) == 3
     borrowed = SplitStore.of(store, "1").latest("trained_checkpoint")
-    assert borrowed.folder == road.latest("trained_checkpoint").folder
+    assert borrowed.folder == pipeline.latest("trained_checkpoint").folder
     assert materialize_here(sample_road, "key:hmdb51_benchmark", {}) == []
     record = sample_road.latest("hmdb51_benchmark").record
     assert record.metadata["figures"]["top1"]["mean"] >= 0.8

@@ -162,7 +162,7 @@ def test_a_clone_pulls_what_was_pushed(tmp_path: Path, in_git: bool) -> None:
         assert path.stat().st_nlink == 2
         assert path.stat().st_mode & 0o777 == 0o444
 
-    # The whole road afterwards: data.dvc is the source of the project from now on, and nothing is done again.
+    # The whole pipeline afterwards: data.dvc is the source of the project from now on, and nothing is done again.
     again = made(second)
     assert again.folder == pulled.folder
     assert ArtifactFolder(second / "artifacts").latest("raw_archive").record.metadata["source"] == "dvc"

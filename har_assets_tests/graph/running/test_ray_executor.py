@@ -25,7 +25,7 @@ from har_assets_tests.postgres import Postgres
 from har_assets_tests.project import Project, log_of, make_own_videos, make_split_lists, trainings_in
 from har_assets_tests.s3_server import BUCKET, S3Server
 
-ROAD = "+key:test_predictions"
+PIPELINE = "+key:test_predictions"
 PRODUCTS = (
     "raw_archive",
     "video_clips",
@@ -73,11 +73,11 @@ def config(own_videos: tuple[Path, Path], epochs: int = 2) -> dict[str, dict[str
 
 
 @pytest.fixture(scope="module")
-def local_road(tmp_path_factory: pytest.TempPathFactory, own_videos: tuple[Path, Path]) -> Project:
+def local_pipeline(tmp_path_factory: pytest.TempPathFactory, own_videos: tuple[Path, Path]) -> Project:
     project = Project.make(tmp_path_factory.mktemp("local"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")  # as on the nodes: sums in another order differ in their last digits
-        done = project.materialize(ROAD, config(own_videos))
+        done = project.materialize(PIPELINE, config(own_videos))
     assert done.returncode == 0, log_of(done)[-4000:]
     return project
 
@@ -91,9 +91,9 @@ def keys(services: tuple[S3Server, Postgres]) -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("keys")
-def test_the_road_on_two_nodes_equals_the_local_one_and_survives_the_death_of_a_node(
+def test_the_pipeline_on_two_nodes_equals_the_local_one_and_survives_the_death_of_a_node(
     tmp_path: Path,
-    local_road: Project,
+    local_pipeline: Project,
     own_videos: tuple[Path, Path],
     cluster: Cluster,
     services: tuple[S3Server, Postgres],
@@ -101,9 +101,9 @@ def test_the_road_on_two_nodes_equals_the_local_one_and_survives_the_death_of_a_
 ) -> None:
     s3, postgres = services
     site = Site.prepare(tmp_path / "site", cluster, s3, postgres, "whole")
-    done = site.materialize(ROAD, config(own_videos))
+    done = site.materialize(PIPELINE, config(own_videos))
     assert done.returncode == 0, log_of(done)[-6000:]
-    same_products(local_road.store, site.store, PRODUCTS)
+    same_products(local_pipeline.store, site.store, PRODUCTS)
     # Steps ran on both nodes, none where the run was started; data/ came to the second node from the bucket.
     for node in cluster.nodes:
         assert (node.folder / "data" / "dataset.json").is_file()
@@ -135,7 +135,7 @@ def test_the_road_on_two_nodes_equals_the_local_one_and_survives_the_death_of_a_
     site = Site.prepare(tmp_path / "again", cluster, s3, postgres, "again")
     for node in cluster.nodes:
         assert trainings_in(node.folder) == []
-    arguments = site.materialize_arguments(ROAD, config(own_videos, epochs=2))
+    arguments = site.materialize_arguments(PIPELINE, config(own_videos, epochs=2))
     run = subprocess.Popen(
         site.command(*arguments),
         cwd=site.folder,
@@ -157,7 +157,7 @@ def test_the_road_on_two_nodes_equals_the_local_one_and_survives_the_death_of_a_
         run.kill()
     assert run.returncode == 0, said[-6000:]
     assert site.events("STEP_UP_FOR_RETRY") == ["trained_checkpoint"]
-    same_products(local_road.store, site.store, PRODUCTS)
+    same_products(local_pipeline.store, site.store, PRODUCTS)
     assert trainings_in(victim.folder) == []
     commands = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
     assert [command for command in commands if str(victim.folder) in command] == []
