@@ -221,7 +221,8 @@ class _Output(io.RawIOBase):
             self._verify()
         elif self._listing and not self._listed:
             # A listing tells faults of the archive among its first lines.
-            self._listed = bytes(buffer[: min(count, 4096)]).partition(_SEPARATOR)[0].decode(errors="replace")
+            first = bytes(memoryview(buffer)[: min(count, 4096)])
+            self._listed = first.partition(_SEPARATOR)[0].decode(errors="replace")
         return count
 
     def close(self) -> None:
