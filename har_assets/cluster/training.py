@@ -24,13 +24,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from har_assets import settings
 from har_assets.errors import HarError
 from har_assets.model.recipe import TrainingOptions
-from har_assets.store.opening import open_store
+from har_assets.store.opening import StoreLocation
 from har_assets.system.processes import undisturbed
 from har_assets.training.request import ERROR_FILE, STOPPED, SUMMARY_FILE, TrainingRequest
 
@@ -238,7 +240,7 @@ def _train_together(request: TrainingRequest, group: PlacementGroup, report: Rep
         ]
 
     # Before any process waits for the others: a frame cache may take an hour.
-    names = [_answer(task.remote(list(request.origins.values()))) for task in on_each(fetch)]
+    names = [_answer(task.remote(request.store, list(request.origins.values()))) for task in on_each(fetch)]
     report(f"Training on {request.nodes} nodes of the Ray cluster: {', '.join([socket.gethostname(), *names])}.")
     address = ray.util.get_node_ip_address()
     shared = request.model_copy(
@@ -250,7 +252,7 @@ def _train_together(request: TrainingRequest, group: PlacementGroup, report: Rep
     work = Path(request.work)
     checkpoint = ray.put((work / CHECKPOINT).read_bytes() if (work / CHECKPOINT).is_file() else b"")
     others = [
-        task.remote(shared.model_copy(update={"node_rank": number}).model_dump(), checkpoint)
+        task.remote(shared.model_copy(update={"node_rank": number}), checkpoint)
         for number, task in enumerate(on_each(train_here), 1)
     ]
     first = shared.model_copy(update={"node_rank": 0})
@@ -373,30 +375,30 @@ def _end(child: subprocess.Popen[Any]) -> None:
 # ------------------------------------------------------------------------------------------ on the other nodes
 
 
-def copied(address: str) -> Path:
-    """Folder with this node's copy of a published version, made where it is missing. Raises HarError."""
-    root, asset, _ = address.rsplit("/", 2)
-    for version in open_store(root).versions(asset):
+def copied(store: StoreLocation, address: str) -> Path:
+    """Folder with this node's copy of a version published in a store, made where it is missing. Raises HarError."""
+    root, asset, _ = address.rsplit("/", 2)  # the root of the store, or of the one inside it
+    for version in replace(store, root=root, inside="").open().versions(asset):
         if version.address == address:
             return version.folder
     raise HarError(f"{address} was removed while a training started on it: run the same command again.")
 
 
-def fetch(addresses: list[str]) -> str:
+def fetch(store: StoreLocation, addresses: list[str]) -> str:
     """Copy these versions to this node; its name. Raises HarError."""
     for address in addresses:
-        copied(address)
+        copied(store, address)
     return socket.gethostname()
 
 
-def train_here(fields: dict[str, Any], checkpoint: bytes) -> str:
+def train_here(request: TrainingRequest, checkpoint: bytes) -> str:
     """Train as one of several nodes, from a checkpoint unless it is empty; why that failed, empty when it did not."""
-    with open_store().staging("trained_checkpoint") as work:
+    with request.store.open().staging("trained_checkpoint") as work:
         (work / CHECKPOINT.parent).mkdir()
         if checkpoint:
             (work / CHECKPOINT).write_bytes(checkpoint)
-        request = for_this_node(TrainingRequest(**fields), work, copied)
-        child = _start(request.write(work / "request.json"))
+        own = for_this_node(request, work, partial(copied, request.store))
+        child = _start(own.write(work / "request.json"))
         try:
             while child.poll() is None:
                 time.sleep(0.2)
