@@ -120,7 +120,7 @@ def shortage(request: TrainingRequest, offered: Mapping[str, Mapping[str, float]
     needs = request.node_needs
     fitting = [name for name, node in offered.items() if all(node.get(r, 0) >= needs[r] for r in needs)]
     has = ", ".join(
-        f"{name} with {amounts_in_words({**dict.fromkeys(needs, 0), **_counted(node)})}"
+        f"{name} with {amounts_in_words({resource: node.get(resource, 0) for resource in needs})}"
         for name, node in sorted(offered.items())
     )
     lacking = len(fitting) < request.nodes
@@ -133,10 +133,6 @@ def shortage(request: TrainingRequest, offered: Mapping[str, Mapping[str, float]
         f"The training has waited {request.node_wait_s:g} s for {request.nodes} nodes with "
         f"{amounts_in_words(needs)} each, of which the Ray cluster has {len(fitting)} ({has or 'no nodes'}): {remedy}."
     )
-
-
-def _counted(node: Mapping[str, float]) -> dict[str, float]:
-    return {name: node[name] for name in ("CPU", "GPU") if name in node}
 
 
 # ------------------------------------------------------------------------------------------ on node 0
@@ -201,7 +197,11 @@ def reserved_nodes(request: TrainingRequest, report: Report) -> Iterator[Placeme
     )
     try:
         deadline = time.monotonic() + request.node_wait_s
-        is_reported = False
+        if not group.wait(1):
+            report(
+                f"Waiting up to {request.node_wait_s:g} s for {count} more node{'s' if count > 1 else ''} with "
+                f"{amounts_in_words(request.node_needs)}."
+            )
         while not group.wait(1):
             if time.monotonic() > deadline:
                 offered = {
@@ -210,12 +210,6 @@ def reserved_nodes(request: TrainingRequest, report: Report) -> Iterator[Placeme
                     if node["Alive"]
                 }
                 raise HarError(shortage(request, offered))
-            if not is_reported:
-                report(
-                    f"Waiting up to {request.node_wait_s:g} s for {count} more "
-                    f"node{'s' if count > 1 else ''} with {amounts_in_words(request.node_needs)}."
-                )
-                is_reported = True
         yield group
     finally:
         with undisturbed():
@@ -231,11 +225,13 @@ def _train_together(request: TrainingRequest, group: PlacementGroup, report: Rep
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     def on_each(function: Callable[..., Any]) -> list[Any]:
-        options = {"num_cpus": request.node_needs["CPU"], "num_gpus": request.node_needs.get("GPU", 0)}
         return [
-            ray.remote(max_retries=0, **options)(function).options(
-                scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
-            )
+            ray.remote(
+                max_retries=0,
+                num_cpus=request.node_needs["CPU"],
+                num_gpus=request.node_needs.get("GPU", 0),
+                scheduling_strategy=PlacementGroupSchedulingStrategy(group, bundle),
+            )(function)
             for bundle in range(request.nodes - 1)
         ]
 
@@ -277,9 +273,11 @@ def _watch(child: subprocess.Popen[str], others: list[ObjectRef], work: Path) ->
     reasons: list[str] = []
 
     def look(seconds: float) -> None:
-        """Take what has ended within some seconds."""
-        ended, waiting[:] = ray.wait(waiting, timeout=seconds) if waiting else ([], [])
-        reasons.extend(filter(None, map(_answer, ended)))
+        """Take what ends within some seconds."""
+        deadline = time.monotonic() + seconds
+        while waiting and time.monotonic() < deadline:
+            ended, waiting[:] = ray.wait(waiting, timeout=0.5)
+            reasons.extend(filter(None, map(_answer, ended)))
 
     while child.poll() is None and not reasons:
         look(0.5)
@@ -289,16 +287,11 @@ def _watch(child: subprocess.Popen[str], others: list[ObjectRef], work: Path) ->
         ray.wait(others, num_returns=len(others), timeout=LEAVE_S)
         return int(child.returncode)
     # The others fail for want of it, or it fails for want of them: when all have ended one has said the cause.
-    started = time.monotonic()
-    if child.poll() is None:
-        _end(child)
-    while waiting and time.monotonic() < started + LOSS_S:
-        look(0.5)
+    _end(child)
+    look(LOSS_S)
     for other in waiting:
         ray.cancel(other)
-    started = time.monotonic()
-    while waiting and time.monotonic() < started + END_S:
-        look(0.5)
+    look(END_S)
     if waiting:
         raise NodeLostError("A node does not answer any more.")
     error_file = work / ERROR_FILE
