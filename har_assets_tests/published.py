@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from har_assets.store.folder import ArtifactFolder
+from har_assets.store.protocol import Store
 from har_assets.store.record import Artifact, Record, describe_files
 
 
@@ -15,7 +15,7 @@ def make_record(asset: str = "onnx_model", key: str = "a" * 64, **fields: Any) -
     return Record(asset=asset, key=key, **{**{name: {} for name in rest}, **known, **fields})
 
 
-def publish(store: ArtifactFolder, asset: str, files: dict[str, Path]) -> Artifact:
+def publish(store: Store, asset: str, files: dict[str, Path]) -> Artifact:
     """The first version of an asset with copies of these files, by their names in it."""
     with store.staging(asset) as folder:
         for name, source in files.items():

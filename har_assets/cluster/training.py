@@ -24,13 +24,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from har_assets import settings
 from har_assets.errors import HarError
 from har_assets.model.recipe import TrainingOptions
-from har_assets.store.opening import open_store
+from har_assets.store.opening import StoreLocation
 from har_assets.system.processes import undisturbed
 from har_assets.training.request import ERROR_FILE, STOPPED, SUMMARY_FILE, TrainingRequest
 
@@ -118,7 +120,7 @@ def shortage(request: TrainingRequest, offered: Mapping[str, Mapping[str, float]
     needs = request.node_needs
     fitting = [name for name, node in offered.items() if all(node.get(r, 0) >= needs[r] for r in needs)]
     has = ", ".join(
-        f"{name} with {amounts_in_words({**dict.fromkeys(needs, 0), **_counted(node)})}"
+        f"{name} with {amounts_in_words({resource: node.get(resource, 0) for resource in needs})}"
         for name, node in sorted(offered.items())
     )
     lacking = len(fitting) < request.nodes
@@ -131,10 +133,6 @@ def shortage(request: TrainingRequest, offered: Mapping[str, Mapping[str, float]
         f"The training has waited {request.node_wait_s:g} s for {request.nodes} nodes with "
         f"{amounts_in_words(needs)} each, of which the Ray cluster has {len(fitting)} ({has or 'no nodes'}): {remedy}."
     )
-
-
-def _counted(node: Mapping[str, float]) -> dict[str, float]:
-    return {name: node[name] for name in ("CPU", "GPU") if name in node}
 
 
 # ------------------------------------------------------------------------------------------ on node 0
@@ -199,7 +197,11 @@ def reserved_nodes(request: TrainingRequest, report: Report) -> Iterator[Placeme
     )
     try:
         deadline = time.monotonic() + request.node_wait_s
-        is_reported = False
+        if not group.wait(1):
+            report(
+                f"Waiting up to {request.node_wait_s:g} s for {count} more node{'s' if count > 1 else ''} with "
+                f"{amounts_in_words(request.node_needs)}."
+            )
         while not group.wait(1):
             if time.monotonic() > deadline:
                 offered = {
@@ -208,12 +210,6 @@ def reserved_nodes(request: TrainingRequest, report: Report) -> Iterator[Placeme
                     if node["Alive"]
                 }
                 raise HarError(shortage(request, offered))
-            if not is_reported:
-                report(
-                    f"Waiting up to {request.node_wait_s:g} s for {count} more "
-                    f"node{'s' if count > 1 else ''} with {amounts_in_words(request.node_needs)}."
-                )
-                is_reported = True
         yield group
     finally:
         with undisturbed():
@@ -229,16 +225,18 @@ def _train_together(request: TrainingRequest, group: PlacementGroup, report: Rep
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     def on_each(function: Callable[..., Any]) -> list[Any]:
-        options = {"num_cpus": request.node_needs["CPU"], "num_gpus": request.node_needs.get("GPU", 0)}
         return [
-            ray.remote(max_retries=0, **options)(function).options(
-                scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
-            )
+            ray.remote(
+                max_retries=0,
+                num_cpus=request.node_needs["CPU"],
+                num_gpus=request.node_needs.get("GPU", 0),
+                scheduling_strategy=PlacementGroupSchedulingStrategy(group, bundle),
+            )(function)
             for bundle in range(request.nodes - 1)
         ]
 
     # Before any process waits for the others: a frame cache may take an hour.
-    names = [_answer(task.remote(list(request.origins.values()))) for task in on_each(fetch)]
+    names = [_answer(task.remote(request.store, list(request.origins.values()))) for task in on_each(fetch)]
     report(f"Training on {request.nodes} nodes of the Ray cluster: {', '.join([socket.gethostname(), *names])}.")
     address = ray.util.get_node_ip_address()
     shared = request.model_copy(
@@ -250,7 +248,7 @@ def _train_together(request: TrainingRequest, group: PlacementGroup, report: Rep
     work = Path(request.work)
     checkpoint = ray.put((work / CHECKPOINT).read_bytes() if (work / CHECKPOINT).is_file() else b"")
     others = [
-        task.remote(shared.model_copy(update={"node_rank": number}).model_dump(), checkpoint)
+        task.remote(shared.model_copy(update={"node_rank": number}), checkpoint)
         for number, task in enumerate(on_each(train_here), 1)
     ]
     first = shared.model_copy(update={"node_rank": 0})
@@ -275,9 +273,11 @@ def _watch(child: subprocess.Popen[str], others: list[ObjectRef], work: Path) ->
     reasons: list[str] = []
 
     def look(seconds: float) -> None:
-        """Take what has ended within some seconds."""
-        ended, waiting[:] = ray.wait(waiting, timeout=seconds) if waiting else ([], [])
-        reasons.extend(filter(None, map(_answer, ended)))
+        """Take what ends within some seconds."""
+        deadline = time.monotonic() + seconds
+        while waiting and time.monotonic() < deadline:
+            ended, waiting[:] = ray.wait(waiting, timeout=0.5)
+            reasons.extend(filter(None, map(_answer, ended)))
 
     while child.poll() is None and not reasons:
         look(0.5)
@@ -287,16 +287,11 @@ def _watch(child: subprocess.Popen[str], others: list[ObjectRef], work: Path) ->
         ray.wait(others, num_returns=len(others), timeout=LEAVE_S)
         return int(child.returncode)
     # The others fail for want of it, or it fails for want of them: when all have ended one has said the cause.
-    started = time.monotonic()
-    if child.poll() is None:
-        _end(child)
-    while waiting and time.monotonic() < started + LOSS_S:
-        look(0.5)
+    _end(child)
+    look(LOSS_S)
     for other in waiting:
         ray.cancel(other)
-    started = time.monotonic()
-    while waiting and time.monotonic() < started + END_S:
-        look(0.5)
+    look(END_S)
     if waiting:
         raise NodeLostError("A node does not answer any more.")
     error_file = work / ERROR_FILE
@@ -373,30 +368,30 @@ def _end(child: subprocess.Popen[Any]) -> None:
 # ------------------------------------------------------------------------------------------ on the other nodes
 
 
-def copied(address: str) -> Path:
-    """Folder with this node's copy of a published version, made where it is missing. Raises HarError."""
-    root, asset, _ = address.rsplit("/", 2)
-    for version in open_store(root).versions(asset):
+def copied(store: StoreLocation, address: str) -> Path:
+    """Folder with this node's copy of a version published in a store, made where it is missing. Raises HarError."""
+    root, asset, _ = address.rsplit("/", 2)  # the root of the store, or of the one inside it
+    for version in replace(store, root=root, inside="").open().versions(asset):
         if version.address == address:
             return version.folder
     raise HarError(f"{address} was removed while a training started on it: run the same command again.")
 
 
-def fetch(addresses: list[str]) -> str:
+def fetch(store: StoreLocation, addresses: list[str]) -> str:
     """Copy these versions to this node; its name. Raises HarError."""
     for address in addresses:
-        copied(address)
+        copied(store, address)
     return socket.gethostname()
 
 
-def train_here(fields: dict[str, Any], checkpoint: bytes) -> str:
+def train_here(request: TrainingRequest, checkpoint: bytes) -> str:
     """Train as one of several nodes, from a checkpoint unless it is empty; why that failed, empty when it did not."""
-    with open_store().staging("trained_checkpoint") as work:
+    with request.store.open().staging("trained_checkpoint") as work:
         (work / CHECKPOINT.parent).mkdir()
         if checkpoint:
             (work / CHECKPOINT).write_bytes(checkpoint)
-        request = for_this_node(TrainingRequest(**fields), work, copied)
-        child = _start(request.write(work / "request.json"))
+        own = for_this_node(request, work, partial(copied, request.store))
+        child = _start(own.write(work / "request.json"))
         try:
             while child.poll() is None:
                 time.sleep(0.2)

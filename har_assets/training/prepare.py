@@ -31,7 +31,7 @@ def prepare_request(
         build: its inputs are manifests, frame cache, class index and, where the options say so, pretrained weights.
         options: how to train.
         project: folder whose git commit the model names.
-        place: `ray_job` and `node_needs` of a training over a Ray cluster, else nothing.
+        place: `ray_job`, `node_needs` and `store` of a training over a Ray cluster, else nothing.
         mlflow: the fields `mlflow_*` of the request; its tags are completed here.
 
     Raises:

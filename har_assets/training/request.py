@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from har_assets.errors import HarError
 from har_assets.model.recipe import Recipe, TrainingOptions
 from har_assets.options import wrong_options
+from har_assets.store.opening import StoreLocation
 
 SUMMARY_FILE = "summary.json"
 """Written last into the work folder: a training without it has not ended."""
@@ -54,6 +55,8 @@ class TrainingRequest(TrainingOptions):
     """Resources that the training takes of each node of the cluster: `CPU`, `GPU`."""
     origins: dict[str, str] = {}
     """Folder of each product above to its address in the bucket, by which other nodes get copies of their own."""
+    store: StoreLocation = StoreLocation()
+    """Store of the step, in whose folder other nodes keep these copies and train."""
     mlflow_tracking_uri: str = ""
     """MLflow server or database; empty trains without MLflow."""
     mlflow_experiment: str = "har_assets"

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,28 @@ import psutil
 import pytest
 import torch
 
-from har_assets.cluster.training import cause_of, copied, for_this_node, node_needs, options_of, shortage
+from har_assets import settings
+from har_assets.cluster.training import (
+    cause_of,
+    copied,
+    fetch,
+    for_this_node,
+    node_needs,
+    options_of,
+    shortage,
+    train_here,
+)
 from har_assets.errors import HarError
 from har_assets.model.lightning import load_checkpoint
 from har_assets.model.spec import ModelSpec
+from har_assets.store.opening import StoreLocation
 from har_assets.store.record import Artifact
 from har_assets.training.request import ERROR_FILE, STOPPED, TrainingRequest
 from har_assets_tests.cluster.ray_nodes import Cluster, Node, ray_cluster
 from har_assets_tests.cluster.ray_site import Site, services_of
 from har_assets_tests.postgres import Postgres, postgres_server
 from har_assets_tests.project import log_of, make_own_videos, make_split_lists, trainings_in
+from har_assets_tests.published import publish
 from har_assets_tests.s3_server import BUCKET, S3Server, s3_server
 from har_assets_tests.training.test_fit import request_for
 
@@ -125,7 +139,39 @@ def test_another_node_reads_its_own_copies(tmp_path: Path, tiny_cache: Path, tin
 
 def test_a_version_that_is_gone_is_told(tmp_path: Path) -> None:
     with pytest.raises(HarError, match="was removed while a training started on it"):
-        copied(str(tmp_path / "frame_cache" / "3f"))
+        copied(StoreLocation(), str(tmp_path / "frame_cache" / "3f"))
+
+
+def test_another_node_works_in_the_store_of_the_step(
+    tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(settings.ARTIFACTS, "s3://of-this-node/har")
+    there = StoreLocation(f"memory://{tmp_path.name}", "copies", str(tmp_path / "project"))
+    files = {path.name: path for path in (tiny_cache / "cache").iterdir()}
+    frames = publish(replace(there, work_root=str(tmp_path / "first")).open(), "frame_cache", files)
+    inner = replace(there, work_root=str(tmp_path / "first"), inside="split_evaluation/2").open()
+    roles = {f"{role}.csv": tiny_cache / f"{role}.csv" for role in ("train", "val")}
+    lists = publish(inner, "train_manifest", roles)
+    request = on_cluster(
+        tmp_path / "first",
+        tiny_cache,
+        tiny_spec,
+        nodes=1,
+        node_rank=1,
+        manifests={role: str(lists.file(f"{role}.csv")) for role in ("train", "val")},
+        origins={str(made.folder): made.address for made in (frames, lists)},
+        store=there,
+        epochs=1,
+    ).model_copy(update={"frame_cache": str(frames.folder)})
+    assert TrainingRequest.read(request.write(tmp_path / "request.json")) == request
+    fetch(request.store, list(request.origins.values()))
+    copies = tmp_path / "project" / "copies"
+    assert len(list(copies.glob("frame_cache/*.*/index.csv"))) == 1
+    shutil.rmtree(tmp_path / "first")  # on the disk of another machine
+    assert train_here(request, b"") == ""
+    assert (copies / "trained_checkpoint").is_dir()
+    assert not (tmp_path / "artifacts").exists()
 
 
 # ------------------------------------------------------------------------------------------ on two nodes

@@ -90,7 +90,7 @@ def make_checkpoint(
             build,
             config,
             store.project_folder,
-            place=_place_on_cluster(config),
+            place=_place_on_cluster(config, store),
             mlflow=_mlflow_fields(context, store, mlflow),
         )
         if config.nodes > 1 and config.rendezvous:
@@ -137,8 +137,8 @@ def _mlflow_fields(context: dg.AssetExecutionContext, store: ArtifactStore, mlfl
     }
 
 
-def _place_on_cluster(config: TrainingConfig) -> dict[str, Any]:
-    """`ray_job` and `node_needs` where several nodes are to be found on a Ray cluster, else nothing."""
+def _place_on_cluster(config: TrainingConfig, store: ArtifactStore) -> dict[str, Any]:
+    """`ray_job`, `node_needs` and `store` where several nodes are to be found on a Ray cluster, else nothing."""
     if config.nodes == 1 or config.rendezvous or not settings.read().ray:
         return {}
     place = settings.read().training_place
@@ -147,7 +147,7 @@ def _place_on_cluster(config: TrainingConfig) -> dict[str, Any]:
             f"This step's node was chosen for a training on one: write `nodes: {config.nodes}` as a number into the "
             "run's configuration of the step, by which nodes are chosen."
         )
-    return place
+    return {**place, "store": store.location}
 
 
 def _run(
