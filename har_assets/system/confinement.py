@@ -1,11 +1,7 @@
 """Which files and hosts a configuration may name.
 
 On a machine of one's own: all of them. Where others may launch runs, a configuration is a request of theirs, and two
-environment variables of the code location draw the border:
-
-    HAR_ALLOWED_FOLDERS   folders, with `:` between them, below which a path that a configuration names has to lie,
-                          links followed; the project folder is one of them. May be empty.
-    HAR_DOWNLOAD_HOSTS    hosts, with `,` between them, that may be asked for a file; `host:port` names the port too
+settings of the code location draw the border: HAR_ALLOWED_FOLDERS and HAR_DOWNLOAD_HOSTS.
 
 Dagster lets a run's configuration replace fields of resources as well (`resources: store: config: project: /etc`), so
 with the first of them the project is the folder that the code location was started in, MLflow is the one of

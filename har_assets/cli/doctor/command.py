@@ -33,7 +33,7 @@ def doctor(
             said = printable(finding.found) + (f"\n→ {printable(finding.remedy)}" if finding.remedy else "")
             table.add_row(finding.check, Text(finding.state, style=colours[finding.state]), Text(said))
         console = Console(highlight=False)
-        console.width = max(console.width, 110)
+        console.width = max(console.width, 80)
         console.print(table)
     if any(finding.state == PROBLEM for finding in findings):
         raise typer.Exit(1)
