@@ -64,6 +64,9 @@ from dagster._core.storage.tags import (
     HIDDEN_TAG_PREFIX as HIDDEN_TAG_PREFIX,  # keep its own tags of runs out of the web UI
 )
 from dagster._core.storage.tags import (
+    MAX_RETRIES_TAG as MAX_RETRIES_TAG,  # leave the repetition of a run to the ledger of new videos
+)
+from dagster._core.storage.tags import (
     RUN_KEY_TAG as RUN_KEY_TAG,  # find the run that a sensor has asked for
 )
 from dagster_shared.error import (
