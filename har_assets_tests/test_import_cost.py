@@ -8,7 +8,18 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "mlflow", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "decord", "av", "pandas")
+HEAVY = (
+    "torch",
+    "mlflow",
+    "onnx",
+    "onnxruntime",
+    "tensorrt",
+    "tensorrt_rtx",
+    "decord",
+    "av",
+    "pandas",
+    "dagster_mlflow",
+)
 
 
 def imported_by(statement: str) -> list[str]:
