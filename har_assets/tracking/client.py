@@ -36,10 +36,10 @@ def settle_status(client: Any, run_id: str) -> None:
 
 
 def tie_test_figures(client: Any, run_id: str) -> None:
-    """Log the test figures of a run to its logged models of the ONNX file that was tested.
+    """Give the test figures of a run to its models of the ONNX file that was tested.
 
-    MLflow shows them at the model and at its registered versions. Model and figures may come in any order: every step
-    does this as it ends, and what a model has is not written again.
+    They become metrics of logged models and, as MLflow's page of a registered version shows no metrics, tags of
+    versions. Model and figures may come in any order: every step does this as it ends, and writes what is lacking.
     """
     from mlflow.entities import Metric
 
@@ -47,17 +47,20 @@ def tie_test_figures(client: Any, run_id: str) -> None:
     tested = run.data.tags.get(TESTED_TAG)
     if not tested:
         return
-    found = client.search_logged_models(
-        [run.info.experiment_id], f"source_run_id = '{run_id}' AND tags.`{SHA256_TAG}` = '{tested}'"
-    )
-    for model in found:
+    figures = {name: run.data.metrics[name] for name in TEST_FIGURES if name in run.data.metrics}
+    of_this_run = f"source_run_id = '{run_id}' AND tags.`{SHA256_TAG}` = '{tested}'"
+    for model in client.search_logged_models([run.info.experiment_id], of_this_run):
         known = {metric.key: metric.value for metric in model.metrics or ()}
-        lacks = [name for name in TEST_FIGURES if known.get(name) != run.data.metrics.get(name)]
+        lacks = [name for name, value in figures.items() if known.get(name) != value]
         newest = [max(client.get_metric_history(run_id, name), key=lambda each: each.timestamp) for name in lacks]
         # With its own time, as another would be a second point of the run's.
         metrics = [Metric(each.key, each.value, each.timestamp, each.step, model.model_id) for each in newest]
         if metrics:
             client.log_batch(run_id, metrics=metrics)
+    for version in client.search_model_versions(f"run_id = '{run_id}'"):
+        for name, text in ((name, f"{value:.4f}") for name, value in figures.items()):
+            if version.tags.get(SHA256_TAG) == tested and version.tags.get(name) != text:
+                client.set_model_version_tag(version.name, version.version, name, text)
 
 
 def status_of(steps: Mapping[str, str]) -> str:

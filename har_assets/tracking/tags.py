@@ -27,7 +27,7 @@ TRAINING_ENDED_TAG = "har.training_ended"
 later step reopens it, so MLflow shows how long the training took."""
 
 SHA256_TAG = "onnx_sha256"
-"""Of a logged model: SHA-256 of its ONNX file."""
+"""Of a logged model and a registered version: SHA-256 of its ONNX file."""
 
 TESTED_TAG = "har.tested_onnx"
 """Tag of an MLflow run: SHA-256 of the ONNX file that its test figures are of; empty where they are of a checkpoint."""

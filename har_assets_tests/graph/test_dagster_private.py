@@ -137,7 +137,6 @@ CALLS = [
     Call("add_run_tags", f"{INSTANCE}.add_run_tags", 2),
     Call("fail_run", f"{INSTANCE}.report_run_failed", 2),
     Call("failures_of", f"{INSTANCE}.all_logs", 1, ("of_type",)),
-    Call("step_in_progress", "dagster:OpExecutionContext.get"),
     Call(
         "step_in_progress",
         "dagster._core.execution.context.compute:OpExecutionContext.get_step_execution_context",
