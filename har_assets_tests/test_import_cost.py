@@ -13,7 +13,18 @@ import pytest
 from har_assets_tests.project import REPOSITORY
 from har_assets_tests.videos import write_video
 
-HEAVY = ("torch", "mlflow", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "decord", "av", "pandas")
+HEAVY = (
+    "torch",
+    "mlflow",
+    "onnx",
+    "onnxruntime",
+    "tensorrt",
+    "tensorrt_rtx",
+    "decord",
+    "av",
+    "pandas",
+    "dagster_mlflow",
+)
 
 
 def imported_by(statement: str) -> list[str]:

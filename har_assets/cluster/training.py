@@ -188,7 +188,7 @@ def reserved_nodes(request: TrainingRequest, report: Report) -> Iterator[Placeme
     from ray.util.placement_group import placement_group, remove_placement_group
 
     # Of several nodes on one machine Ray would take the head for the one that this process is on.
-    here = JobSubmissionClient(settings.RAY.get("")).get_job_info(request.ray_job).driver_node_id
+    here = JobSubmissionClient(settings.read().ray).get_job_info(request.ray_job).driver_node_id
     count = request.nodes - 1
     group = placement_group(
         [dict(request.node_needs)] * count,

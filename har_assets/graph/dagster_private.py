@@ -37,6 +37,9 @@ from dagster._core.execution.context.system import (
     PlanOrchestrationContext as PlanOrchestrationContext,  # read run, instance and log in an executor
 )
 from dagster._core.execution.plan.objects import (
+    ErrorSource as ErrorSource,  # tell a step that was stopped from one that has failed
+)
+from dagster._core.execution.plan.objects import (
     StepFailureData as StepFailureData,  # read why a step has failed
 )
 from dagster._core.execution.plan.objects import (
@@ -132,6 +135,27 @@ def failures_of(instance: dg.DagsterInstance, run_id: str) -> list[dg.DagsterEve
     kinds = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}
     entries = instance.all_logs(run_id, of_type=kinds)
     return [entry.dagster_event for entry in entries if entry.dagster_event is not None]
+
+
+def step_in_progress() -> str:
+    """Name the step that this thread executes; empty outside of steps, as in hooks."""
+    try:
+        return str(dg.OpExecutionContext.get().get_step_execution_context().step.key)
+    except dg.DagsterInvariantViolationError:
+        return ""
+
+
+def step_end(instance: dg.DagsterInstance, run_id: str, step: str) -> str:
+    """Tell how a step has ended: `success`, `failure`, `interrupt`, or empty where it has not."""
+    kinds = {dg.DagsterEventType.STEP_START, dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_FAILURE}
+    kinds.add(dg.DagsterEventType.STEP_UP_FOR_RETRY)
+    events = [entry.dagster_event for entry in instance.all_logs(run_id, of_type=kinds) if entry.step_key == step]
+    if not events or events[-1] is None or events[-1].event_type == dg.DagsterEventType.STEP_START:
+        return ""
+    if events[-1].is_step_success:
+        return "success"
+    stopped = events[-1].is_step_failure and events[-1].step_failure_data.error_source == ErrorSource.INTERRUPT
+    return "interrupt" if stopped else "failure"
 
 
 def failure_reason(event: dg.DagsterEvent) -> str:

@@ -21,6 +21,7 @@ from har_assets.runtime import Predictor, open_model, read_spec
 from har_assets.runtime.evaluation import evaluate, prediction_table, score_clips
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
+from har_assets.tracking.tags import TEST_FIGURES
 from har_assets.video.frame_cache import FrameCache
 
 CONFUSION = "test_confusion.png"
@@ -60,7 +61,10 @@ def build_test_predictions(build: Build, score: Callable[[list[str]], Scored], w
         build.folder / CONFUSION,
         title=f"top-1 {figures['top1']:.3f} on {len(table)} test videos{synthetic}",
     )
-    build.run.metrics({f"test_video_{name}": figures[name] for name in ("top1", "top5", "mean_class_accuracy")})
+    build.run.test_figures(
+        {name: figures[name.removeprefix("test_video_")] for name in TEST_FIGURES},
+        onnx.record.files[ONNX]["sha256"] if runtime.startswith("ONNX") else "",
+    )
     build.run.file(build.folder / PREDICTIONS)
     build.run.file(build.folder / CONFUSION)
     return Product(

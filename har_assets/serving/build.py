@@ -13,7 +13,7 @@ from har_assets.serving.limits import ServingLimits
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
 from har_assets.system.files import hash_of
-from har_assets.tracking.tags import ONNX_VERSION_TAG
+from har_assets.tracking.tags import ONNX_VERSION_TAG, SHA256_TAG
 
 LARGEST_DIFFERENCE = 1e-6
 """Between a score of the served model and `predict_video`'s, from the same runtime: the same numbers, as text."""
@@ -56,7 +56,7 @@ def build_serving_model(
     version = None
     if run_id:
         tags = {
-            package.ORIGIN_TAG: hash_of({"onnx": facts["onnx_sha256"], "config": config, "run": run_id}),
+            package.ORIGIN_TAG: hash_of({"onnx": facts[SHA256_TAG], "config": config, "run": run_id}),
             ONNX_VERSION_TAG: onnx.record.data_version,
             **{name: str(value) for name, value in facts.items() if name != "labels"},
         }
@@ -94,7 +94,7 @@ def facts_of(onnx: Artifact, file: Path, precision: str) -> dict[str, Any]:
     return {
         **{name: lineage[name] for name in ("dataset", "synthetic", "data_version", "split") if name in lineage},
         "precision": precision,
-        "onnx_sha256": onnx.record.files[file.name]["sha256"],
+        SHA256_TAG: onnx.record.files[file.name]["sha256"],
         "labels": list(read_spec(file).labels),
     }
 

@@ -10,7 +10,7 @@ HAR_MLFLOW_URI or of the project folder, and an address that the store or MLflow
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -50,6 +50,25 @@ def refuse_other_address(address: str, what: str, variable: settings.Setting, ow
         raise HarError(
             f"{what} must not be set to {address!r} in this deployment: remove it, or ask an administrator to change "
             f"{variable}."
+        )
+
+
+def refuse_environment(assigned: Collection[str], shown: Collection[str]) -> None:
+    """HarError where a configuration may not set the environment variables `assigned` or publish those `shown`.
+
+    Never the settings of this project, or what decides which programs and libraries run; nothing at all where
+    HAR_ALLOWED_FOLDERS is set.
+    """
+    ours = [name for name in assigned if name == "PATH" or name.startswith(("HAR_", "LD_", "PYTHON"))]
+    if ours:
+        raise HarError(
+            f"env of mlflow must not set {', '.join(ours)}: set it where Dagster is started, and leave it out here."
+        )
+    named = [name for name, values in (("env", assigned), ("env_to_tag", shown)) if values]
+    if named and settings.read().allowed_folders is not None:
+        raise HarError(
+            f"{' and '.join(named)} of mlflow must not be set in this deployment: leave it out, or ask an "
+            f"administrator to change {settings.ALLOWED_FOLDERS}."
         )
 
 

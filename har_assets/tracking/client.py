@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from har_assets.tracking.tags import STEP_TAG
+from har_assets.tracking.tags import SHA256_TAG, STEP_TAG, TEST_FIGURES, TESTED_TAG, TRAINING_ENDED_TAG
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
@@ -19,17 +19,48 @@ def settle_status(client: Any, run_id: str) -> None:
     """Set the status of a run to what the states of its steps say, whoever else does so at the same moment.
 
     The loop ends when a reading after the last writing shows both in agreement, so a writer that was overtaken
-    corrects itself.
+    corrects itself. The end of a run is that of its training; without one it is now.
     """
     while True:
         run = client.get_run(run_id)
-        wanted = status_of({key: value for key, value in run.data.tags.items() if key.startswith(STEP_TAG)})
-        if run.info.status == wanted:
+        tags = run.data.tags
+        wanted = status_of({key: value for key, value in tags.items() if key.startswith(STEP_TAG)})
+        ended = tags.get(TRAINING_ENDED_TAG, "")
+        end_ms = int(ended) if ended.isdecimal() else None
+        if run.info.status == wanted and (wanted == RUNNING or end_ms in (None, run.info.end_time)):
             return
         if wanted == RUNNING:
             client.update_run(run_id, status=RUNNING)
         else:
-            client.set_terminated(run_id, wanted)
+            client.set_terminated(run_id, wanted, end_ms)
+
+
+def tie_test_figures(client: Any, run_id: str) -> None:
+    """Give the test figures of a run to its models of the ONNX file that was tested.
+
+    They become metrics of logged models and, as MLflow's page of a registered version shows no metrics, tags of
+    versions. Model and figures may come in any order: every step does this as it ends, and writes what is lacking.
+    """
+    from mlflow.entities import Metric
+
+    run = client.get_run(run_id)
+    tested = run.data.tags.get(TESTED_TAG)
+    if not tested:
+        return
+    figures = {name: run.data.metrics[name] for name in TEST_FIGURES if name in run.data.metrics}
+    of_this_run = f"source_run_id = '{run_id}' AND tags.`{SHA256_TAG}` = '{tested}'"
+    for model in client.search_logged_models([run.info.experiment_id], of_this_run):
+        known = {metric.key: metric.value for metric in model.metrics or ()}
+        lacks = [name for name, value in figures.items() if known.get(name) != value]
+        newest = [max(client.get_metric_history(run_id, name), key=lambda each: each.timestamp) for name in lacks]
+        # With its own time, as another would be a second point of the run's.
+        metrics = [Metric(each.key, each.value, each.timestamp, each.step, model.model_id) for each in newest]
+        if metrics:
+            client.log_batch(run_id, metrics=metrics)
+    for version in client.search_model_versions(f"run_id = '{run_id}'"):
+        for name, text in ((name, f"{value:.4f}") for name, value in figures.items()):
+            if version.tags.get(SHA256_TAG) == tested and version.tags.get(name) != text:
+                client.set_model_version_tag(version.name, version.version, name, text)
 
 
 def status_of(steps: Mapping[str, str]) -> str:

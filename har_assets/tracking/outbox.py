@@ -33,8 +33,17 @@ from typing import Any
 from har_assets.errors import HarError
 from har_assets.system.files import write_text_whole
 from har_assets.system.locks import exclusive
-from har_assets.tracking.client import FAILED, FINISHED, KILLED, RUNNING, client_of, one_line, settle_status
-from har_assets.tracking.tags import STEP_TAG
+from har_assets.tracking.client import (
+    FAILED,
+    FINISHED,
+    KILLED,
+    RUNNING,
+    client_of,
+    one_line,
+    settle_status,
+    tie_test_figures,
+)
+from har_assets.tracking.tags import STEP_TAG, TRAINING_ENDED_TAG
 
 LOCK = ".lock"
 ADDRESS = "address.json"
@@ -45,7 +54,7 @@ PARAMS_A_REQUEST = 100
 """Limits of MLflow's log_batch."""
 
 
-REFUSED = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"})
+REFUSED = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "ENDPOINT_NOT_FOUND"})
 """Error codes of an entry that no repetition makes acceptable."""
 
 
@@ -89,6 +98,8 @@ class Outbox:
         """Last state that was entered; empty in a new outbox."""
         self._last_step: dict[str, int] = {}
         self._params: dict[str, str] = {}
+        self.written_s = self._journal.stat().st_mtime if self._journal.is_file() else None
+        """When an earlier process entered something last, in seconds since 1970; None in a new outbox."""
         self._read_back()
 
     def _read_back(self) -> None:
@@ -115,6 +126,10 @@ class Outbox:
             self._append({"metrics": new, "step": step, "time": int(time.time() * 1000)})
             self._last_step.update(dict.fromkeys(new, step))
 
+    def next_step(self, name: str) -> int:
+        """The first step that this figure does not have; 0 in the beginning."""
+        return self._last_step.get(name, -1) + 1
+
     def params(self, values: Mapping[str, Any]) -> None:
         """Enter parameters. MLflow keeps the first value; a changed one becomes the tag `resumed_with.<name>`."""
         texts = {name: str(value) for name, value in values.items()}
@@ -139,8 +154,10 @@ class Outbox:
         shutil.copy2(path, kept)
         self._append({"file": str(kept.relative_to(self.folder)), "into": into})
 
-    def enter_state(self, state: str) -> None:
-        """Enter that the step runs, or how it ended."""
+    def enter_state(self, state: str, at_s: float | None = None) -> None:
+        """Enter that the step runs, or how it ended, and when: in seconds since 1970, left out, now."""
+        if self.address.work and state != RUNNING:
+            self.tags({TRAINING_ENDED_TAG: str(int((at_s or time.time()) * 1000))})
         self._append({"state": state})
         self.state = state
 
@@ -218,6 +235,8 @@ class Outbox:
             said = f"{first['state']} {self.address.dagster_run}".strip()
             self._client.set_tag(run_id, STEP_TAG + self.address.step, said)
             settle_status(self._client, run_id)
+            if first["state"] != RUNNING:
+                tie_test_figures(self._client, run_id)
 
     def _judge(self, error: Exception, entry: dict[str, Any]) -> None:
         """Note an entry that is refused for good; UndeliveredError for everything else."""
@@ -344,7 +363,7 @@ def settle(root: Path, *, but: str = "") -> list[Settled]:
         try:
             with opened(folder, wait_s=0) as outbox:
                 if outbox.state in ("", RUNNING):
-                    outbox.enter_state(KILLED)
+                    outbox.enter_state(KILLED, outbox.written_s)
                 if not outbox.pending:
                     continue
                 left = ""

@@ -135,8 +135,9 @@ class Tracking(Described):
                 report(f"{error} This step goes on; what it logs is kept in {outbox.folder}.")
             state = FAILED
             try:
-                yield RunLog(outbox)
-                state = FINISHED
+                log = RunLog(outbox)
+                yield log
+                state = log.ends_as
             except self.stopped_by:
                 state = KILLED
                 raise

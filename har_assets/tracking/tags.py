@@ -15,3 +15,19 @@ STEP_TAG = "step."
 DAGSTER_STEP_TAG = "har.dagster_step"
 """Tag of an MLflow run: the Dagster run, or the one that it repeats, and the asset. At most one training of it
 runs at a time."""
+
+LINEAGE_TAG = "har.lineage"
+"""Tag of an MLflow run: the training that it belongs to, by which a repetition finds it again."""
+
+TRAINING_ENDED_TAG = "har.training_ended"
+"""Tag of an MLflow run: when its training ended last, in milliseconds since 1970. It stays the end of the run when a
+later step reopens it, so MLflow shows how long the training took."""
+
+SHA256_TAG = "onnx_sha256"
+"""Of a logged model and a registered version: SHA-256 of its ONNX file."""
+
+TESTED_TAG = "har.tested_onnx"
+"""Tag of an MLflow run: SHA-256 of the ONNX file that its test figures are of; empty where they are of a checkpoint."""
+
+TEST_FIGURES = ("test_video_top1", "test_video_top5", "test_video_mean_class_accuracy")
+"""Metrics that are of one ONNX file, and shown at the logged models that serve it."""

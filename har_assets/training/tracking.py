@@ -34,18 +34,19 @@ from har_assets.tracking.client import (
     settle_status,
 )
 from har_assets.tracking.outbox import Address, Outbox, UndeliveredError, opened, report_settled, settle
-from har_assets.tracking.tags import DAGSTER_STEP_TAG, STEP_TAG
+from har_assets.tracking.tags import DAGSTER_STEP_TAG, LINEAGE_TAG, STEP_TAG
 from har_assets.training.request import TrainingRequest
 
 LINEAGE_FILE = "mlflow_lineage"
 """In the work folder: the tag by which the run of this training is found again."""
 
-LINEAGE_TAG = "har.lineage"
-
 STEP = "trained_checkpoint"
 
 SEND_EVERY_S = 5.0
 LONGEST_PAUSE_S = 60.0
+SYSTEM_EVERY_S = 10.0
+SYSTEM_METRIC = "system/cpu_utilization_percentage"
+"""One that is read on every machine."""
 
 
 class TrainingRun:
@@ -60,6 +61,7 @@ class TrainingRun:
         self._report = report
         self._held = ExitStack()
         self._sender: Sender | None = None
+        self._system: SystemMetrics | None = None
         self.run_id = outbox.address.run_id if outbox else ""
         """The MLflow run; empty without one."""
         self.logger: Logger | None = OutboxLogger(outbox, report) if outbox else None
@@ -114,6 +116,8 @@ class TrainingRun:
         tracking._held = held
         tracking._sender = Sender(outbox, report)
         tracking._sender.start()
+        tracking._system = SystemMetrics(outbox, report)
+        tracking._system.start()
         return tracking
 
     def params(self, values: Mapping[str, Any]) -> None:
@@ -142,6 +146,8 @@ class TrainingRun:
         if outbox is None:
             return
         self._outbox = None
+        if self._system:
+            self._system.stop()
         outbox.enter_state(state)
         if self._sender:
             self._sender.stop()
@@ -284,6 +290,68 @@ class Sender(threading.Thread):
         """Return when no request is under way any more."""
         self._ended.set()
         self.join()
+
+
+class SystemMetrics(threading.Thread):
+    """Enters how busy this machine is, by MLflow's monitors: `system/cpu_utilization_percentage` and so on.
+
+    Processors, memory, disk, network and GPUs, whoever uses them. MLflow's own thread would send the figures itself
+    and end with the first request that fails. Its variables hold: MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false turns
+    this off, MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL is the pause in seconds (10).
+    """
+
+    def __init__(self, outbox: Outbox, report: Report) -> None:
+        super().__init__(name="system metrics", daemon=True)
+        self._outbox = outbox
+        self._logger = OutboxLogger(outbox, report)
+        self._report = report
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Until `stop`; the last look is then."""
+        from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING as WANTED
+        from mlflow.environment_variables import MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL as INTERVAL
+
+        if WANTED.is_set() and not WANTED.get():
+            return
+        try:
+            monitors = _monitors()
+            _look(monitors)  # use is counted from one look to the next
+            step = self._outbox.next_step(SYSTEM_METRIC)
+            ended = False
+            while not ended:
+                ended = self._ended.wait(INTERVAL.get() or SYSTEM_EVERY_S)
+                self._logger.log_metrics({f"system/{name}": value for name, value in _look(monitors).items()}, step)
+                step += 1
+        except Exception as error:  # noqa: BLE001 - no reading of a machine ends a training
+            self._report(f"How busy this machine is cannot be read ({one_line(error)}): it is not logged.")
+
+    def stop(self) -> None:
+        """Return when nothing is entered any more."""
+        self._ended.set()
+        self.join()
+
+
+def _monitors() -> list[Any]:
+    """MLflow's monitors of this machine, and of its NVIDIA GPUs where it has any."""
+    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+    from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+    from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+
+    monitors = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
+    with contextlib.suppress(ImportError, RuntimeError):  # without nvidia-ml-py, a driver or a GPU
+        monitors.append(GPUMonitor())
+    return monitors
+
+
+def _look(monitors: list[Any]) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    for monitor in monitors:
+        monitor.collect_metrics()
+        figures |= monitor.aggregate_metrics()
+        monitor.clear_metrics()
+    return figures
 
 
 class OutboxLogger(Logger):

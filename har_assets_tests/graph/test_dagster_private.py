@@ -137,6 +137,11 @@ CALLS = [
     Call("add_run_tags", f"{INSTANCE}.add_run_tags", 2),
     Call("fail_run", f"{INSTANCE}.report_run_failed", 2),
     Call("failures_of", f"{INSTANCE}.all_logs", 1, ("of_type",)),
+    Call(
+        "step_in_progress",
+        "dagster._core.execution.context.compute:OpExecutionContext.get_step_execution_context",
+    ),
+    Call("step_end", f"{INSTANCE}.all_logs", 1, ("of_type",)),
     Call("count_runs", f"{INSTANCE}.get_runs_count", 1),
     Call("make_pool", f"{EVENT_LOG}.initialize_concurrency_limit_to_default", 1),
     Call("slot_holders", f"{EVENT_LOG}.get_concurrency_run_ids"),
@@ -197,6 +202,8 @@ def test_a_method_takes_what_is_passed_to_it(call: Call) -> None:
 
 ATTRIBUTES = [
     ("failure_reason", "dagster:DagsterEvent.step_failure_data"),
+    ("step_end", "dagster:DagsterEvent.step_failure_data"),
+    ("step_in_progress", "dagster._core.execution.context.system:StepExecutionContext.step"),
     ("module_of_run", "dagster:DagsterRun.job_code_origin"),
     ("events_are_in_a_file", f"{INSTANCE}.event_log_storage"),
     ("slot_holders", f"{EVENT_LOG}.supports_global_concurrency_limits"),
@@ -230,7 +237,7 @@ def test_every_function_of_the_module_has_a_case() -> None:
         ("dagster:DagsterRun", {"run_id", "job_name", "asset_selection", "asset_check_selection"}, "refuse empty runs"),
         (
             "dagster._core.execution.plan.objects:StepFailureData",
-            {"user_failure_data", "error_display_string"},
+            {"user_failure_data", "error_display_string", "error_source"},
             "say why a step has failed",
         ),
         (

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,9 @@ from har_assets.report.predictions import build_test_predictions, open_tested, s
 from har_assets.runtime.benchmark_options import BenchmarkOptions
 from har_assets.store.product import Build
 from har_assets.store.record import Artifact, FolderArtifact
+from har_assets.tracking.outbox import Address, opened
+from har_assets.tracking.run_log import RunLog
+from har_assets.tracking.tags import TEST_FIGURES, TESTED_TAG
 from har_assets_tests.builds import build_of, data_of, published
 from har_assets_tests.report.made import png
 
@@ -76,6 +80,23 @@ def test_test_predictions_are_a_table_scores_and_a_picture(scored: Build, models
     assert (product.metadata["quarantined"], product.metadata["windows"], product.clips) == (1, 2, 8)
     assert product.pictures == ("test_confusion.png",)
     assert (scored.folder / "test_confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("tested", ["onnx", "checkpoint"])
+def test_mlflow_is_told_which_onnx_file_the_figures_are_of(
+    scored: Build, models: dict[str, Artifact], tmp_path: Path, tested: str
+) -> None:
+    onnx = models["onnx_model"]
+    predictor = open_tested(tested, onnx, Latest(models["trained_checkpoint"]))
+    with opened(tmp_path / "box", Address("http://127.0.0.1:9", "0" * 32, "test_predictions")) as outbox:
+        build = dataclasses.replace(scored, run=RunLog(outbox))
+        frames = scored.inputs["frame_cache"]
+        product = build_test_predictions(build, lambda clips: score_here(clips, predictor, frames, 2), 2)
+    entries = [json.loads(line) for line in (tmp_path / "box/journal.jsonl").read_text().splitlines()]
+    before, figures, after = entries[:3]
+    assert before["tags"] == {TESTED_TAG: ""}
+    assert figures["metrics"] == {name: product.metadata[name.removeprefix("test_video_")] for name in TEST_FIGURES}
+    assert after["tags"] == {TESTED_TAG: onnx.record.files[ONNX]["sha256"] if tested == "onnx" else ""}
 
 
 def test_the_checkpoint_is_tested_only_as_the_parent_of_the_deployed_model(models: dict[str, Artifact]) -> None:

@@ -10,7 +10,8 @@ from har_assets.errors import HarError
 from har_assets.model.files import ONNX
 from har_assets.serving.build import build_serving_model, serve_command, still_registered
 from har_assets.store.product import Build, Product
-from har_assets.tracking.tags import ONNX_VERSION_TAG
+from har_assets.tracking.run import Tracking
+from har_assets.tracking.tags import ONNX_VERSION_TAG, TEST_FIGURES
 from har_assets_tests.builds import build_of, published
 
 SERVED = {"runtime": "onnxruntime_cpu", "workers": 1, "max_rows": 3}
@@ -55,6 +56,13 @@ def test_with_a_run_it_is_registered_once_and_missed_when_it_is_deleted(
     assert product.metadata["serve"].endswith(" -m models:/tiny@challenger")
     tags = client.get_model_version("tiny", "1").tags
     assert (tags[ONNX_VERSION_TAG], tags["precision"], tags["dataset"]) == ("onnx_model 1", "fp32", "tiny")
+    # test_predictions finds the logged model of the version by the file that it has tested.
+    with Tracking(tracking_uri=uri).continued_run(tmp_path, build.run.run_id, step="test_predictions") as run:
+        run.test_figures(dict.fromkeys(TEST_FIGURES, 0.5), build.inputs["onnx_model"].record.files[ONNX]["sha256"])
+    (logged,) = client.search_logged_models([client.get_experiment_by_name("served").experiment_id])
+    assert {metric.key: metric.value for metric in logged.metrics} == dict.fromkeys(TEST_FIGURES, 0.5)
+    tags = client.get_model_version("tiny", "1").tags
+    assert {name: tags[name] for name in TEST_FIGURES} == dict.fromkeys(TEST_FIGURES, "0.5000")
     shutil.rmtree(build.folder / "model")
     assert make(build, uri=uri).metadata["registered"]["version"] == "1"
     model = published(build.work, "serving_model", {}, metadata=product.metadata)

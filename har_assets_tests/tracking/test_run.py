@@ -1,6 +1,9 @@
 """The run of a lineage, continued by steps against a real MLflow database."""
 
+import contextlib
+import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,9 @@ import pytest
 
 from har_assets.errors import HarError
 from har_assets.tracking.client import FAILED, FINISHED, KILLED, RUNNING, client_of
+from har_assets.tracking.outbox import Address, opened, settle
 from har_assets.tracking.run import Tracking
+from har_assets.tracking.tags import SHA256_TAG, TEST_FIGURES, TRAINING_ENDED_TAG
 from har_assets_tests.mlflow_server import status_in
 
 
@@ -121,3 +126,81 @@ def test_the_web_ui_of_dagster_is_named_by_config_or_environment(monkeypatch: py
     monkeypatch.setenv("HAR_DAGSTER_UI", "https://dagster.example")
     assert Tracking().dagster_url("7") == "https://dagster.example/runs/7"
     assert Tracking(dagster_ui="http://here:1").dagster_url("7") == "http://here:1/runs/7"
+
+
+def test_the_duration_of_a_run_stays_that_of_its_training(tmp_path: Path, database: str, run_id: str) -> None:
+    client = client_of(database)
+
+    def train(seconds: float) -> int:
+        with opened(tmp_path / "training", Address(database, run_id, "trained_checkpoint", work=str(tmp_path))) as box:
+            box.enter_state(RUNNING)
+            box.deliver()
+            time.sleep(seconds)
+            box.enter_state(FINISHED)
+            box.deliver()
+        ended = int(client.get_run(run_id).data.tags[TRAINING_ENDED_TAG])
+        assert abs(ended - time.time() * 1000) < 10_000
+        return ended
+
+    ended = train(0.2)
+    assert client.get_run(run_id).info.end_time == ended
+    for fails in (False, True):
+        time.sleep(0.2)
+        with contextlib.suppress(ZeroDivisionError), Tracking(tracking_uri=database).continued_run(tmp_path, run_id):
+            assert status_in(database, run_id) == RUNNING
+            if fails:
+                raise ZeroDivisionError
+        run = client.get_run(run_id)
+        assert (run.info.status, run.info.end_time) == (FAILED if fails else FINISHED, ended)
+    # A training that goes on ends later, even while a step downstream is at work.
+    with Tracking(tracking_uri=database).continued_run(tmp_path, run_id):
+        later = train(0.2)
+    assert later > ended
+    assert client.get_run(run_id).info.end_time == later
+
+
+def test_a_training_that_was_killed_ended_when_it_wrote_last(tmp_path: Path, database: str, run_id: str) -> None:
+    folder = tmp_path / "outbox" / "training"
+    with opened(folder, Address(database, run_id, "trained_checkpoint", work=str(tmp_path))) as box:
+        box.enter_state(RUNNING)
+    written = time.time() - 3600
+    os.utime(folder / "journal.jsonl", (written, written))
+    settle(folder.parent)
+    run = client_of(database).get_run(run_id)
+    assert (run.info.status, run.info.end_time) == (KILLED, int(written * 1000))
+
+
+def test_test_figures_are_shown_at_the_logged_model_that_was_tested(tmp_path: Path, database: str, run_id: str) -> None:
+    client = client_of(database)
+    experiment = client.get_run(run_id).info.experiment_id
+
+    def log_model(sha256: str) -> str:
+        model: str = client.create_logged_model(
+            experiment, "har", source_run_id=run_id, tags={SHA256_TAG: sha256}
+        ).model_id
+        client.finalize_logged_model(model, "READY")
+        return model
+
+    def shown(model: str) -> dict[str, float]:
+        return {metric.key: metric.value for metric in client.get_logged_model(model).metrics or ()}
+
+    def test(top1: float, sha256: str) -> dict[str, float]:
+        figures = dict.fromkeys(TEST_FIGURES, top1)
+        with Tracking(tracking_uri=database).continued_run(tmp_path, run_id, step="test_predictions") as run:
+            run.test_figures(figures, sha256)
+        return figures
+
+    earlier, other = log_model("a"), log_model("b")
+    first = test(0.5, "a")
+    assert (shown(earlier), shown(other)) == (first, {})
+    later = log_model("a")
+    for _ in range(2):  # logged after the test; the second time nothing is left to do
+        with Tracking(tracking_uri=database).continued_run(tmp_path, run_id, step="serving_model"):
+            pass
+    assert shown(later) == first
+    second = test(0.7, "b")
+    assert (shown(earlier), shown(other)) == (first, second)
+    test(0.6, "")  # of the checkpoint
+    assert (shown(earlier), shown(later), shown(other)) == (first, first, second)
+    values = [each.value for each in client.get_metric_history(run_id, TEST_FIGURES[0])]
+    assert values == [0.5, 0.7, 0.6], "the run has each of them once"

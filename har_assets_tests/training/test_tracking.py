@@ -17,10 +17,11 @@ import pytest
 from har_assets.errors import DatasetError, HarError
 from har_assets.model.spec import ModelSpec
 from har_assets.tracking.client import KILLED, client_of
-from har_assets.tracking.tags import DAGSTER_STEP_TAG
+from har_assets.tracking.outbox import Address, opened
+from har_assets.tracking.tags import DAGSTER_STEP_TAG, TRAINING_ENDED_TAG
 from har_assets.training.fit import fit
 from har_assets.training.request import CONFUSION_FILE, SUMMARY_FILE
-from har_assets.training.tracking import TrainingRun
+from har_assets.training.tracking import SYSTEM_METRIC, SystemMetrics, TrainingRun
 from har_assets_tests.mlflow_server import MlflowServer, files_of, only_run, steps_of
 from har_assets_tests.training.process import TrainingProcess
 from har_assets_tests.training.test_fit import request_for
@@ -90,6 +91,9 @@ def test_a_run_holds_what_a_stranger_needs(
     assert steps_of(database, run_id, "learning_rate") == loss_steps
     rates = [entry.value for entry in client_of(database).get_metric_history(run_id, "learning_rate")]
     assert 0 < min(rates) < max(rates) <= 0.01, "one cycle goes up and down"
+    assert steps_of(database, run_id, SYSTEM_METRIC)[0] == 0
+    assert run.data.metrics["system/system_memory_usage_megabytes"] > 100
+    assert int(run.data.tags[TRAINING_ENDED_TAG]) == run.info.end_time
 
     assert files_of(database, run_id) == {
         "model.ckpt",
@@ -106,6 +110,41 @@ def test_a_run_holds_what_a_stranger_needs(
     assert machine.keys() >= {"machine", "gpu", "python", "cpu_cores", "torch"}
     assert (work / CONFUSION_FILE).read_bytes().startswith(b"\x89PNG")
     assert list((tmp_path / "outbox").iterdir()) == []
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_how_busy_the_machine_is_goes_through_the_outbox(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    if not wanted:
+        monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
+    away = Address("http://127.0.0.1:9", "0" * 32, "trained_checkpoint", work=str(tmp_path))
+    for _ in range(2):  # a training, and the same one going on after a kill
+        with opened(tmp_path / "box", away) as outbox:
+            looks = SystemMetrics(outbox, pytest.fail)
+            looks.start()
+            time.sleep(0.5)
+            looks.stop()
+    entries = [json.loads(line) for line in (tmp_path / "box/journal.jsonl").read_text().splitlines()] if wanted else []
+    assert [entry["step"] for entry in entries] == list(range(len(entries)))
+    assert len(entries) > 4 or not wanted
+    assert wanted or not (tmp_path / "box/journal.jsonl").exists()
+    for entry in entries:
+        assert 0 <= entry["metrics"][SYSTEM_METRIC] <= 100
+
+
+def test_a_machine_that_cannot_be_read_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    monkeypatch.setattr(psutil, "net_io_counters", lambda: None)  # as on a machine without a network
+    said: list[str] = []
+    with opened(tmp_path / "box", Address("http://127.0.0.1:9", "0" * 32, "trained_checkpoint")) as outbox:
+        looks = SystemMetrics(outbox, said.append)
+        looks.start()
+        looks.stop()
+    (sentence,) = said
+    assert sentence.startswith("How busy this machine is cannot be read (")
 
 
 def test_the_confusion_matrix_agrees_with_the_accuracy_of_the_chosen_epoch(
@@ -331,6 +370,7 @@ def test_a_training_outlives_its_server_and_a_command_sends_the_rest(
     assert run.info.status == "FINISHED"
     assert steps_of(server.store, run.info.run_id, "train_loss_step") == list(range(1, 60 * 4 + 1))
     assert files_of(server.uri, run.info.run_id) >= {"model.ckpt", "curves.png", CONFUSION_FILE}
+    assert steps_of(server.store, run.info.run_id, SYSTEM_METRIC)
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (again.returncode, again.stdout) == (0, "Nothing is kept in mlflow_outbox: MLflow has everything.\n")
 

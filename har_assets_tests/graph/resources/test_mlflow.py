@@ -29,5 +29,7 @@ def test_a_step_that_dagster_stops_is_killed_and_one_that_raises_has_failed(
 def test_its_configuration_keeps_its_names_and_is_described_in_the_launchpad() -> None:
     schema = defs.resolve_job_def("export_onnx").run_config_schema.config_type
     fields = schema.fields["resources"].config_type.fields["mlflow"].config_type.fields["config"].config_type.fields
-    assert set(fields) == {"artifact_root", "dagster_ui", "experiment", "outbox", "tracking_uri"}
+    of_dagster_mlflow = {"experiment_name", "mlflow_tracking_uri", "parent_run_id", "mlflow_run_id", "env"}
+    of_dagster_mlflow |= {"env_to_tag", "extra_tags"}
+    assert set(fields) == {"artifact_root", "dagster_ui", "experiment", "outbox", "tracking_uri"} | of_dagster_mlflow
     assert [name for name, field in fields.items() if not field.description] == []

@@ -179,8 +179,8 @@ def test_the_sensor_ends_the_mlflow_run_of_a_run_that_the_code_server_has_marked
     ) as box:
         box.enter_state("RUNNING")
     instance.create_run_for_job(nothing, status=DagsterRunStatus.FAILURE)
-    context = dg.build_sensor_context(instance, resources={"store": ArtifactStore(), "mlflow": mlflow})
-    said = dead_run_sensor(context)
+    with dg.build_sensor_context(instance, resources={"store": ArtifactStore(), "mlflow": mlflow}) as context:
+        said = dead_run_sensor(context)
     assert isinstance(said, dg.SkipReason)
     assert said.skip_message == "no dead runs"
     assert client.get_run(mlflow_run).info.status == "KILLED"
