@@ -59,7 +59,7 @@ def refuse_environment(assigned: Collection[str], shown: Collection[str]) -> Non
     Never the settings of this project, or what decides which programs and libraries run; nothing at all where
     HAR_ALLOWED_FOLDERS is set.
     """
-    ours = [name for name in assigned if name == "PATH" or name.startswith(("HAR_", "LD_", "PYTHON"))]
+    ours = [name for name in assigned if name == "PATH" or name.startswith((settings.PREFIX, "LD_", "PYTHON"))]
     if ours:
         raise HarError(
             f"env of mlflow must not set {', '.join(ours)}: set it where Dagster is started, and leave it out here."

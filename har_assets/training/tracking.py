@@ -300,7 +300,7 @@ class SystemMetrics(threading.Thread):
     this off, MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL is the pause in seconds (10).
     """
 
-    def __init__(self, outbox: Outbox, report: Report) -> None:
+    def __init__(self, outbox: Outbox, report: Log) -> None:
         super().__init__(name="system metrics", daemon=True)
         self._outbox = outbox
         self._logger = OutboxLogger(outbox, report)
