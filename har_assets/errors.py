@@ -50,3 +50,7 @@ class StorageGoneError(StorageError, PassingError):
 
 class StorageAwayError(StorageError, PassingError):
     """A bucket that does not answer."""
+
+
+class StorageLostError(StorageError, PassingError):
+    """A bucket that was held alone and that another machine has taken over, as this one gave no sign of life."""

@@ -14,10 +14,34 @@ from typing import Any
 
 BUCKET = "har-test"
 
-SERVER = (
-    "import sys; from har_assets.system.processes import die_with_parent; die_with_parent(int(sys.argv.pop(1)));"
-    "from moto.server import main; main(['-H', '127.0.0.1', '-p', sys.argv[1]])"
-)
+SERVER = """
+import sys
+import threading
+from datetime import timedelta
+
+import moto.s3.models
+from moto.s3.responses import S3Response
+from har_assets.system.processes import die_with_parent
+from moto.server import main
+from werkzeug.datastructures import Headers
+
+die_with_parent(int(sys.argv[1]))
+now = moto.s3.models.utcnow
+moto.s3.models.utcnow = lambda: now() + timedelta(seconds=float(sys.argv[3]))
+put_object, one_at_a_time = S3Response.put_object, threading.Lock()
+
+
+def put(self):
+    # moto looks whether there is an object and writes it in two steps; S3 does so in one.
+    with one_at_a_time:
+        if sys.argv[4] == "False":
+            self.headers = Headers([pair for pair in self.headers if pair[0] != "If-None-Match"])
+        return put_object(self)
+
+
+S3Response.put_object = put
+main(["-H", "127.0.0.1", "-p", sys.argv[2]])
+"""
 
 
 @dataclass
@@ -65,13 +89,16 @@ class S3Server:
 
 
 @contextlib.contextmanager
-def s3_server(**environment: str) -> Iterator[S3Server]:
-    """Start a server with an empty bucket; its memory is all it has, so nothing is left."""
+def s3_server(*, clock_s: float = 0.0, conditional: bool = True, **environment: str) -> Iterator[S3Server]:
+    """Start a server with an empty bucket; its memory is all it has, so nothing is left.
+
+    Its clock is `clock_s` seconds before that of this machine. Unless `conditional` it knows no conditional PUT.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(os.getpid()), str(port)],
+        [sys.executable, "-c", SERVER, str(os.getpid()), str(port), str(clock_s), str(conditional)],
         env={**os.environ, **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

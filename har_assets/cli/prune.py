@@ -36,15 +36,14 @@ def prune(
         str, typer.Option("--store", help="Folder or address of the products; HAR_ARTIFACTS, else artifacts.")
     ] = "",
     grace_hours: Annotated[
-        float, typer.Option(min=1, help="In a bucket: hours between the prune that marks and one that removes.")
+        float, typer.Option(min=1, help="In a bucket: hours that a superseded version stays.")
     ] = GRACE_HOURS,
 ) -> None:
     """Show which old versions and abandoned work may go from the store, and remove them with --yes.
 
     Never what is the latest, what an alias of the model registry stands for, what any of these was made from, or what
-    a process is reading. Readers of a bucket on other machines cannot be detected, so `har prune` deletes in two
-    passes: it marks a version as condemned, and removes it after the grace period if no run is at work that began
-    before.
+    a process is reading. Readers of a bucket on other machines cannot be detected, so a version stays in it for the
+    grace period after a newer one has superseded it, and for as long as a run is at work that began before that.
     """
 
     rules = Rules(keep, older_than_days, grace_hours)

@@ -117,6 +117,8 @@ def make_parts(
     """
     there = _parts_there(asset, store)
     missing = {key: clips for key, clips in shards.items() if key not in there}
+    for key in shards.keys() & there.keys():
+        store.point_to(there[key])  # says that it is used again, so that no prune takes it meanwhile
     log(f"{len(shards):,} shards, {len(shards) - len(missing):,} of them made before.")
     if not missing:
         return {}

@@ -51,8 +51,8 @@ weekly_pruning = dg.ScheduleDefinition(
     execution_timezone=TIME_ZONE,
     run_config={"ops": {"prune_store": {"config": {"remove": True}}}},
     description="Sundays at 05:00: removes old versions from the store, three of each asset and all that is needed "
-    "excepted; in a bucket it marks them, and removes what it marked the Sunday before. Costs a look at every "
-    "record, in a bucket a listing and a request for each record that this machine has no copy of.",
+    "excepted; in a bucket only what was superseded a day ago. Costs a look at every record, in a bucket a listing "
+    "and a request for each record that this machine has no copy of.",
     default_status=dg.DefaultScheduleStatus.STOPPED,
 )
 

@@ -8,10 +8,9 @@ is better; of the others each would get half if the two were equally good. That 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from har_assets.errors import HarError
@@ -19,7 +18,6 @@ from har_assets.report.options import PREDICTIONS, PredictionOptions
 from har_assets.serving.package import CHALLENGER, CHAMPION, registry_in_words
 from har_assets.store.protocol import Store
 from har_assets.system.files import Log, silent
-from har_assets.system.locks import locked
 from har_assets.tracking.client import client_of
 from har_assets.tracking.tags import BEFORE_TAG, ONNX_VERSION_TAG
 
@@ -145,7 +143,7 @@ def promote(
     """
     if not 0 < alpha < 1:
         raise HarError(f"alpha is {alpha}: choose a share above 0 and below 1, {ALPHA} for instance.")
-    with _registry(uri, name, store.root, log) as (client, model):
+    with _registry(uri, name, store, log) as (client, model, refuse_lost):
         wanted = version or model.aliases.get(CHALLENGER, "")
         if not wanted:
             raise HarError(
@@ -154,9 +152,8 @@ def promote(
         challenger = _version(client, model, wanted)
         current = _champion(model)
         if current is None:
-            return _moved(
-                client, model, challenger, f"{name} version {challenger.version} is champion: it is the first."
-            )
+            words = f"{name} version {challenger.version} is champion: it is the first."
+            return _moved(client, model, challenger, words, refuse_lost)
         if current == str(challenger.version):
             return Decision(False, current, f"{name} version {current} is champion already: nothing was changed.")
         champion = _version(client, model, current)
@@ -164,7 +161,7 @@ def promote(
         better = found.only_challenger > found.only_champion
         if better and found.p_value <= alpha:
             words = f"{name} version {challenger.version} is champion instead of version {current}: {found.words}."
-            return _moved(client, model, challenger, words, found)
+            return _moved(client, model, challenger, words, refuse_lost, found)
         why = f"no more than noise at {alpha:g}" if better else "it is not better"
         return Decision(
             False,
@@ -181,7 +178,7 @@ def rollback(uri: str, name: str, store: Store, *, to: str = "", log: Log = prin
     Raises:
         HarError: there is no such version, or the registry does not answer.
     """
-    with _registry(uri, name, store.root, log) as (client, model):
+    with _registry(uri, name, store, log) as (client, model, refuse_lost):
         current = model.aliases.get(CHAMPION, "")
         target = to
         if not target:
@@ -197,30 +194,42 @@ def rollback(uri: str, name: str, store: Store, *, to: str = "", log: Log = prin
         chosen = _version(client, model, target)
         if str(chosen.version) == current:
             return Decision(False, current, f"{name} version {current} is champion already: nothing was changed.")
-        client.set_registered_model_alias(name, CHAMPION, chosen.version)
-        client.set_registered_model_tag(name, LAST_TAG, str(chosen.version))
+        _crown(client, name, chosen, refuse_lost)
         instead = f" instead of version {current}" if current else ""
         return Decision(True, str(chosen.version), f"{name} version {chosen.version} is champion again{instead}.")
 
 
-def _moved(client: Any, model: Any, version: Any, words: str, found: Comparison | None = None) -> Decision:
+def _moved(
+    client: Any,
+    model: Any,
+    version: Any,
+    words: str,
+    refuse_lost: Callable[[], None],
+    found: Comparison | None = None,
+) -> Decision:
     current = model.aliases.get(CHAMPION)
+    refuse_lost()
     if current:
         # First, so that there is a way back from whatever happens next.
         client.set_model_version_tag(model.name, version.version, BEFORE_TAG, str(current))
-    client.set_registered_model_alias(model.name, CHAMPION, version.version)
-    client.set_registered_model_tag(model.name, LAST_TAG, str(version.version))
+    _crown(client, model.name, version, refuse_lost)
     client.update_model_version(model.name, version.version, words)
     return Decision(True, str(version.version), words, found)
 
 
+def _crown(client: Any, name: str, version: Any, refuse_lost: Callable[[], None]) -> None:
+    refuse_lost()
+    client.set_registered_model_alias(name, CHAMPION, version.version)
+    refuse_lost()
+    client.set_registered_model_tag(name, LAST_TAG, str(version.version))
+
+
 @contextmanager
-def _registry(uri: str, name: str, root: Path, log: Log) -> Iterator[tuple[Any, Any]]:
-    """Client and registered model, one promotion or rollback at a time in a project."""
+def _registry(uri: str, name: str, store: Store, log: Log) -> Iterator[tuple[Any, Any, Callable[[], None]]]:
+    """Client, registered model and `refuse_lost` of `Store.alone`: one promotion or rollback at a time in a store."""
     if not uri:
         raise HarError("MLflow is off (its tracking_uri is empty), and with it the registry: set one.")
-    root.mkdir(parents=True, exist_ok=True)
-    with locked(root / "promotion", log), registry_in_words(uri):
+    with store.alone(log) as refuse_lost, registry_in_words(uri):
         from mlflow.exceptions import MlflowException
 
         client = client_of(uri)
@@ -233,7 +242,10 @@ def _registry(uri: str, name: str, root: Path, log: Log) -> Iterator[tuple[Any, 
                 f"There is no registered model {name}: materialize serving_model, `dagster asset materialize -m "
                 "har_assets --select '+key:serving_model'`."
             ) from None
-        yield client, model
+        current = model.aliases.get(CHAMPION)
+        if current is not None and model.tags.get(LAST_TAG) != str(current):  # a kill came between the two
+            client.set_registered_model_tag(name, LAST_TAG, str(current))
+        yield client, model, refuse_lost
 
 
 def _champion(model: Any) -> str | None:

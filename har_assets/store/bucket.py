@@ -9,7 +9,7 @@
         3f0c9a1b2d4e.20261124T141258-9f3a1c/ a copy, made when its files are first asked for
         latest -> ...
 
-No object is ever written twice but `latest`, so a copy never grows old, and two machines that publish one asset at the
+No object of a product is ever written twice, so a copy never grows old, and two machines that publish one asset at the
 same moment have a version each. Nothing is read from the copies before the bucket has said which version is meant.
 
 Addresses are those of fsspec (`remote_folder.py`); the options that are set there are S3's.
@@ -20,21 +20,25 @@ from __future__ import annotations
 import posixpath
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
-from har_assets.errors import HarError, StorageError
+from har_assets.errors import HarError, StorageError, StorageGoneError
 from har_assets.store.copies import ABANDONED, copy_here
 from har_assets.store.protocol import Store
 from har_assets.store.quota import Quota
 from har_assets.store.record import LATEST, RECORD_FILE, Artifact, FolderArtifact, Record
 from har_assets.store.remote_folder import PARTS_AT_ONCE, RemoteFolder
+from har_assets.store.remote_lock import remote_lock
 from har_assets.store.work_folder import WorkFolder
+from har_assets.system.files import Log
+from har_assets.system.locks import locked
 
-CONDEMNED_PREFIX = ".condemned-"
-"""Of the object beside a version that says since when it is going: see har_assets.store.bucket_pruning."""
+REUSED = ".reused"
+"""Object in a version, written when it was last found by its key and made the latest again: see bucket_pruning."""
 
 STAMP = "%Y%m%dT%H%M%S"
 """Time of publication in the name of a version, UTC."""
@@ -123,21 +127,21 @@ class ArtifactBucket(Store):
         return None
 
     def find(self, asset: str, key: str) -> Artifact | None:
-        """The newest complete version of that key that is not condemned (bucket_pruning), or None.
+        """The newest complete version of that key, here or in the store around this one, or None.
 
-        It may lie in the store around this one. Raises StorageError.
+        Raises StorageError.
         """
         for name in sorted(self._version_names(asset), reverse=True):
             if name.startswith(key[:12]):
-                found = self._version(asset, name)
+                found = self._version(asset, name, at_hand=False)
                 if found and found.record.key == key:
                     return found
         return self._outer.find(asset, key) if self._outer else None
 
     def versions(self, asset: str) -> list[Artifact]:
-        """Every complete version of an asset that is not condemned, in no order. Raises StorageError."""
+        """Every complete version of an asset, in no order. Raises StorageError."""
         with ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
-            found = pool.map(lambda name: self._version(asset, name), self._version_names(asset))
+            found = pool.map(lambda name: self._version(asset, name, at_hand=False), self._version_names(asset))
             return [artifact for artifact in found if artifact]
 
     def publish(self, staging: Path, record: Record, linked: Mapping[str, Artifact] | None = None) -> Artifact:
@@ -155,16 +159,27 @@ class ArtifactBucket(Store):
         self._upload(staging, artifact, linked or {})
         (staging / RECORD_FILE).write_text(record.text())
         staging.rename(artifact.copy)
-        self.point_to(artifact)
+        self._move_latest(artifact)
         return artifact
 
     def point_to(self, artifact: Artifact) -> None:
-        """Make a version of this store, or of the one around it, the latest one. Raises StorageError."""
+        """Make a version of this store, or of the one around it, the latest one.
+
+        Raises StorageError; StorageGoneError, `latest` unchanged, where a prune removes the version at this moment.
+        """
         own = self._own(artifact, "publish")
-        asset = artifact.record.asset
-        home = self._home(asset)
-        self.remote.write_object(f"{home}/{LATEST}", f"{posixpath.relpath(own.path, home)}\n".encode())
-        self.local.link_latest(asset, own.copy)
+        if self._latest_name(artifact.record.asset) == self._name_of(own):
+            self.local.link_latest(artifact.record.asset, own.copy)
+            return
+        # A prune removes the record and looks for this object after that: one of the two sees the other.
+        mark = f"{own.path}/{REUSED}"
+        self.remote.write_object(mark, b"")
+        if not self.remote.exists(f"{own.path}/{RECORD_FILE}"):
+            self.remote.remove_objects([mark])
+            raise StorageGoneError(
+                f"{own.address} was removed by a prune when it was found: run the same command again."
+            )
+        self._move_latest(own)
 
     def discard(self, artifact: Artifact) -> None:
         """Remove a version that nothing else refers to, and its copy here: the record first. Raises StorageError."""
@@ -178,6 +193,12 @@ class ArtifactBucket(Store):
         if isinstance(artifact, BucketArtifact):
             shutil.rmtree(artifact.copy, ignore_errors=True)
 
+    @contextmanager
+    def alone(self, log: Log) -> Iterator[Callable[[], None]]:
+        """Hold the store for one promotion, rollback or prune at a time, among all machines. Raises StorageError."""
+        with locked(self.root / "promotion", log), remote_lock(self.remote, log) as refuse_lost:
+            yield refuse_lost
+
     # ------------------------------------------------------------------------------------------ the bucket's side
 
     def _home(self, asset: str) -> str:
@@ -190,21 +211,30 @@ class ArtifactBucket(Store):
             raise HarError(f"{artifact.folder} does not lie in {self.address}: {doing} it there.")
         return artifact
 
+    def _name_of(self, own: BucketArtifact) -> str:
+        """What `latest` says of a version: its path from the folder of its asset."""
+        return posixpath.relpath(own.path, self._home(own.record.asset))
+
+    def _move_latest(self, own: BucketArtifact) -> None:
+        asset = own.record.asset
+        self.remote.write_object(f"{self._home(asset)}/{LATEST}", f"{self._name_of(own)}\n".encode())
+        self.local.link_latest(asset, own.copy)
+
     def _latest_name(self, asset: str) -> str | None:
         """What the object `latest` of an asset says; None where there is none, or an empty one."""
         content = self.remote.read_object(f"{self._home(asset)}/{LATEST}")
         return content.decode(errors="replace").strip() if content else None
 
-    def _version(self, asset: str, name: str) -> BucketArtifact | None:
+    def _version(self, asset: str, name: str, *, at_hand: bool = True) -> BucketArtifact | None:
         """The version of that name, a path from its asset that may lead to the store around this one.
 
-        None where it is not complete.
+        None where it is not complete. `at_hand` trusts a copy, which outlasts what a prune removes.
         """
         path = posixpath.normpath(posixpath.join(self._home(asset), name))
         if path.startswith(("/", "..")) or not name:
             raise StorageError(f"{self.address}/{asset}/{LATEST} names {name!r}, which is no version: remove it.")
         copy = self._copies / path
-        known = FolderArtifact.read(copy)
+        known = FolderArtifact.read(copy) if at_hand else None
         record = known.record if known else Record.parse(self.remote.read_object(f"{path}/{RECORD_FILE}") or b"")
         if record is None:
             return None
@@ -214,9 +244,8 @@ class ArtifactBucket(Store):
         return BucketArtifact(self.remote, path, copy, record)
 
     def _version_names(self, asset: str) -> list[str]:
-        """Names of versions, complete or not, those that a prune has condemned left out."""
-        folders, objects = self.remote.folders_and_objects(self._home(asset))
-        return [name for name in folders if stamp_of(name) and f"{CONDEMNED_PREFIX}{name}" not in objects]
+        """Names of versions, complete or not."""
+        return [name for name in self.remote.folders(self._home(asset)) if stamp_of(name)]
 
     def _upload(self, folder: Path, artifact: BucketArtifact, linked: Mapping[str, Artifact]) -> None:
         """All files, checked, then the record."""

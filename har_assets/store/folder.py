@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from har_assets.errors import HarError
@@ -24,8 +25,8 @@ from har_assets.store.protocol import Store
 from har_assets.store.quota import Quota
 from har_assets.store.record import LATEST, RECORD_FILE, Artifact, FolderArtifact, Record
 from har_assets.store.work_folder import WorkFolder
-from har_assets.system.files import modified
-from har_assets.system.locks import FolderLock
+from har_assets.system.files import Log, modified
+from har_assets.system.locks import FolderLock, locked
 
 
 class ArtifactFolder(Store):
@@ -109,3 +110,9 @@ class ArtifactFolder(Store):
 
     def drop_copy(self, artifact: Artifact) -> None:
         """Nothing: versions lie here themselves."""
+
+    @contextmanager
+    def alone(self, log: Log) -> Iterator[Callable[[], None]]:
+        """Hold the store for one promotion, rollback or prune at a time, as long as the file system's locks hold."""
+        with locked(self.root / "promotion", log):
+            yield lambda: None

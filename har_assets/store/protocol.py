@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +12,7 @@ from har_assets.store.quota import Quota
 from har_assets.store.record import Artifact, Record
 from har_assets.store.remote_folder import RemoteFolder
 from har_assets.store.work_folder import WorkFolder
+from har_assets.system.files import Log
 
 
 class Store(Protocol):
@@ -55,7 +56,7 @@ class Store(Protocol):
     def find(self, asset: str, key: str) -> Artifact | None:
         """The newest complete version of that key, here or in the store around this one, or None.
 
-        A version that `har prune` has marked for removal does not count. Raises StorageError.
+        Raises StorageError.
         """
         ...
 
@@ -94,6 +95,14 @@ class Store(Protocol):
 
     def drop_copy(self, artifact: Artifact) -> None:
         """Remove the copy that this machine has of a version in a bucket; it is made again when it is asked for."""
+        ...
+
+    def alone(self, log: Log) -> AbstractContextManager[Callable[[], None]]:
+        """Hold the store for one promotion, rollback or prune at a time, among all machines that share it.
+
+        Gives a function to call before each write: it raises StorageLostError where another machine took over.
+        HarError where nothing can be written.
+        """
         ...
 
     def work(self, asset: str, key: str) -> Path:

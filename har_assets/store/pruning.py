@@ -23,7 +23,8 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from har_assets.errors import HarError
@@ -71,6 +72,7 @@ class Candidate:
     """Something that may go."""
 
     folder: Path
+    """Its folder, or its path below the address of a bucket."""
     bytes: int
     """What its removal frees; packs that another version shares are not counted."""
     why: str
@@ -89,6 +91,10 @@ class Plan:
     candidates: tuple[Candidate, ...]
     kept: dict[Path, str]
     """Version to the reason for which it stays."""
+    left: tuple[tuple[Candidate, str], ...] = ()
+    """In a bucket: versions that nothing needs but somebody may be reading, and until when they stay."""
+    written: dict[Path, datetime] = field(default_factory=dict)
+    """In a bucket: when anything was last written to a version."""
 
     @property
     def bytes(self) -> int:

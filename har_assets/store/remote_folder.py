@@ -11,6 +11,8 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -33,6 +35,15 @@ S3_OPTIONS: dict[str, Any] = {
     # An address where nobody answers is named after a minute, not after five.
     "config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"mode": "standard", "max_attempts": 4}},
 }
+
+
+@dataclass(frozen=True)
+class RemoteObject:
+    """What a listing says of an object."""
+
+    bytes: int
+    written: datetime
+    """When it was written, by the clock of the bucket."""
 
 
 class RemoteFolder:
@@ -71,34 +82,38 @@ class RemoteFolder:
     def _place(self, *names: str) -> str:
         return "/".join((self._remote._strip_protocol(self._address), *names))
 
-    def listing(self, path: str = "") -> dict[str, int]:
-        """Every object below the address, or below a path there: its path from there to its bytes.
-
-        Raises StorageError.
-        """
+    def objects(self, path: str = "") -> dict[str, RemoteObject]:
+        """Every object below the address, or below a path there, by its path from there. Raises StorageError."""
         top = self._place(*filter(None, [path]))
         with self._faults("list"):
             found = self._remote.find(top, detail=True)
         self._refuse_missing_bucket(found)
-        return {place.removeprefix(f"{top}/"): int(entry["size"] or 0) for place, entry in found.items()}
+        with self._faults("list"):
+            return {
+                place.removeprefix(f"{top}/"): RemoteObject(
+                    int(entry["size"] or 0), entry.get("LastModified") or self._remote.modified(place)
+                )
+                for place, entry in found.items()
+                if entry["type"] == "file"  # s3fs asks again for what is empty, and may find a new folder then
+            }
+
+    def listing(self, path: str = "") -> dict[str, int]:
+        """As `objects`, their bytes alone."""
+        return {place: found.bytes for place, found in self.objects(path).items()}
 
     def size(self) -> int:
         """Bytes of all objects together. Raises StorageError."""
         return sum(self.listing().values())
 
-    def folders_and_objects(self, path: str) -> tuple[set[str], set[str]]:
-        """Names of what is directly below a path: of folders, and of objects. Raises StorageError."""
+    def folders(self, path: str) -> set[str]:
+        """Names of the folders directly below a path. Raises StorageError."""
         with self._faults("list"):
             try:
                 entries = self._remote.ls(self._place(path), detail=True)
             except FileNotFoundError:
                 entries = []
         self._refuse_missing_bucket(entries)
-        folders, objects = (
-            {PurePosixPath(entry["name"]).name for entry in entries if (entry["type"] == "directory") is is_folder}
-            for is_folder in (True, False)
-        )
-        return folders, objects
+        return {PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "directory"}
 
     def exists(self, path: str) -> bool:
         """Whether there is an object at a path. Raises StorageError."""
@@ -127,6 +142,31 @@ class RemoteFolder:
         """Write a small object. Raises StorageError."""
         with self._faults("write"):
             self._remote.pipe_file(self._place(path), content)
+
+    def create_object(self, path: str, content: bytes) -> bool:
+        """Write a small object where there is none, as one alone of all who try; False where there is another one.
+
+        Raises StorageError, also where the server writes over an object that it was asked to leave.
+        """
+        made = self._create(path, content)
+        if made and self._create(path, b""):
+            raise StorageError(
+                f"{self._address} writes over an object where `If-None-Match: *` forbids it, so that promotions and "
+                "prunes of two machines could meet: use a server that knows conditional PUTs (S3, MinIO, R2)."
+            )
+        return made
+
+    def _create(self, path: str, content: bytes) -> bool:
+        with self._faults("write"):
+            try:
+                self._remote.pipe_file(self._place(path), content, mode="create")
+            except OSError as error:
+                answer = getattr(error.__cause__, "response", {}).get("ResponseMetadata", {})
+                if isinstance(error, FileExistsError) or answer.get("HTTPStatusCode") in (409, 412):
+                    # An answer may be lost on its way, and the request be sent again.
+                    return bool(self.read_object(path) == content)
+                raise
+        return True
 
     def remove_objects(self, paths: Iterable[str]) -> None:
         """Remove objects; those that are gone already do not matter. Raises StorageError."""
@@ -159,8 +199,8 @@ class RemoteFolder:
         """List, write, read and remove a small object; seconds that it took. Raises StorageError."""
         start = time.monotonic()
         path = f".har-doctor-{secrets.token_hex(6)}"
-        self.folders_and_objects(path)
-        self.write_object(path, b"har")
+        self.folders(path)
+        self.create_object(path, b"har")
         read = self.read_object(path)
         self.remove_objects([path])
         if read != b"har":

@@ -12,8 +12,9 @@ from scipy.stats import binomtest
 from har_assets import defs
 from har_assets.errors import HarError
 from har_assets.serving.package import RegistryError
-from har_assets.serving.promotion import OnTestVideos, compare, promote, rollback
+from har_assets.serving.promotion import LAST_TAG, OnTestVideos, compare, promote, rollback
 from har_assets.store.folder import ArtifactFolder
+from har_assets.store.protocol import Store
 from har_assets.store.record import Record, describe_files
 from har_assets_tests.mlflow_server import free_port
 from har_assets_tests.project import Project
@@ -26,14 +27,15 @@ VIDEOS = 40
 class Registry:
     """A registered model of its own, and the store with what its versions say of the test videos."""
 
-    def __init__(self, uri: str, folder: Path) -> None:
+    def __init__(self, uri: str, folder: Path, store: Store | None = None) -> None:
         from mlflow import MlflowClient
 
         self.uri, self.name = uri, next(NAMES)
         self.client = MlflowClient(uri)
         self.client.create_registered_model(self.name)
         self.folder = folder
-        self.store = ArtifactFolder(folder / "artifacts")
+        self.store = store or ArtifactFolder(folder / "artifacts")
+        self.source = store.address if store else str(folder)
 
     def register(self, right: int | set[int], *, videos: int = VIDEOS, data_version: str = "v1", **config: Any) -> str:
         """A new version, the challenger, that is right on these videos, or on the first so many."""
@@ -60,7 +62,7 @@ class Registry:
                     config={"windows": 4, **config, "force": False},
                 ),
             )
-        made = self.client.create_model_version(self.name, str(self.folder), tags={"har.onnx_model": onnx})
+        made = self.client.create_model_version(self.name, self.source, tags={"har.onnx_model": onnx})
         self.client.set_registered_model_alias(self.name, "challenger", made.version)
         return str(made.version)
 
@@ -178,6 +180,15 @@ def test_a_deleted_champion_is_missed(registry: Registry) -> None:
         with pytest.raises(HarError, match=rf"version {first}, has been deleted .* `har rollback --to VERSION`"):
             move()
     assert registry.rollback(to=second).champion == second
+
+
+def test_a_promotion_that_was_killed_before_its_last_write_is_mended_by_the_next(registry: Registry) -> None:
+    registry.register(20)
+    registry.promote()
+    second = registry.register(30)
+    registry.client.set_registered_model_alias(registry.name, "champion", second)
+    assert not registry.promote().moved
+    assert registry.client.get_registered_model(registry.name).tags[LAST_TAG] == second
 
 
 def test_a_version_to_return_to_that_was_deleted_is_one_sentence(registry: Registry) -> None:

@@ -18,6 +18,7 @@ from har_assets.cli.doctor import examine, finding
 from har_assets.cli.doctor import project as project_checks
 from har_assets.errors import HarError, MissingArtifactError, StorageAwayError, StorageError
 from har_assets.graph.resources.store import ArtifactStore
+from har_assets.store import remote_lock
 from har_assets.store.bucket import ArtifactBucket, BucketArtifact
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.opening import open_store
@@ -87,8 +88,10 @@ class Machines:
         self.server.client().put_object(Bucket=BUCKET, Key=self.key_of(path), Body=content)
 
     def objects(self, below: str = "") -> list[str]:
+        """Paths of all objects, the one of the lock left out."""
         pages = self.server.client().get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=self.key_of(below))
-        return [entry["Key"].removeprefix(self.key_of("")) for page in pages for entry in page.get("Contents", [])]
+        found = [entry["Key"].removeprefix(self.key_of("")) for page in pages for entry in page.get("Contents", [])]
+        return [path for path in found if not path.startswith(f"{remote_lock.FOLDER}/")]
 
 
 @pytest.fixture

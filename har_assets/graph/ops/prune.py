@@ -23,7 +23,7 @@ class PruningConfig(GraphConfig):
     older_than_days: float = OLDER_THAN_DAYS
     """Days without a change after which unfinished work and caches go."""
     grace_hours: float = GRACE_HOURS
-    """In a bucket: hours between the prune that marks a version and one that removes it; 1 or more."""
+    """In a bucket: hours that a version stays after a newer one has superseded it; 1 or more."""
     remove: bool = False
     """Remove it. False only says what would go."""
 
@@ -48,8 +48,8 @@ def prune_op(
 
 @dg.job(
     description="Removes old versions of every asset that neither `latest`, the model registry nor a lineage needs, "
-    "and abandoned work, as `har prune` does. Without `remove: true` it only says what would go. From a bucket it "
-    "deletes in two passes, a day apart."
+    "and abandoned work, as `har prune` does. Without `remove: true` it only says what would go. In a bucket a version "
+    "stays for a day after it was superseded."
 )
 def prune_artifacts() -> None:
     """One op."""
