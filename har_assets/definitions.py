@@ -4,7 +4,6 @@ import logging
 
 import dagster as dg
 
-from har_assets import settings
 from har_assets.graph.assets.benchmark import runtime_benchmark
 from har_assets.graph.assets.data_dvc import data_dvc
 from har_assets.graph.assets.dataset import (
@@ -30,6 +29,7 @@ from har_assets.graph.resources.store import ArtifactStore
 from har_assets.graph.running.chosen import chosen_executor
 from har_assets.graph.schedules import SCHEDULES
 from har_assets.graph.sensors import SENSORS
+from har_assets.settings.fields import unknown
 
 ASSETS: list[dg.AssetsDefinition | dg.SourceAsset] = [
     raw_archive,
@@ -59,7 +59,7 @@ RESOURCES = {
     "pipes": dg.PipesSubprocessClient(termination_timeout_seconds=60),
 }
 
-for sentence in settings.unknown().values():
+for sentence in unknown().values():
     logging.getLogger(__name__).warning(sentence)
 
 defs = dg.Definitions(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from har_assets import settings
+from har_assets.settings.fields import NAMES
 from har_assets_tests.project import REPOSITORY
 
 DOCUMENTS = (
@@ -95,7 +95,7 @@ def test_commands_of_make_and_har_that_are_named_exist() -> None:
 
 
 def test_environment_variables_in_the_documents_are_read_somewhere() -> None:
-    known = set[str](settings.NAMES.values())
+    known = set[str](NAMES.values())
     assert len(known) > 20
     # Those of the containers, and those of the tests.
     known |= set(re.findall(r"\bHAR_[A-Z0-9_]+\b", "".join(path.read_text() for path in DEPLOYMENT)))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import har_assets
@@ -17,11 +18,13 @@ from har_assets.cli.doctor.environment import check_settings
 from har_assets.cli.doctor.finding import PROBLEM, WARNING
 from har_assets.cli.doctor.project import check_quota
 from har_assets.errors import SettingsError
+from har_assets.settings import fields
 from har_assets.training.request import ERROR_FILE, TrainingRequest
 from har_assets_tests.project import REPOSITORY
+from har_assets_tests.videos import write_video
 
 PACKAGE = Path(har_assets.__file__).parent
-SOURCE = (PACKAGE / "settings.py").read_text()
+SOURCE = "".join(path.read_text() for path in sorted((PACKAGE / "settings").glob("*.py")))
 
 
 def named_in(source: str) -> list[str]:
@@ -42,14 +45,14 @@ def test_no_other_module_names_a_setting() -> None:
     naming = {
         str(path.relative_to(PACKAGE)): names
         for path in PACKAGE.rglob("*.py")
-        if path.name != "settings.py" and (names := named_in(path.read_text()))
+        if path.parent.name != "settings" and (names := named_in(path.read_text()))
     }
     assert naming == {}
 
 
 def test_every_setting_has_a_description_and_no_name_but_its_fields() -> None:
-    assert len(settings.NAMES) == 28
-    assert all(settings.meaning_of(name) for name in settings.NAMES.values())
+    assert len(fields.NAMES) == 28
+    assert all(fields.meaning_of(name) for name in fields.NAMES.values())
     assert named_in(SOURCE) == []
     used = {
         name: str(path.relative_to(REPOSITORY))
@@ -58,9 +61,8 @@ def test_every_setting_has_a_description_and_no_name_but_its_fields() -> None:
         for name in re.findall(r"\bsettings\.([A-Z][A-Z_]+)\b", path.read_text())
     }
     constants = {name for name in vars(settings) if name.isupper()}
-    assert {name: path for name, path in used.items() if name not in settings.NAMES.keys() | constants} == {}
-    with pytest.raises(AttributeError, match="there is no setting RAYS"):
-        getattr(settings, "RAYS")  # noqa: B009 - not a name that is searched for above
+    assert {name: path for name, path in used.items() if name not in fields.NAMES.keys() | constants} == {}
+    assert {name: getattr(settings, name) for name in fields.NAMES} == fields.NAMES
 
 
 @pytest.fixture(autouse=True)
@@ -84,10 +86,10 @@ EMPTY_MEANS: dict[str, object] = {"allowed_folders": (), "download_hosts": ()}
 def test_an_empty_variable_is_not_set_but_for_two(monkeypatch: pytest.MonkeyPatch) -> None:
     defaults = settings.read().model_dump()
     for text in ("", "  "):
-        for name in settings.NAMES.values():
+        for name in fields.NAMES.values():
             monkeypatch.setenv(name, text)
         assert settings.read().model_dump() == {**defaults, **EMPTY_MEANS}
-        assert [name for name in settings.NAMES.values() if settings.is_set(name)] == [
+        assert [name for name in fields.NAMES.values() if fields.is_set(name)] == [
             settings.ALLOWED_FOLDERS,
             settings.DOWNLOAD_HOSTS,
         ]
@@ -177,11 +179,11 @@ def test_no_secret_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_variable_that_nothing_reads_is_reported_with_the_nearest_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert settings.unknown() == {}
+    assert fields.unknown() == {}
     monkeypatch.setenv("HAR_ARTEFACTS", "s3://team/har")
     monkeypatch.setenv("HAR_OF_ANOTHER_PROGRAM", "1")
     assert settings.read().artifacts == "artifacts"
-    found = settings.unknown()
+    found = fields.unknown()
     assert found["HAR_ARTEFACTS"].endswith("changes nothing: did you mean HAR_ARTIFACTS?")
     assert found["HAR_OF_ANOTHER_PROGRAM"].endswith("changes nothing: see docs/settings.md.")
 
@@ -245,7 +247,7 @@ def test_doctor_lists_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HAR_ALERT_MAIL", "ops@example.org")
     monkeypatch.setenv("HAR_ARTEFACTS", "x")
     found = {finding.check: finding for finding in check_settings(Path())}
-    assert list(found) == [*settings.NAMES.values(), "HAR_ARTEFACTS"]
+    assert list(found) == [*fields.NAMES.values(), "HAR_ARTEFACTS"]
     wrong = found["HAR_STORE_QUOTA"]
     assert (wrong.state, wrong.found) == (PROBLEM, "'a lot'")
     assert wrong.remedy == "write a number and a unit, such as 200 GB or 1.5 TB"
@@ -267,17 +269,31 @@ def test_other_checks_of_doctor_wait_for_the_settings(tmp_path: Path, monkeypatc
 def test_the_page_is_current() -> None:
     page = (REPOSITORY / "docs" / "settings.md").read_text()
     assert page == tools.settings.page(), "run `python -m tools.settings > docs/settings.md`"
-    assert re.findall(r"^\| `(HAR_\w+)` ", page, re.MULTILINE) == list(settings.NAMES.values())
+    assert re.findall(r"^\| `(HAR_\w+)` ", page, re.MULTILINE) == list(fields.NAMES.values())
 
 
-def test_the_module_brings_little_of_the_project_along() -> None:
+def test_names_bring_neither_pydantic_nor_anything_of_the_project_along() -> None:
     code = (
         "import har_assets, sys; before = set(sys.modules)\n"
-        "import har_assets.settings; print(*set(sys.modules) - before)"
+        "from har_assets import settings; settings.RAY.get(); print(*set(sys.modules) - before)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert sorted(name for name in done.stdout.split() if name.startswith("har_assets")) == [
-        "har_assets.errors",
-        "har_assets.options",
-        "har_assets.settings",
-    ]
+    brought = [name for name in done.stdout.split() if name.startswith(("har_assets", "pydantic"))]
+    assert brought == ["har_assets.settings"]
+
+
+def test_a_process_that_decodes_does_not_pay_for_the_fields(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.avi", np.zeros((8, 32, 32, 3), np.uint8))
+    code = (
+        "import sys; from pathlib import Path; from har_assets.video.probe import probe\n"
+        "probe(Path(sys.argv[1])); print('pydantic' in sys.modules)"
+    )
+    for environment, expected in (({}, "False"), ({"HAR_DECODER": "pyav"}, "True")):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(video)],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.split() == [expected]

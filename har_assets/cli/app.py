@@ -7,7 +7,6 @@ from typing import Any
 
 import typer
 
-from har_assets import settings
 from har_assets.cli.bench import bench
 from har_assets.cli.card import card
 from har_assets.cli.check import check
@@ -19,6 +18,7 @@ from har_assets.cli.prune import prune
 from har_assets.cli.registry import mlflow_sync, promote, rollback
 from har_assets.cli.status import status
 from har_assets.errors import HarError
+from har_assets.settings import fields
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
@@ -28,8 +28,8 @@ def _with_valid_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)
     def checked(*arguments: Any, **options: Any) -> Any:
-        settings.read()
-        for sentence in settings.unknown().values():
+        fields.read()
+        for sentence in fields.unknown().values():
             print(f"warning: {sentence}", file=sys.stderr)
         return command(*arguments, **options)
 

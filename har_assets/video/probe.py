@@ -94,7 +94,7 @@ def _facts_of(path: Path, container: "InputContainer", stream: "VideoStream") ->
         why_not_decord = "decord 0.6 has no AV1 decoder"
     elif container.duration is None:
         why_not_decord = "decord does not open a file without a duration"
-    elif settings.read().decoder == "pyav":
+    elif settings.DECODER.get() and settings.read().decoder == "pyav":  # without it nothing is imported
         why_not_decord = f"{settings.DECODER} says pyav"
     if container.format.name != "avi":  # an AVI cannot say that it is rotated
         turns = quarter_turns(_first_frame(container, stream))

@@ -10,7 +10,6 @@ from importlib import metadata
 from pathlib import Path
 
 import har_assets
-from har_assets import settings
 from har_assets.cli.doctor.finding import (
     OK,
     PROBLEM,
@@ -21,6 +20,7 @@ from har_assets.cli.doctor.finding import (
     some,
     tried_in_python,
 )
+from har_assets.settings import fields
 
 PYTHON_VERSIONS = ((3, 11), (3, 14))
 """First that is supported, first that is not."""
@@ -192,17 +192,17 @@ def _source_folder() -> Path:
 
 def check_settings(project: Path) -> list[Finding]:
     """Each setting, its value and its meaning; variables that hold what they cannot mean, or that nothing reads."""
-    wrong, findings = settings.faults(), []
-    for name in settings.NAMES.values():
-        default, meaning = settings.default_of(name), settings.meaning_of(name).partition(". ")[0].rstrip(".")
+    wrong, findings = fields.faults(), []
+    for name in fields.NAMES.values():
+        default, meaning = fields.default_of(name), fields.meaning_of(name).partition(". ")[0].rstrip(".")
         if name in wrong:
-            findings.append(Finding(name, PROBLEM, settings.shown(name), wrong[name]))
-        elif settings.is_set(name):
-            findings.append(Finding(name, OK, f"{settings.shown(name)} (environment): {meaning}"))
+            findings.append(Finding(name, PROBLEM, fields.shown(name), wrong[name]))
+        elif fields.is_set(name):
+            findings.append(Finding(name, OK, f"{fields.shown(name)} (environment): {meaning}"))
         else:
             findings.append(Finding(name, OK, f"{f'{default!r} (default)' if default else 'not set'}: {meaning}"))
     findings += [Finding("settings", PROBLEM, remedy) for name, remedy in wrong.items() if not name]
-    return findings + [Finding(name, WARNING, sentence) for name, sentence in settings.unknown().items()]
+    return findings + [Finding(name, WARNING, sentence) for name, sentence in fields.unknown().items()]
 
 
 CHECKS: tuple[Check, ...] = (

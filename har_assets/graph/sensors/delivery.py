@@ -138,7 +138,7 @@ def _post(url: str, message: Mapping[str, Any]) -> str | None:
         return f"the webhook at {host} could not be reached ({type(error).__name__})"
 
 
-def _mail(values: settings.Settings) -> list[Way]:
+def _mail(values: "Settings") -> list[Way]:
     mode, usual_port = SECURITY[values.smtp_security]
     host, port = values.smtp_host, values.smtp_port or usual_port
     password = values.smtp_password.get_secret_value() if values.smtp_password else ""

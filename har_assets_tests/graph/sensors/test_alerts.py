@@ -21,13 +21,14 @@ import dagster as dg
 import pytest
 import requests
 
-from har_assets import defs, settings
+from har_assets import defs
 from har_assets.errors import HarError
 from har_assets.graph.failures import failures_in_words
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.sensors import delivery
 from har_assets.graph.sensors.alerts import alert_sensor
 from har_assets.graph.sensors.delivery import Way, ways
+from har_assets.settings import fields
 
 
 class Listener(ThreadingHTTPServer):
@@ -453,7 +454,7 @@ def test_it_is_off_while_no_way_is_set(
 
 def ways_of(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> list[Way]:
     """The ways of an environment with these settings and no other."""
-    for name in settings.NAMES.values():
+    for name in fields.NAMES.values():
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

@@ -1,13 +1,4 @@
-"""The settings of a deployment: every environment variable `HAR_*`, once.
-
-A setting is a field of `Settings`, and its variable has the field's name in capitals:
-
-    settings.read().store_quota       its value now; HarError in one sentence where settings are wrong
-    f"raise {settings.STORE_QUOTA}"   the name of its variable, for a sentence
-
-Values are read when they are asked for. docs/settings.md is the list of them, `har doctor` shows what holds here. What
-belongs to one run is a field of an asset's configuration instead.
-"""
+"""The fields of all settings, their validation, and what can be said about each variable."""
 
 from __future__ import annotations
 
@@ -16,7 +7,7 @@ import re
 import zoneinfo
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, overload
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -37,34 +28,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from har_assets.errors import HarError, SettingsError
 from har_assets.options import Described, parse_size
+from har_assets.settings import DEFAULT_ROOT, OWN_DATABASE, PREFIX, Setting
 
-PREFIX = "HAR_"
 EMPTY_COUNTS = ("allowed_folders", "download_hosts")
 """Settings that mean another thing where they are set and empty than where they are not set."""
-DEFAULT_ROOT = "artifacts"
-"""Folder of the artifact store, below the project folder, where nothing else is named."""
-OWN_DATABASE = "sqlite:///mlflow.db"
-"""Tracking address without a server, relative to the project folder."""
-
-
-class Setting(str):
-    """The name of an environment variable."""
-
-    __slots__ = ()
-
-    @overload
-    def get(self) -> str | None: ...
-
-    @overload
-    def get(self, default: str) -> str: ...
-
-    def get(self, default: str | None = None) -> str | None:
-        """The text that the variable holds now, to be handed on or compared; `default` where it is not set.
-
-        Models that were registered before `read` existed ask for their folder by it.
-        """
-        return os.environ.get(self, default)
-
 
 # ---------------------------------------------------------------------------------------------- kinds of values
 
@@ -218,12 +185,6 @@ class Settings(Described, BaseSettings):
 
 NAMES = {field.upper(): Setting(PREFIX + field.upper()) for field in Settings.model_fields}
 """The names of all variables, by the names under which this module has them."""
-
-
-def __getattr__(name: str) -> Setting:
-    if name in NAMES:
-        return NAMES[name]
-    raise AttributeError(f"there is no setting {name}")
 
 
 def read() -> Settings:
