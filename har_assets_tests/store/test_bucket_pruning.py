@@ -230,6 +230,18 @@ def test_a_version_that_is_found_again_while_it_goes_stays(
     assert whole(machines) == {"old", "new"}
 
 
+def test_a_version_that_was_found_again_since_the_plan_is_not_touched(machines: Machines) -> None:
+    old = publish(machines["one"], "onnx_model", "old")
+    publish(machines["one"], "onnx_model", "new")
+    plan = plan_now(machines["two"])
+    time.sleep(1.1)  # the times of objects are told by the second
+    machines["three"].point_to(old)
+    before = machines["one"].remote.objects("onnx_model")
+    time.sleep(1.1)
+    assert waiting(prune_bucket(machines["two"], lambda: plan)) == {"old": "it is in use again"}
+    assert machines["one"].remote.objects("onnx_model") == before
+
+
 def test_whoever_finds_a_version_too_late_is_told_so_and_latest_stays(
     machines: Machines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
