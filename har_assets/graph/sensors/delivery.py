@@ -21,6 +21,9 @@ from urllib.parse import quote, urlsplit
 from har_assets import settings
 from har_assets.errors import HarError
 
+if TYPE_CHECKING:
+    from har_assets.settings.fields import Settings
+
 TIMEOUT_S = 5.0
 """Longest silence of a web address or a mail server, seconds."""
 
