@@ -132,7 +132,7 @@ def tick(folder: Path, options: argparse.Namespace) -> None:
 
 def table(home: Path, options: argparse.Namespace) -> None:
     """Seconds to bring the table of all results up to date."""
-    from har_assets.incoming.results import TABLE, Results, update_table
+    from har_assets.incoming.results import PREDICTIONS, Results, update_table
 
     results = Results(home, {"model_sha256": "a benchmark"})
 
@@ -161,7 +161,9 @@ def table(home: Path, options: argparse.Namespace) -> None:
 
     predict(0, options.known)
     print(f"predictions.csv, {options.known:,} results")
-    print(f"  made from the results          {seconds():7.3f} s; {(home / TABLE).stat().st_size / 1e6:.1f} MB")
+    print(
+        f"  made from the results          {seconds():7.3f} s; {(home / PREDICTIONS.file).stat().st_size / 1e6:.1f} MB"
+    )
     time.sleep(11)  # results younger than ten seconds are read twice
     known = options.known
     for count in (0, 1, options.new):

@@ -21,6 +21,7 @@ from har_assets.graph.assets.report import evaluation_report
 from har_assets.graph.assets.serving import serving_model
 from har_assets.graph.assets.splits import hmdb51_benchmark, split_evaluation
 from har_assets.graph.assets.training import pretrained_weights, trained_checkpoint
+from har_assets.graph.io import product_reader
 from har_assets.graph.jobs import ASSET_JOBS, OP_JOBS
 from har_assets.graph.resources.dvc import Dvc
 from har_assets.graph.resources.incoming import IncomingVideos
@@ -53,6 +54,7 @@ ASSETS: list[dg.AssetsDefinition | dg.SourceAsset] = [
 
 RESOURCES = {
     "store": ArtifactStore(),
+    "io_manager": product_reader,
     "dvc": Dvc(),
     "mlflow": MlflowTracking(),
     "incoming": IncomingVideos(),

@@ -14,6 +14,7 @@ from rich.text import Text
 from har_assets import settings
 from har_assets.cli.output import Store, printable
 from har_assets.graph.stage import STAGES
+from har_assets.incoming.results import PREDICTIONS
 from har_assets.model.files import ENGINE
 from har_assets.report.options import PAGE
 from har_assets.store import protocol
@@ -53,7 +54,7 @@ def _splits(store: protocol.Store) -> StatusRow | None:
 
 def _incoming(home: Path) -> StatusRow | None:
     """From the table of all results, read a line at a time."""
-    table = home / "predictions.csv"
+    table = home / PREDICTIONS.file
     videos: set[str] = set()
     without = 0
     newest: dict[str, str] = {}

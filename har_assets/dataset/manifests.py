@@ -1,15 +1,4 @@
-"""Manifests: the clips of one role in a split as a table, one row a clip, sorted by `clip`.
-
-=============  =====================================================================================
-clip           path below the video folder, `<class>/<file>`
-label          class name
-label_index    place of the class in the class list
-film           source film; `<class>/<stem>` where the file name does not tell one
-split          number of the split
-role           `train`, `val` or `test`
-bytes          file size
-=============  =====================================================================================
-"""
+"""Manifests: the clips of one role in a split as a table, one row a clip, sorted by `clip`."""
 
 from __future__ import annotations
 
@@ -19,22 +8,32 @@ from typing import TYPE_CHECKING, Any
 
 from har_assets.errors import DatasetError
 from har_assets.store.record import Artifact
+from har_assets.system.tables import Column, Table
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ROLES = ("train", "val", "test")
 
-MANIFEST_COLUMNS = {
-    "clip": "str",
-    "label": "str",
-    "label_index": "int64",
-    "film": "str",
-    "split": "int64",
-    "role": "str",
-    "bytes": "int64",
+MANIFESTS = {
+    role: Table(
+        f"{role}.csv",
+        {
+            "clip": Column("str", "Path below the video folder, `<class>/<file>`."),
+            "label": Column("str", "Class name."),
+            "label_index": Column("int", "Place of the class in the class list."),
+            "film": Column("str", "Source film; `<class>/<stem>` where the file name does not tell one."),
+            "split": Column("int", "Number of the split."),
+            "role": Column("str", "`train`, `val` or `test`."),
+            "bytes": Column("int", "File size."),
+        },
+    )
+    for role in ROLES
 }
-"""Columns of a manifest and their types, in order."""
+"""Role to its table."""
+
+MANIFEST_COLUMNS = MANIFESTS["train"].types
+"""Columns of a manifest and their types in pandas, in order."""
 
 TEST_FRACTION = 0.3
 """Share of each class that tests: 30 of 100 in the official lists, and in the split made without lists."""
@@ -68,21 +67,14 @@ def read_manifest(path: Path) -> pd.DataFrame:
     Raises:
         DatasetError: no such file, or columns are missing.
     """
-    import pandas as pd
-
     if not Path(path).is_file():
         raise DatasetError(f"there is no manifest {path}: materialize train_manifest again.")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if missing := [column for column in MANIFEST_COLUMNS if column not in table]:
-        raise DatasetError(
-            f"{path} is not a manifest, it lacks {', '.join(missing)}: materialize train_manifest again."
-        )
-    return table[list(MANIFEST_COLUMNS)].astype(MANIFEST_COLUMNS)
+    return MANIFESTS["train"].read(path)[list(MANIFEST_COLUMNS)]
 
 
 def read_manifest_of(artifact: Artifact, role: str) -> pd.DataFrame:
     """The table of a published manifest; `role` is one of ROLES."""
-    return read_manifest(artifact.file(f"{role}.csv"))
+    return read_manifest(artifact.file(MANIFESTS[role].file))
 
 
 def films_with_labels(part: pd.DataFrame) -> set[str]:

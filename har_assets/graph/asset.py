@@ -13,6 +13,7 @@ from har_assets.cluster.needs import needs
 from har_assets.graph.failures import failures_in_words
 from har_assets.graph.stage import STAGES
 from har_assets.options import Options
+from har_assets.system.tables import Table
 
 A_WEEK_OLD = dg.FreshnessPolicy.time_window(warn_window=timedelta(days=8), fail_window=timedelta(days=15))
 """A warning when one weekly retraining is overdue by a day, a failure when two are."""
@@ -34,9 +35,14 @@ class AssetConfig(GraphConfig):
 CONFIGS: dict[str, type[AssetConfig]] = {}
 """Stage to its configuration, filled as the assets are defined."""
 
+MAIN: dict[str, Table | str] = {}
+"""Stage to the table that it publishes or to the name of its main file, filled as the assets are defined."""
 
-def stage_asset(name: str, **arguments: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """`dg.asset` with all that the table says of a stage; `arguments` are further ones of `dg.asset`.
+
+def stage_asset(
+    name: str, main: Table | str = "", **arguments: Any
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """`dg.asset` with all that the table says of a stage; `main` as in MAIN, `arguments` are others of `dg.asset`.
 
     A HarError that the function raises fails the step as its sentence; a generator sees to that itself.
     """
@@ -52,7 +58,7 @@ def stage_asset(name: str, **arguments: Any) -> Callable[[Callable[..., Any]], d
                 deps=list(STAGES[name].deps),
                 pool="gpu" if STAGES[name].gpu else None,
                 op_tags=stage_needs(name),
-                **_attributes(name),
+                **_attributes(name, main),
                 **arguments,
             )(function)
         return asset
@@ -60,9 +66,9 @@ def stage_asset(name: str, **arguments: Any) -> Callable[[Callable[..., Any]], d
     return define
 
 
-def stage_spec(name: str, description: str, **arguments: Any) -> dg.AssetSpec:
+def stage_spec(name: str, description: str, main: Table | str = "", **arguments: Any) -> dg.AssetSpec:
     """`dg.AssetSpec` with all that the table says of a stage, for a function that makes several."""
-    return dg.AssetSpec(name, deps=STAGES[name].deps, description=description, **_attributes(name), **arguments)
+    return dg.AssetSpec(name, deps=STAGES[name].deps, description=description, **_attributes(name, main), **arguments)
 
 
 def stage_needs(name: str) -> dict[str, Any]:
@@ -71,8 +77,10 @@ def stage_needs(name: str) -> dict[str, Any]:
     return needs(stage.cpus, gpus=1 if stage.gpu and stage.cpus else 0, project=stage.project)
 
 
-def _attributes(name: str) -> dict[str, Any]:
+def _attributes(name: str, main: Table | str) -> dict[str, Any]:
     stage = STAGES[name]
+    if main:
+        MAIN[name] = main
     return {
         "group_name": stage.group,
         "kinds": set(stage.kinds),

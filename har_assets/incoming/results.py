@@ -27,11 +27,11 @@ from typing import Any
 
 from har_assets.system.files import Log, hash_of, write_text_whole, written_whole
 from har_assets.system.locks import locked
+from har_assets.system.tables import Column, Table
 
 TOP = 5
 """Classes that are kept of a video."""
 
-TABLE = "predictions.csv"
 UNREAD = "unread"
 
 CLOCK_STEP_S = 10
@@ -39,25 +39,36 @@ CLOCK_STEP_S = 10
 
 LEFT_OVER_S = 3600
 """Age at which a half-written file is that of a killed run: they are written in milliseconds."""
-COLUMNS = (
-    "video",
-    "partition",
-    "current",
-    "label",
-    "score",
-    *(f"{what}_{rank}" for rank in range(2, TOP + 1) for what in ("label", "score")),
-    "segments",
-    "reason",
-    "note",
-    "frames",
-    "content_sha256",
-    "model_version",
-    "model_sha256",
-    "runtime",
-    "predicted",
-    "given",
-    "result",
+PREDICTIONS = Table(
+    "predictions.csv",
+    {
+        "video": Column("str", "Path below the folder of new videos."),
+        "partition": Column("str", "Partition key: name and a hash of the path."),
+        "current": Column("bool", "Whether it is what this model said last under the partition."),
+        "label": Column("str", "Most likely class; empty where nothing could be decoded."),
+        "score": Column("float", "Its score, 0 to 1."),
+        **{
+            f"{what}_{rank}": column
+            for rank in range(2, TOP + 1)
+            for what, column in (
+                ("label", Column("str", f"Class number {rank} by score.")),
+                ("score", Column("float", "Its score, 0 to 1.")),
+            )
+        },
+        "segments": Column("int?", "Segments of the timeline of a film; missing for a short video."),
+        "reason": Column("str", "Why there is no answer; empty where there is one."),
+        "note": Column("str", "Remark on the decoding."),
+        "frames": Column("int", "Frames of the video; 0 where nothing could be decoded."),
+        "content_sha256": Column("str", "SHA-256 of the file; empty where it could not be read."),
+        "model_version": Column("str", "Version of onnx_model."),
+        "model_sha256": Column("str", "SHA-256 of its ONNX file."),
+        "runtime": Column("str", "Engine that gave the scores."),
+        "predicted": Column("str", "UTC time at which the content was predicted."),
+        "given": Column("str", "UTC time at which this video was asked for."),
+        "result": Column("str", "JSON file of the result, below the folder of this table."),
+    },
 )
+COLUMNS = tuple(PREDICTIONS.columns)
 PARTITION, MODEL, CURRENT, GIVEN = map(COLUMNS.index, ("partition", "model_version", "current", "given"))
 
 
@@ -120,7 +131,7 @@ def update_table(home: Path, log: Log) -> Path:
     one run at a time: two seconds with 100,000 lines, once a run, however many are new. `current` is true for the
     result that a model gave last under a partition.
     """
-    target = home / TABLE
+    target = home / PREDICTIONS.file
     home.mkdir(parents=True, exist_ok=True)
     with locked(target, log):
         began_ns = time.time_ns()

@@ -12,6 +12,7 @@ from har_assets.dataset.manifests import read_manifest
 from har_assets.errors import HarError
 from har_assets.model.files import CHECKPOINT, ENGINE, ONNX
 from har_assets.model.windows import windows_of
+from har_assets.report.options import BENCHMARK_TABLE
 from har_assets.report.plots import plot_runtimes
 from har_assets.runtime import read_spec
 from har_assets.runtime.benchmark import run_benchmark
@@ -66,7 +67,7 @@ def build_benchmark(
     if best is None:
         reasons = "; ".join(f"{row.runtime}: {row.reason}" for row in found.rows)
         raise HarError(f"No runtime could be measured ({reasons}): run `har doctor`.")
-    with (build.folder / "runtime_benchmark.csv").open("w", newline="") as table:
+    with (build.folder / BENCHMARK_TABLE.file).open("w", newline="") as table:
         found.write_csv(table)
     machine = found.machine
     plot_runtimes(

@@ -22,7 +22,7 @@ from har_assets.report.card import model_card, training_facts
 from har_assets.report.cards import Card, choose_clips, make_card
 from har_assets.report.content import Evaluation, Report, evaluate_with_intervals
 from har_assets.report.html import render_page
-from har_assets.report.options import PAGE, PREDICTIONS, ReportOptions
+from har_assets.report.options import PAGE, PREDICTION_TABLE, PREDICTIONS, ReportOptions
 from har_assets.report.plots import plot_class_accuracy, plot_reliability, plot_strips
 from har_assets.runtime.evaluation import evaluate
 from har_assets.store.product import Build, Product
@@ -111,9 +111,7 @@ def _evaluate(
 ) -> tuple[Evaluation, ModelSpec, Provenance, _Cards]:
     """Everything that is computed: figures, and what spoke for some answers."""
     predicted = inputs["test_predictions"]
-    # A class may be called NA or 1.
-    table = pd.read_csv(predicted.file(PREDICTIONS), keep_default_na=False, dtype=str)
-    predictions = table.assign(correct=table["correct"] == "True")
+    predictions = PREDICTION_TABLE.read(predicted.file(PREDICTIONS))
     scores_NK = np.load(predicted.file("scores.npy"))
     model = load_checkpoint(
         inputs["trained_checkpoint"].file(CHECKPOINT), device="cuda" if torch.cuda.is_available() else "cpu"

@@ -1,10 +1,14 @@
-"""Options of test_predictions and evaluation_report, and the names of their files."""
+"""Options of test_predictions and evaluation_report, and the names of the files of reports."""
 
 from typing import ClassVar
 
 from har_assets.options import Options
+from har_assets.runtime.tables import BENCHMARK_COLUMNS, PREDICTION_COLUMNS
+from har_assets.system.tables import Table
 
 PREDICTIONS = "test_predictions.csv"
+PREDICTION_TABLE = Table(PREDICTIONS, PREDICTION_COLUMNS)
+BENCHMARK_TABLE = Table("runtime_benchmark.csv", BENCHMARK_COLUMNS)
 PAGE = "evaluation_report.html"
 
 

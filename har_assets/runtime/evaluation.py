@@ -13,14 +13,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from har_assets.runtime.predictor import Predictor
+from har_assets.runtime.tables import PREDICTION_COLUMNS, TOP
 from har_assets.runtime.video import ranked, video_clips
 from har_assets.video.frame_cache import FrameCache
 
 QUARANTINED = "(not decodable)"
 """In place of a label, for a video that gave no frame."""
-
-TOP = 5
-"""Labels listed of each video."""
 
 
 def score_clips(predictor: Predictor, clips: list[str], cache: FrameCache, windows: int) -> NDArray[np.float32]:
@@ -37,8 +35,7 @@ def prediction_table(
 ) -> tuple[pd.DataFrame, NDArray[np.float32]]:
     """The table of predictions on every clip of a manifest, and their mean scores, float32 [N, K].
 
-    The table has the columns clip, label, correct, runtime, label_1, score_1, ... label_5, score_5. A clip without
-    frames has zero scores.
+    The table has PREDICTION_COLUMNS. A clip without frames has zero scores.
 
     Args:
         scores_of_clip: mean scores, float32 [K], of the clips that have frames.
@@ -60,14 +57,7 @@ def prediction_table(
             row[f"label_{rank + 1}"] = labels[rank] if rank < len(labels) else ""
             row[f"score_{rank + 1}"] = round(scores[rank], 6) if rank < len(scores) else ""
         rows.append(row)
-    columns = [
-        "clip",
-        "label",
-        "correct",
-        "runtime",
-        *(f"{what}_{rank + 1}" for rank in range(TOP) for what in ("label", "score")),
-    ]
-    return pd.DataFrame(rows, columns=columns), scores_NK
+    return pd.DataFrame(rows, columns=list(PREDICTION_COLUMNS)), scores_NK
 
 
 def evaluate(table: pd.DataFrame, labels: tuple[str, ...]) -> tuple[dict[str, Any], NDArray[np.int64]]:

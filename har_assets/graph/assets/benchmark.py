@@ -7,6 +7,7 @@ from har_assets.graph.asset import AssetConfig, stage_asset
 from har_assets.graph.assets.dataset import data_here
 from har_assets.graph.publishing import publish
 from har_assets.graph.resources.store import ArtifactStore
+from har_assets.report.options import BENCHMARK_TABLE
 from har_assets.runtime.benchmark_options import BenchmarkOptions
 from har_assets.store.product import Build, Product
 
@@ -22,7 +23,7 @@ class BenchmarkConfig(BenchmarkOptions, AssetConfig):
     """Names of runtimes; empty takes every one."""
 
 
-@stage_asset("runtime_benchmark")
+@stage_asset("runtime_benchmark", BENCHMARK_TABLE)
 def runtime_benchmark(
     context: dg.AssetExecutionContext, config: BenchmarkConfig, store: ArtifactStore
 ) -> dg.MaterializeResult:

@@ -10,9 +10,10 @@ import dagster as dg
 from har_assets import settings
 from har_assets.dataset import clips
 from har_assets.dataset.checks import MANIFEST_CHECKS
-from har_assets.dataset.class_index import class_index_product
+from har_assets.dataset.class_index import CLASS_INDEX, class_index_product
 from har_assets.dataset.clips import DataUpdate, updating
 from har_assets.dataset.folder import changed_files
+from har_assets.dataset.manifests import MANIFESTS as MANIFEST_TABLES
 from har_assets.dataset.manifests import ROLES
 from har_assets.dataset.source import choose_source, source_of
 from har_assets.dataset.sources.source import Request
@@ -172,6 +173,7 @@ class ManifestsConfig(AssetConfig):
         stage_spec(
             f"{role}_manifest",
             f"The {meaning} of one split as a CSV: clip, label, label_index, film, role, size.",
+            MANIFEST_TABLES[role],
             skippable=True,
         )
         for role, meaning in (
@@ -225,7 +227,7 @@ class ClassIndexConfig(AssetConfig):
     """The class index has no options."""
 
 
-@stage_asset("class_index")
+@stage_asset("class_index", CLASS_INDEX)
 def class_index(
     context: dg.AssetExecutionContext, config: ClassIndexConfig, store: ArtifactStore
 ) -> dg.MaterializeResult:

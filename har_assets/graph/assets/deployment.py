@@ -9,6 +9,7 @@ from har_assets.graph.asset import AssetConfig, stage_asset
 from har_assets.graph.publishing import made, publish, result_of
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
+from har_assets.model.files import ENGINE, ONNX
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
 
@@ -19,6 +20,7 @@ class OnnxConfig(OnnxOptions, AssetConfig):
 
 @stage_asset(
     "onnx_model",
+    ONNX,
     check_specs=[dg.AssetCheckSpec("parity_with_checkpoint", asset="onnx_model", blocking=True)],
 )
 def onnx_model(
@@ -63,6 +65,7 @@ class EngineConfig(TrtEngineOptions, AssetConfig):
 
 @stage_asset(
     "trt_engine",
+    ENGINE,
     check_specs=[dg.AssetCheckSpec("parity_with_onnx", asset="trt_engine", blocking=True)],
 )
 def trt_engine(

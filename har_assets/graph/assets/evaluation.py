@@ -10,7 +10,7 @@ from har_assets.graph.asset import AssetConfig, stage_asset
 from har_assets.graph.publishing import made, result_of
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
-from har_assets.report.options import PredictionOptions
+from har_assets.report.options import PREDICTION_TABLE, PredictionOptions
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
 
@@ -23,7 +23,7 @@ class PredictionConfig(PredictionOptions, AssetConfig):
     """How test videos are scored."""
 
 
-@stage_asset("test_predictions")
+@stage_asset("test_predictions", PREDICTION_TABLE)
 def test_predictions(
     context: dg.AssetExecutionContext, config: PredictionConfig, store: ArtifactStore, mlflow: MlflowTracking
 ) -> dg.MaterializeResult:

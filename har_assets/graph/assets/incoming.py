@@ -21,7 +21,7 @@ from har_assets.incoming.background import in_background
 from har_assets.incoming.folder import partition_key
 from har_assets.incoming.options import IncomingOptions
 from har_assets.incoming.predict import Given, IncomingRun, LeftOut, Outcome
-from har_assets.incoming.results import Results, update_table
+from har_assets.incoming.results import PREDICTIONS, Results, update_table
 from har_assets.model.files import ONNX
 from har_assets.model.published import deployed_precision, refuse_failed_parity
 from har_assets.system.files import hash_of
@@ -40,6 +40,7 @@ class IncomingConfig(IncomingOptions, AssetConfig):
 
 @stage_asset(
     NAME,
+    PREDICTIONS,
     partitions_def=INCOMING_PARTITIONS,
     backfill_policy=dg.BackfillPolicy.single_run(),
     # Each video is reported by itself, as soon as it is predicted.

@@ -8,7 +8,7 @@ from har_assets.graph.assets.dataset import data_here
 from har_assets.graph.publishing import publish
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
-from har_assets.report.options import ReportOptions
+from har_assets.report.options import PAGE, ReportOptions
 from har_assets.store.product import Build, Product
 
 
@@ -16,7 +16,7 @@ class ReportConfig(ReportOptions, AssetConfig):
     """Choice of the single videos on the page."""
 
 
-@stage_asset("evaluation_report")
+@stage_asset("evaluation_report", PAGE)
 def evaluation_report(
     context: dg.AssetExecutionContext, config: ReportConfig, store: ArtifactStore, mlflow: MlflowTracking
 ) -> dg.MaterializeResult:

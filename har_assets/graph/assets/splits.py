@@ -29,11 +29,13 @@ from har_assets.graph.resources.store import ArtifactStore
 from har_assets.graph.stage import MANIFESTS, SHARED_BY_SPLITS, STAGES
 from har_assets.model.recipe import CheckpointOptions
 from har_assets.options import wrong_options
+from har_assets.report.options import PREDICTION_TABLE
 from har_assets.store.opening import StoreLocation
 from har_assets.store.product import Build, Product
 from har_assets.store.protocol import Store
 from har_assets.store.record import Artifact
 from har_assets.system.files import Log, hash_of, silent
+from har_assets.system.tables import Column, Table
 
 SPLIT_NUMBERS = ("1", "2", "3")
 
@@ -47,7 +49,20 @@ PARTS = {
 }
 """The parts of a split in order, as `changes` names them, each with the stage that has its configuration."""
 
-FIGURES = ("top1", "top5", "mean_class_accuracy")
+FIGURES = {
+    "top1": "Share of the test videos whose most likely class is the true one, 0 to 1.",
+    "top5": "Share of them whose true class is among the five most likely ones.",
+    "mean_class_accuracy": "Mean over the classes of the share of right answers.",
+}
+
+SPLITS_TABLE = Table(
+    "splits.csv",
+    {
+        "split": Column("int", "Number of the official split."),
+        **{name: Column("float", meaning) for name, meaning in FIGURES.items()},
+        "videos": Column("int", "Test videos."),
+    },
+)
 
 PUBLISHED_FIGURES = "published.csv"
 
@@ -110,7 +125,12 @@ def part_config(part: str, config: SplitConfig, store: ArtifactStore, split: str
         ) from None
 
 
-@stage_asset("split_evaluation", partitions_def=SPLITS_PARTITIONS, backfill_policy=dg.BackfillPolicy.single_run())
+@stage_asset(
+    "split_evaluation",
+    PREDICTION_TABLE,
+    partitions_def=SPLITS_PARTITIONS,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+)
 def split_evaluation(
     context: dg.AssetExecutionContext,
     config: SplitConfig,
@@ -206,7 +226,7 @@ class BenchmarkConfig(AssetConfig):
     """The mean of the three splits has no options."""
 
 
-@stage_asset("hmdb51_benchmark")
+@stage_asset("hmdb51_benchmark", SPLITS_TABLE)
 def hmdb51_benchmark(
     context: dg.AssetExecutionContext, config: BenchmarkConfig, store: ArtifactStore
 ) -> dg.MaterializeResult:
@@ -247,14 +267,14 @@ def benchmark_product(build: Build, tested: dict[str, Artifact], ours: dict[str,
     for name in FIGURES:
         values = [found.record.metadata[name] for found in tested.values()]
         figures[name] = {"mean": statistics.fmean(values), "deviation": statistics.stdev(values)}
-    _write_table(build, "splits.csv", rows)
+    _write_table(build, SPLITS_TABLE.file, rows)
     dataset = f"{record.lineage['dataset']}{' (synthetic)' if record.lineage['synthetic'] else ''}"
     top1 = figures["top1"]
     words = f"top-1 {top1['mean']:.3f} ± {top1['deviation']:.3f}, the mean of three splits of {dataset}"
     metadata: dict[str, Any] = {"figures": figures, "splits": rows}
     if ours:
         mean = f"{100 * top1['mean']:.1f}"
-        comparison = [{**ours, "top1_percent": mean, "source": "splits.csv", "read_at": ""}, *published_figures()]
+        comparison = [{**ours, "top1_percent": mean, "source": SPLITS_TABLE.file, "read_at": ""}, *published_figures()]
         _write_table(build, "comparison.csv", comparison)
         metadata["comparison"] = comparison
     else:

@@ -16,6 +16,7 @@ from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.graph.run_config import shared_value
 from har_assets.graph.stage import STAGES
+from har_assets.model.files import CHECKPOINT, WEIGHTS
 from har_assets.model.recipe import CheckpointOptions
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
@@ -36,7 +37,7 @@ class WeightsConfig(AssetConfig):
     configuration where it says `pretrained: true`, else none."""
 
 
-@stage_asset("pretrained_weights")
+@stage_asset("pretrained_weights", WEIGHTS)
 def pretrained_weights(
     context: dg.AssetExecutionContext, config: WeightsConfig, store: ArtifactStore
 ) -> dg.MaterializeResult:
@@ -58,7 +59,7 @@ def _network_to_start_from_weights(context: dg.AssetExecutionContext) -> str:
     return str(shared_value(context, "trained_checkpoint", "network", TrainingConfig().network))
 
 
-@stage_asset("trained_checkpoint")
+@stage_asset("trained_checkpoint", CHECKPOINT)
 def trained_checkpoint(
     context: dg.AssetExecutionContext,
     config: TrainingConfig,
