@@ -21,6 +21,7 @@ from har_assets.graph.assets.report import evaluation_report
 from har_assets.graph.assets.serving import serving_model
 from har_assets.graph.assets.splits import hmdb51_benchmark, split_evaluation
 from har_assets.graph.assets.training import pretrained_weights, trained_checkpoint
+from har_assets.graph.described import described
 from har_assets.graph.io import product_reader
 from har_assets.graph.jobs import ASSET_JOBS, OP_JOBS
 from har_assets.graph.resources.dvc import Dvc
@@ -65,7 +66,7 @@ for sentence in unknown().values():
     logging.getLogger(__name__).warning(sentence)
 
 defs = dg.Definitions(
-    assets=ASSETS,
+    assets=described(ASSETS),
     asset_checks=[data_unspoiled],
     jobs=[*ASSET_JOBS, *OP_JOBS],
     schedules=SCHEDULES,

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from har_assets.graph.asset import AssetConfig
+from har_assets.graph.asset import MAIN, AssetConfig
 from har_assets.graph.dagster_private import add_run_tags
 from har_assets.graph.failures import failures_in_words
 from har_assets.graph.resources.mlflow import MlflowTracking
@@ -17,6 +17,7 @@ from har_assets.graph.stage import STAGES
 from har_assets.store.building import ProductKey, find_or_build
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
+from har_assets.system.tables import Table
 from har_assets.tracking.run_log import RunLog
 
 
@@ -152,6 +153,9 @@ def result_of(artifact: Artifact, unchanged: bool) -> dg.MaterializeResult:
     }
     for name, value in housekeeping.items():  # after the figures, which a person looks for first
         metadata.setdefault(name, value)
+    main = MAIN.get(record.asset)
+    if isinstance(main, Table):
+        metadata["dagster/row_count"] = main.count(artifact.file(main.file))
     for name, entry in record.files.items():
         if len(record.files) <= 8:
             metadata[f"sha256/{name}"] = entry["sha256"]

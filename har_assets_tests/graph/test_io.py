@@ -1,6 +1,7 @@
 """Products in a notebook: `defs.load_asset_value` on a real project, in a folder and in a bucket."""
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -18,11 +19,12 @@ from har_assets.graph.resources.store import ArtifactStore
 from har_assets.graph.stage import STAGES
 from har_assets.incoming.results import COLUMNS, PREDICTIONS
 from har_assets.model.files import ONNX
+from har_assets.runtime.tables import BENCHMARK_COLUMNS
 from har_assets.store.opening import open_store
 from har_assets.store.record import describe_files
 from har_assets.system.tables import Table
 from har_assets_tests.incoming.server import publish_model
-from har_assets_tests.project import REPOSITORY, Project, make_own_videos, materialize_here
+from har_assets_tests.project import REPOSITORY, Project, execute_here, make_own_videos, materialize_here
 from har_assets_tests.published import make_record, publish
 
 if TYPE_CHECKING:
@@ -74,6 +76,39 @@ def test_the_lines_of_the_readme_give_the_table_with_its_types(project: Project)
     assert table["score_5"].isna().all()  # there are three classes
     assert (table["label_5"] == "").all()
     assert len(names["wrong"]) == sum(row["correct"] == "False" for row in rows) > 0
+
+
+def test_the_declared_columns_are_those_of_the_file_and_its_rows_are_counted(made: Project) -> None:
+    names = ("train_manifest", "val_manifest", "test_predictions", "class_index")
+    for name in names:
+        (event,) = execute_here(made, f"key:{name}", {}).get_asset_materialization_events()
+        shown = defs.resolve_assets_def(name).metadata_by_key[dg.AssetKey(name)]["dagster/column_schema"]
+        table = MAIN[name]
+        assert isinstance(table, Table)
+        with made.latest(name).file(table.file).open(newline="") as file:
+            header, *rows = csv.reader(file)
+        assert [column.name for column in shown.columns] == header, name
+        assert event.materialization.metadata["dagster/row_count"].value == len(rows), name
+
+
+def test_the_declared_columns_of_a_benchmark_are_those_of_its_rows_and_of_the_machine() -> None:
+    from har_assets.runtime.benchmark import PACKAGES, Row, describe_machine
+
+    machine = [name for name in describe_machine() if name not in PACKAGES]
+    assert list(BENCHMARK_COLUMNS) == [*(field.name for field in dataclasses.fields(Row)), *machine]
+
+
+def test_every_asset_has_owners_and_leads_to_its_function() -> None:
+    for name in STAGES:
+        spec = defs.resolve_assets_def(name).get_asset_spec(dg.AssetKey(name))
+        assert spec.owners, name
+        found = spec.metadata["dagster/code_references"]
+        (reference,) = found.code_references
+        assert isinstance(reference, dg.LocalFileCodeReference)
+        assert reference.line_number
+        lines = Path(reference.file_path).read_text().splitlines()[reference.line_number - 1 :]
+        function = "manifests" if name.endswith("_manifest") else name
+        assert next(line for line in lines if line.startswith("def ")).startswith(f"def {function}("), name
 
 
 def test_a_class_called_na_is_a_text(project: Project) -> None:

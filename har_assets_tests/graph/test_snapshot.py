@@ -26,6 +26,8 @@ def described(key: dg.AssetKey) -> dict[str, Any]:
     return {
         "deps": sorted(parent.to_user_string() for parent in node.parent_keys),
         "group": spec.group_name,
+        "owners": list(spec.owners),
+        "columns": columns(spec.metadata),
         "kinds": sorted(spec.kinds),
         "description": spec.description,
         "code_version": spec.code_version,
@@ -38,6 +40,11 @@ def described(key: dg.AssetKey) -> dict[str, Any]:
         },
         **(of_the_op(definition) if definition.is_materializable else {}),
     }
+
+
+def columns(metadata: Any) -> dict[str, str]:
+    found = metadata.get("dagster/column_schema")
+    return {column.name: f"{column.type}: {column.description}" for column in found.columns} if found else {}
 
 
 def of_the_op(definition: dg.AssetsDefinition) -> dict[str, Any]:

@@ -215,6 +215,7 @@ def _metadata_of(found: Artifact) -> dict[str, Any]:
     record = found.record
     return {
         "headline": record.headline,
+        "dagster/row_count": record.metadata["videos"],
         **{name: record.metadata[name] for name in (*FIGURES, "videos", "quarantined")},
         "mlflow_run": record.metadata.get("mlflow_run", "none: tracking is off"),
         "folder": dg.MetadataValue.path(found.address),
