@@ -135,7 +135,8 @@ class Call:
 
 CALLS = [
     Call("add_run_tags", f"{INSTANCE}.add_run_tags", 2),
-    Call("fail_run", f"{INSTANCE}.report_run_failed", 2),
+    Call("end_run", f"{INSTANCE}.report_run_failed", 2),
+    Call("end_run", f"{INSTANCE}.report_run_canceled", 2),
     Call("failures_of", f"{INSTANCE}.all_logs", 1, ("of_type",)),
     Call("count_runs", f"{INSTANCE}.get_runs_count", 1),
     Call("make_pool", f"{EVENT_LOG}.initialize_concurrency_limit_to_default", 1),
@@ -197,6 +198,9 @@ def test_a_method_takes_what_is_passed_to_it(call: Call) -> None:
 
 ATTRIBUTES = [
     ("failure_reason", "dagster:DagsterEvent.step_failure_data"),
+    ("is_interrupted", "dagster:DagsterEvent.engine_event_data"),
+    ("is_interrupted", "dagster._core.events:EngineEventData.interrupted"),
+    ("is_started_again", "dagster:DagsterRun.is_complete_and_waiting_to_retry"),
     ("module_of_run", "dagster:DagsterRun.job_code_origin"),
     ("events_are_in_a_file", f"{INSTANCE}.event_log_storage"),
     ("slot_holders", f"{EVENT_LOG}.supports_global_concurrency_limits"),
@@ -228,6 +232,11 @@ def test_every_function_of_the_module_has_a_case() -> None:
     ("path", "fields", "use"),
     [
         ("dagster:DagsterRun", {"run_id", "job_name", "asset_selection", "asset_check_selection"}, "refuse empty runs"),
+        (
+            "dagster:DagsterRun",
+            {"remote_job_origin", "parent_run_id"},
+            "leave runs of a terminal to whoever typed them",
+        ),
         (
             "dagster._core.execution.plan.objects:StepFailureData",
             {"user_failure_data", "error_display_string"},

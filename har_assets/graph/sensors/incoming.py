@@ -19,6 +19,7 @@ from har_assets.graph.assets.incoming import INCOMING_PARTITIONS, NAME
 from har_assets.graph.dagster_private import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
+    MAX_RETRIES_TAG,
     RUN_KEY_TAG,
     existing_partitions,
     page_of_partitions,
@@ -62,6 +63,7 @@ def run_request(key: str, first: str, last: str, videos: int) -> dg.RunRequest:
             ASSET_PARTITION_RANGE_START_TAG: first,
             ASSET_PARTITION_RANGE_END_TAG: last,
             "har/videos": str(videos),
+            MAX_RETRIES_TAG: "0",  # the ledger asks for the videos of a failed run again
         },
     )
 
