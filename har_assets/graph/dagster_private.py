@@ -64,10 +64,13 @@ from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_START_TAG as ASSET_PARTITION_RANGE_START_TAG,  # ask for one run of many new videos
 )
 from dagster._core.storage.tags import (
+    AUTO_RETRY_RUN_ID_TAG as AUTO_RETRY_RUN_ID_TAG,  # send one alert about a run that is started again
+)
+from dagster._core.storage.tags import (
     HIDDEN_TAG_PREFIX as HIDDEN_TAG_PREFIX,  # keep its own tags of runs out of the web UI
 )
 from dagster._core.storage.tags import (
-    MAX_RETRIES_TAG as MAX_RETRIES_TAG,  # leave the repetition of a run to the ledger of new videos
+    MAX_RETRIES_TAG as MAX_RETRIES_TAG,  # have no run started again that somebody has ended
 )
 from dagster._core.storage.tags import (
     RUN_KEY_TAG as RUN_KEY_TAG,  # find the run that a sensor has asked for
@@ -125,9 +128,24 @@ def add_run_tags(instance: dg.DagsterInstance, run_id: str, tags: Mapping[str, s
     instance.add_run_tags(run_id, tags)
 
 
-def fail_run(instance: dg.DagsterInstance, run: dg.DagsterRun, why: str) -> None:
-    """Mark a run failed whose process can no longer do so."""
-    instance.report_run_failed(run, why)
+def end_run(instance: dg.DagsterInstance, run: dg.DagsterRun, why: str) -> None:
+    """Mark a run failed whose process can no longer do so, or canceled where somebody has terminated it."""
+    if run.status == dg.DagsterRunStatus.CANCELING:
+        instance.report_run_canceled(run, why)
+    else:
+        instance.report_run_failed(run, why)
+
+
+def is_interrupted(event: dg.DagsterEvent) -> bool:
+    """Recognise the event in which an executor says that it was terminated, by a signal or in the web UI."""
+    if not event.is_engine_event or event.engine_event_data.error:
+        return False
+    return "steps_interrupted" in event.engine_event_data.metadata
+
+
+def is_started_again(run: dg.DagsterRun, within_s: float) -> bool:
+    """Tell a failed run in whose place the daemon has started another one, or will within so many seconds."""
+    return AUTO_RETRY_RUN_ID_TAG in run.tags or (within_s > 0 and run.is_complete_and_waiting_to_retry)
 
 
 def failures_of(instance: dg.DagsterInstance, run_id: str) -> list[dg.DagsterEvent]:

@@ -135,7 +135,8 @@ class Call:
 
 CALLS = [
     Call("add_run_tags", f"{INSTANCE}.add_run_tags", 2),
-    Call("fail_run", f"{INSTANCE}.report_run_failed", 2),
+    Call("end_run", f"{INSTANCE}.report_run_failed", 2),
+    Call("end_run", f"{INSTANCE}.report_run_canceled", 2),
     Call("failures_of", f"{INSTANCE}.all_logs", 1, ("of_type",)),
     Call(
         "step_in_progress",
@@ -204,6 +205,9 @@ ATTRIBUTES = [
     ("failure_reason", "dagster:DagsterEvent.step_failure_data"),
     ("step_end", "dagster:DagsterEvent.step_failure_data"),
     ("step_in_progress", "dagster._core.execution.context.system:StepExecutionContext.step"),
+    ("is_interrupted", "dagster:DagsterEvent.engine_event_data"),
+    ("is_interrupted", "dagster._core.events:EngineEventData.interrupted"),
+    ("is_started_again", "dagster:DagsterRun.is_complete_and_waiting_to_retry"),
     ("module_of_run", "dagster:DagsterRun.job_code_origin"),
     ("events_are_in_a_file", f"{INSTANCE}.event_log_storage"),
     ("slot_holders", f"{EVENT_LOG}.supports_global_concurrency_limits"),
@@ -235,6 +239,11 @@ def test_every_function_of_the_module_has_a_case() -> None:
     ("path", "fields", "use"),
     [
         ("dagster:DagsterRun", {"run_id", "job_name", "asset_selection", "asset_check_selection"}, "refuse empty runs"),
+        (
+            "dagster:DagsterRun",
+            {"remote_job_origin", "parent_run_id"},
+            "leave runs of a terminal to whoever typed them",
+        ),
         (
             "dagster._core.execution.plan.objects:StepFailureData",
             {"user_failure_data", "error_display_string", "error_source"},

@@ -3,6 +3,8 @@
 After kill -9 of `dagster asset materialize` Dagster leaves the run STARTED and its slot of the pool `gpu` taken, and
 every later training waits for ever. So the executor writes host, process and start time of the process into tags of
 each run. Before a run begins, it ends the runs of this host whose process is gone; dead_run_sensor does the same.
+Dagster's run_monitoring does not: its default run launcher cannot say whether a process lives. Its run_retries then
+starts the runs again that the daemon had started.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
 from har_assets.graph.dagster_private import (
     HIDDEN_TAG_PREFIX,
-    fail_run,
+    end_run,
     free_slots_of,
     hand_out_free_slots,
     module_of_run,
@@ -29,6 +31,9 @@ from har_assets.tracking.outbox import settle
 
 HOST_TAG = f"{HIDDEN_TAG_PREFIX}har_host"
 PROCESS_TAG = f"{HIDDEN_TAG_PREFIX}har_process"
+RUN_TAG = f"{HIDDEN_TAG_PREFIX}har_run"
+"""Tag of a run: its own id, noted with its process. A run that repeats another one inherits all tags of that one."""
+
 OUTBOX_TAG = f"{HIDDEN_TAG_PREFIX}har_mlflow_outbox"
 """Tag of a run: the folder in which its steps keep what MLflow has not received yet."""
 
@@ -41,9 +46,14 @@ SECONDS_BETWEEN_QUESTIONS = 10
 UNFINISHED = [DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.CANCELING]
 
 
+def process_of(run: DagsterRun) -> str | None:
+    """The process that executes a run, `number@start`; None before the run has noted it."""
+    return run.tags.get(PROCESS_TAG) if run.tags.get(RUN_TAG, run.run_id) == run.run_id else None
+
+
 def is_dead(run: DagsterRun) -> bool:
     """True when the run was executed by a process of this host that is gone; False where that is unknown."""
-    process = run.tags.get(PROCESS_TAG)
+    process = process_of(run)
     if not process or run.tags.get(HOST_TAG) != this_host():
         return False
     return process_name(int(process.split("@")[0])) != process
@@ -54,7 +64,7 @@ def is_mute(record: dg.RunRecord) -> bool:
     run = record.dagster_run
     return (
         run.status == DagsterRunStatus.STARTED
-        and PROCESS_TAG not in run.tags
+        and process_of(run) is None
         and module_of_run(run).partition(".")[0] == "har_assets"
         and record.start_time is not None
         and time.time() - record.start_time > MUTE_S
@@ -81,8 +91,8 @@ def release_dead_runs(instance: DagsterInstance) -> list[str]:
     """Mark dead runs failed, free the slots of all ended runs; return the ids of the runs marked."""
     dead = dead_runs(instance)
     for run in dead:
-        process = f"process {run.tags[PROCESS_TAG]}" if PROCESS_TAG in run.tags else "process"
-        fail_run(instance, run, f"Its {process} ended without a word (killed?).")
+        process = " ".join(filter(None, ("process", process_of(run))))
+        end_run(instance, run, f"Its {process} ended without a word (killed?).")
     free_lost_slots(instance)
     # Last, as MLflow may be slow or away.
     for outbox in {run.tags[OUTBOX_TAG] for run in dead if OUTBOX_TAG in run.tags}:
@@ -111,7 +121,7 @@ def end_with_run(instance: DagsterInstance, run_id: str) -> None:
     another machine has ended is read from Dagster's database.
     """
     run = instance.get_run_by_id(run_id)
-    process = run.tags.get(PROCESS_TAG) if run else None
+    process = process_of(run) if run else None
     if run is None or process is None or process == process_name(os.getpid()):
         return
     from sqlalchemy.exc import SQLAlchemyError

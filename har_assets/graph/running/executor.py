@@ -10,6 +10,7 @@ from dagster import DagsterEvent, Executor, multiprocess_executor
 
 from har_assets.graph.dagster_private import (
     IMPLICIT_ASSET_JOB_NAME,
+    MAX_RETRIES_TAG,
     MULTIPROCESS_CONFIG,
     ExecutionPlan,
     PlanOrchestrationContext,
@@ -17,10 +18,14 @@ from har_assets.graph.dagster_private import (
     StepDependencyConfig,
     add_run_tags,
     failure_reason,
+    is_interrupted,
 )
 from har_assets.graph.failures import SentenceFailure
-from har_assets.graph.running.dead_runs import HOST_TAG, PROCESS_TAG, release_dead_runs
+from har_assets.graph.running.dead_runs import HOST_TAG, PROCESS_TAG, RUN_TAG, release_dead_runs
 from har_assets.system.processes import process_name, this_host
+
+NEVER_AGAIN = {MAX_RETRIES_TAG: "0"}
+"""Tags of a run that somebody has ended: the daemon does not start it again, whatever becomes of its process."""
 
 
 class SurvivingExecutor(Executor):
@@ -49,15 +54,23 @@ class SurvivingExecutor(Executor):
                 "shows all), or run `dagster job execute -m har_assets -j whole_road` to build everything."
             )
         process = process_name(os.getpid())
-        if process:
-            add_run_tags(instance, run.run_id, {HOST_TAG: this_host(), PROCESS_TAG: process})
+        tags = {HOST_TAG: this_host(), PROCESS_TAG: process, RUN_TAG: run.run_id} if process else {}
+        if run.remote_job_origin is None:  # of `dagster asset materialize`: whoever typed that repeats it
+            tags |= NEVER_AGAIN
+        add_run_tags(instance, run.run_id, tags)
         for dead in release_dead_runs(instance):
             plan_context.log.warning(f"Run {dead} had died: marked failed, its slots freed.")
         failures = []
-        for event in self.inner.execute(plan_context, execution_plan):
-            if event.is_step_failure:
-                failures.append(f"{event.step_key} failed: {failure_reason(event)}")
-            yield event
+        try:
+            for event in self.inner.execute(plan_context, execution_plan):
+                if event.is_step_failure:
+                    failures.append(f"{event.step_key} failed: {failure_reason(event)}")
+                if is_interrupted(event):  # noted before its steps end: it may be killed while they do
+                    add_run_tags(instance, run.run_id, NEVER_AGAIN)
+                yield event
+        except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+            add_run_tags(instance, run.run_id, NEVER_AGAIN)
+            raise
         for failure in failures:
             # Last in the log and without a stack trace, where a person looks for it.
             plan_context.log.error(failure)

@@ -18,13 +18,24 @@ import dagster as dg
 from dagster import DagsterInstance, DagsterRunStatus, RunRecord, RunsFilter
 
 from har_assets import settings
-from har_assets.graph.dagster_private import HIDDEN_TAG_PREFIX, add_run_tags, failure_reason, failures_of
+from har_assets.graph.dagster_private import (
+    HIDDEN_TAG_PREFIX,
+    add_run_tags,
+    failure_reason,
+    failures_of,
+    is_started_again,
+)
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.sensors.delivery import Alert, Way, compose, deliver, iso, ways
 from har_assets.graph.sensors.tick_alerts import tick_alerts
 
 SENT_TAG = f"{HIDDEN_TAG_PREFIX}har_alert_"
-"""Beginning of the tag that records when the message about a run was sent; the key of the way follows."""
+"""Beginning of the tag that records when the message about a run was sent; the key of the way follows.
+
+A run that repeats another one inherits the tags of that one, so the tag of such a run names it before the way."""
+
+STARTED_AGAIN_S = 120.0
+"""Seconds in which the daemon has to start a killed run again; the message about one that it does not is sent then."""
 
 WAYS = (settings.ALERTS, settings.ALERT_WEBHOOK, settings.ALERT_MAIL)
 """Setting any of these switches the sensor on."""
@@ -53,7 +64,10 @@ def message_of(instance: DagsterInstance, record: RunRecord, url: str) -> dict[s
 
 
 def run_alerts(instance: DagsterInstance, by: Sequence[Way], link: MlflowTracking, since: float) -> list[Alert]:
-    """Make the alerts about runs that have failed after `since` (seconds of the epoch), the oldest first."""
+    """Make the alerts about runs that have failed after `since` (seconds of the epoch), the oldest first.
+
+    A killed run that is started again gets none: the last run in its place does, should that fail.
+    """
     records = instance.get_run_records(
         RunsFilter(statuses=[DagsterRunStatus.FAILURE], updated_after=datetime.fromtimestamp(since, UTC)),
         order_by="update_timestamp",
@@ -63,14 +77,16 @@ def run_alerts(instance: DagsterInstance, by: Sequence[Way], link: MlflowTrackin
     for record in records:
         run = record.dagster_run
 
-        def note(key: str, outcome: str, run_id: str = run.run_id) -> None:
-            add_run_tags(instance, run_id, {SENT_TAG + key: outcome})
+        tag = SENT_TAG + (f"{run.run_id}_" if run.parent_run_id else "")
 
-        sent = {tag.removeprefix(SENT_TAG) for tag in run.tags}
+        def note(key: str, outcome: str, run_id: str = run.run_id, tag: str = tag) -> None:
+            add_run_tags(instance, run_id, {tag + key: outcome})
+
+        sent = {name.removeprefix(tag) for name in run.tags}
         waiting = {way.key for way in by if not sent & {way.key, way.kind}}
         message = partial(message_of, instance, record, link.dagster_url(run.run_id))
         failed_at = record.end_time or record.create_timestamp.timestamp()
-        if failed_at >= since:
+        if failed_at >= since and not is_started_again(run, failed_at + STARTED_AGAIN_S - time.time()):
             found.append(Alert(failed_at, message, waiting, note))
     return found
 
@@ -81,11 +97,11 @@ def run_alerts(instance: DagsterInstance, by: Sequence[Way], link: MlflowTrackin
     default_status=dg.DefaultSensorStatus.RUNNING
     if any(setting.get() for setting in WAYS)
     else dg.DefaultSensorStatus.STOPPED,
-    description="Every 30 seconds: for each run that has failed, whoever started it, JSON is posted to "
-    f"{settings.ALERT_WEBHOOK}, mail is sent to {settings.ALERT_MAIL} by the server {settings.SMTP_HOST}, and the "
-    f"services of {settings.ALERTS} are told; off while none is set. What cannot be delivered is tried again for a "
-    "day, and holds up nothing else. Costs one query, and a request or mail a failure. The same for a sensor, a "
-    "schedule or the automation that raises, once a streak.",
+    description="Every 30 seconds: for each run that has failed, whoever started it, and that is not started again by "
+    f"itself, JSON is posted to {settings.ALERT_WEBHOOK}, mail is sent to {settings.ALERT_MAIL} by the server "
+    f"{settings.SMTP_HOST}, and the services of {settings.ALERTS} are told; off while none is set. What cannot be "
+    "delivered is tried again for a day, and holds up nothing else. Costs one query, and a request or mail a failure. "
+    "The same for a sensor, a schedule or the automation that raises, once a streak.",
 )
 def alert_sensor(context: dg.SensorEvaluationContext, mlflow: MlflowTracking) -> dg.SkipReason:
     """Send the messages about failed runs and failed ticks."""

@@ -16,7 +16,14 @@ from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from har_assets.graph.resources.mlflow import MlflowTracking
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.graph.running import dead_runs as runs
-from har_assets.graph.running.dead_runs import HOST_TAG, OUTBOX_TAG, PROCESS_TAG, dead_runs, release_dead_runs
+from har_assets.graph.running.dead_runs import (
+    HOST_TAG,
+    OUTBOX_TAG,
+    PROCESS_TAG,
+    RUN_TAG,
+    dead_runs,
+    release_dead_runs,
+)
 from har_assets.graph.sensors.dead_runs import dead_run_sensor
 from har_assets.system.processes import process_name, this_host
 from har_assets.tracking.client import client_of
@@ -58,6 +65,35 @@ def test_only_runs_of_dead_processes_of_this_host_are_dead(instance: DagsterInst
     started_run(instance, ended_process(), host="elsewhere/boot")
     started_run(instance, None)
     assert {run.run_id for run in dead_runs(instance)} == {gone, reused}
+
+
+def test_a_run_that_repeats_another_one_is_not_taken_for_its_dead_process(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dagster hands every tag of a run on to the run that repeats it, by a click or by itself."""
+    me = process_name(os.getpid())
+    assert me is not None
+    first = started_run(instance, ended_process())
+    instance.add_run_tags(first, {RUN_TAG: first})
+    run = instance.get_run_by_id(first)
+    assert run is not None
+    again = instance.create_run_for_job(
+        nothing, status=DagsterRunStatus.STARTED, tags={**run.tags}, parent_run_id=first, root_run_id=first
+    )
+    assert [run.run_id for run in dead_runs(instance)] == [first]
+    instance.add_run_tags(again.run_id, {PROCESS_TAG: me, RUN_TAG: again.run_id})
+    assert [run.run_id for run in dead_runs(instance)] == [first]
+    instance.add_run_tags(again.run_id, {PROCESS_TAG: ended_process()})
+    assert {run.run_id for run in dead_runs(instance)} == {first, again.run_id}
+
+
+def test_a_dead_run_that_somebody_has_terminated_is_canceled(instance: DagsterInstance) -> None:
+    tags = {HOST_TAG: this_host(), PROCESS_TAG: ended_process()}
+    run = instance.create_run_for_job(nothing, status=DagsterRunStatus.CANCELING, tags=tags)
+    assert release_dead_runs(instance) == [run.run_id]
+    ended = instance.get_run_by_id(run.run_id)
+    assert ended is not None
+    assert ended.status == DagsterRunStatus.CANCELED
 
 
 def test_a_run_that_ends_well_while_it_is_looked_at_is_not_dead(

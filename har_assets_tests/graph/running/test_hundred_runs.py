@@ -226,6 +226,13 @@ UNFINISHED = [
 ]
 
 
+def is_at_work(instance: DagsterInstance) -> bool:
+    """Whether a run is unfinished, or about to be started again."""
+    failed = instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.FAILURE]))
+    waiting = any(run.is_complete_and_waiting_to_retry for run in failed)
+    return waiting or instance.get_runs_count(RunsFilter(statuses=UNFINISHED)) > 0
+
+
 @dataclass
 class Fault:
     """One kill."""
@@ -378,9 +385,7 @@ def test_a_hundred_queued_runs_and_twenty_kills(site: Site, capsys: pytest.Captu
             with capsys.disabled():
                 print(f"{faults[-1].at - began:6.1f} s  {what}: {faults[-1].hit}; {unfinished} runs unfinished")
             assert unfinished, "the kills come too late"
-        wait_for(
-            lambda: not instance.get_runs_count(RunsFilter(statuses=UNFINISHED)), DRAIN_S, "the end of all runs", 1
-        )
+        wait_for(lambda: not is_at_work(instance), DRAIN_S, "the end of all runs", 1)
         ended = time.time()
         runs = {run.run_id: run for run in instance.get_runs()}
         report(instance, asked, faults, began, ended, capsys)
@@ -392,6 +397,14 @@ def test_a_hundred_queued_runs_and_twenty_kills(site: Site, capsys: pytest.Captu
             print(f"slots, MLflow and processes free {time.time() - ended:.0f} s after the last end of a run")
 
         delays = []
+        for run in runs.values():
+            last_of_its_chain = not any(other.parent_run_id == run.run_id for other in runs.values())
+            if run.tags.get("dagster/will_retry") == "true":
+                assert not last_of_its_chain, f"run {run.run_id} was not started again"
+        for fault in faults:
+            if fault.run_id in asked and runs[fault.run_id].status == DagsterRunStatus.FAILURE:
+                assert runs[fault.run_id].tags["dagster/will_retry"] == "true"
+
         for run_id, asset in asked.items():
             assert runs[run_id].status in (DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE)
             if runs[run_id].status == DagsterRunStatus.SUCCESS:
@@ -489,6 +502,7 @@ def report(
 ) -> None:
     """Print what was killed, how runs ended, and how long killed workers were not noticed."""
     records = {record.dagster_run.run_id: record for record in instance.get_run_records()}
+    again = Counter(record.dagster_run.status.value for run_id, record in records.items() if run_id not in asked)
     ends: dict[str, Counter[str]] = {asset: Counter() for asset in asked.values()}
     for run_id, asset in asked.items():
         ends[asset][records[run_id].dagster_run.status.value] += 1
@@ -506,6 +520,7 @@ def report(
         for run_id, asset in asked.items():
             if records[run_id].dagster_run.status != DagsterRunStatus.SUCCESS:
                 print(f"  {run_id[:8]} {asset}: {last_words(instance, run_id)}")
+        print(f"started again by themselves: {dict(again)}")
         print(f"{ended - began:.0f} s in all, the last {ended - faults[-1].at:.0f} s after the last kill")
         print("a killed worker's run failed after " + ", ".join(f"{seconds:.1f}" for seconds in noticed) + " s")
 

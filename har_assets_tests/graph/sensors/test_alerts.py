@@ -25,7 +25,7 @@ from har_assets import defs
 from har_assets.errors import HarError
 from har_assets.graph.failures import failures_in_words
 from har_assets.graph.resources.mlflow import MlflowTracking
-from har_assets.graph.sensors import delivery
+from har_assets.graph.sensors import alerts, delivery
 from har_assets.graph.sensors.alerts import alert_sensor
 from har_assets.graph.sensors.delivery import Way, ways
 from har_assets.settings import fields
@@ -247,6 +247,57 @@ def test_a_failed_run_is_posted_once_with_its_reason_and_a_link(
     assert message["url"] == f"http://dagster.example/runs/{run_id}"
     assert reason in message["text"]
     assert message["ended"].endswith("+00:00")
+
+
+def killed(instance: dg.DagsterInstance, parent: dg.DagsterRun | None = None) -> dg.DagsterRun:
+    """A run whose worker was killed, in place of `parent`, whose tags it inherits as Dagster hands them on."""
+    run = instance.create_run_for_job(
+        defs.resolve_job_def("index_to_class"),
+        status=dg.DagsterRunStatus.STARTED,
+        tags=parent.tags if parent else {},
+        parent_run_id=parent.run_id if parent else None,
+        root_run_id=parent.root_run_id or parent.run_id if parent else None,
+    )
+    instance.report_run_failed(run, "Its process 17@4 ended without a word (killed?).")
+    return read(instance, run.run_id)
+
+
+def read(instance: dg.DagsterInstance, run_id: str) -> dg.DagsterRun:
+    run = instance.get_run_by_id(run_id)
+    assert run
+    return run
+
+
+def test_a_run_that_is_started_again_is_reported_by_its_last_failure(
+    sensor: Sensor, instance: dg.DagsterInstance, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = killed(instance)
+    instance.add_run_tags(first.run_id, {"dagster/will_retry": "true"})
+    assert sensor.tick() == "0 alerts sent"
+    second = killed(instance, first)
+    instance.add_run_tags(first.run_id, {"dagster/auto_retry_run_id": second.run_id})
+    instance.add_run_tags(second.run_id, {"dagster/will_retry": "false"})
+    assert sensor.tick() == "1 alerts sent"
+    assert [message["run_id"] for message in listener.got] == [second.run_id]
+
+    left = killed(instance)  # the daemon wanted to start it again, and has not
+    instance.add_run_tags(left.run_id, {"dagster/will_retry": "true"})
+    assert sensor.tick() == "0 alerts sent"
+    monkeypatch.setattr(alerts, "STARTED_AGAIN_S", 0)
+    assert sensor.tick() == "1 alerts sent"
+    assert sensor.tick() == "0 alerts sent"
+    assert [message["run_id"] for message in listener.got] == [second.run_id, left.run_id]
+
+
+def test_a_reported_run_that_is_repeated_by_a_click_and_fails_again_is_reported_again(
+    sensor: Sensor, instance: dg.DagsterInstance, listener: Listener
+) -> None:
+    runs = [killed(instance)]
+    for number in range(3):
+        assert sensor.tick() == "1 alerts sent", number
+        assert sensor.tick() == "0 alerts sent", number
+        runs.append(killed(instance, read(instance, runs[-1].run_id)))
+    assert [message["run_id"] for message in listener.got] == [run.run_id for run in runs[:3]]
 
 
 def test_a_run_that_ended_without_a_step_is_reported_with_what_dagster_says(
