@@ -30,13 +30,13 @@ class Tracking(Described):
     stopped_by: ClassVar[tuple[type[BaseException], ...]] = (KeyboardInterrupt,)
     """Exceptions that stop a step from outside: it ends as KILLED, where others end it as FAILED."""
 
-    tracking_uri: str = Field(default_factory=lambda: settings.read().mlflow_uri)
+    tracking_uri: str = Field(default_factory=lambda: settings.MLFLOW_URI.get() or settings.OWN_DATABASE)
     """Server (`http://...`) or database; empty trains without MLflow. Left out: that of the environment variable
     HAR_MLFLOW_URI, else a database in the project folder. Name no password in it, as it is shown and kept:
     PostgreSQL takes PGPASSWORD."""
     experiment: str = "har_assets"
     """Experiment that runs are filed under."""
-    artifact_root: str = Field(default_factory=lambda: settings.read().mlflow_files)
+    artifact_root: str = Field(default_factory=lambda: settings.MLFLOW_FILES.get() or "mlartifacts")
     """Folder or `s3://` address (HAR_MLFLOW_FILES) of run files for a new experiment in a database; a server decides
     for itself."""
     outbox: str = "mlflow_outbox"

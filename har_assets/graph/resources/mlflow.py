@@ -32,8 +32,13 @@ class MlflowTracking(OpTracking, dg.ConfigurableResource, dg.IAttachDifferentObj
     def __init__(self, **values: Any) -> None:
         for alias, name in ALIASES.items():
             value = values.pop(alias, None)
-            if value is not None and values.setdefault(name, value) != value:
+            if value is None:
+                continue
+            # Dagster hands on a default that a factory made as if it had been set.
+            default = type(self).model_fields[name].get_default(call_default_factory=True)
+            if values.get(name, default) not in (default, value):
                 raise HarError(f"{name} and {alias} of mlflow differ and mean the same: leave {alias} out.")
+            values[name] = value
         super().__init__(**values)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
