@@ -23,7 +23,7 @@ BAD_REQUESTS: dict[str, tuple[str, dict[str, dict[str, object]], str]] = {
     "an unknown source": ("raw_archive", {"raw_archive": {"source": "kinetics"}}, "There is no source 'kinetics'"),
     "a missing archive": ("raw_archive", {"raw_archive": {"source": "/nowhere/x.rar"}}, "There is no source"),
     "missing split lists": ("raw_archive", {"raw_archive": {"split_lists": "/nowhere"}}, "There are no split lists"),
-    "an unreadable archive": ("+key:video_clips", {"raw_archive": {"source": "GARBAGE"}}, "not a RAR, ZIP or TAR"),
+    "an unreadable archive": ("+key:video_clips", {"raw_archive": {"source": "GARBAGE"}}, "not a RAR, ZIP, 7z or TAR"),
     "an archive without videos": ("+key:video_clips", {"raw_archive": {"source": "EMPTY"}}, "video"),
     "a split outside 1..3": (
         "+key:test_manifest",
