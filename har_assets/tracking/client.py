@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -107,6 +108,11 @@ def experiment_of(client: Any, name: str, artifact_location: str) -> str:
     return str(found.experiment_id)
 
 
+def without_password(text: str) -> str:
+    """`text` with the password of each address in it as ***, for logs and pages."""
+    return re.sub(r"(://[^:/@\s]*):[^@/\s]*@", r"\1:***@", text)
+
+
 def one_line(error: BaseException, limit: int = 200) -> str:
     """The reason in an exception, short enough for a sentence.
 
@@ -116,5 +122,5 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     while (cause := innermost.__cause__ or innermost.__context__) is not None:
         innermost = cause
     text = str(innermost) if isinstance(innermost, OSError) and innermost.strerror else str(error)
-    words = " ".join(text.split("(Background on this error")[0].split()) or type(error).__name__
+    words = without_password(" ".join(text.split("(Background on this error")[0].split())) or type(error).__name__
     return words if len(words) <= limit else words[: limit - 1] + "…"

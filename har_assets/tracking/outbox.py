@@ -42,6 +42,7 @@ from har_assets.tracking.client import (
     one_line,
     settle_status,
     tie_test_figures,
+    without_password,
 )
 from har_assets.tracking.tags import STEP_TAG, TRAINING_ENDED_TAG
 
@@ -251,8 +252,8 @@ class Outbox:
                 code = ""
             if not there:
                 raise UndeliveredError(
-                    f"MLflow at {address.tracking_uri} has no run {address.run_id} any more: restore it there, or "
-                    f"remove {self.folder}.",
+                    f"MLflow at {without_password(address.tracking_uri)} has no run {address.run_id} any more: "
+                    f"restore it there, or remove {self.folder}.",
                     run_is_gone=True,
                 ) from error
             if code in REFUSED:
@@ -262,7 +263,9 @@ class Outbox:
             # The file store may be away and the server not: the status is not to wait for the file.
             with contextlib.suppress(Exception):
                 self._send([{"state": self.state}])
-        raise UndeliveredError(f"MLflow at {address.tracking_uri} does not take it ({reason}).") from error
+        raise UndeliveredError(
+            f"MLflow at {without_password(address.tracking_uri)} does not take it ({reason})."
+        ) from error
 
     def deliver_at_last(self, pauses_s: tuple[float, ...] = (2.0, 5.0)) -> None:
         """Send everything, once more after each pause; UndeliveredError when that does not help."""

@@ -19,7 +19,17 @@ from har_assets.errors import HarError
 from har_assets.options import Described
 from har_assets.system.confinement import confined, refuse_other_address
 from har_assets.system.processes import undisturbed
-from har_assets.tracking.client import DATABASES, FAILED, FINISHED, KILLED, RUNNING, client_of, experiment_of, one_line
+from har_assets.tracking.client import (
+    DATABASES,
+    FAILED,
+    FINISHED,
+    KILLED,
+    RUNNING,
+    client_of,
+    experiment_of,
+    one_line,
+    without_password,
+)
 from har_assets.tracking.outbox import Address, UndeliveredError, opened, report_settled, settle
 from har_assets.tracking.run_log import RunLog
 
@@ -87,9 +97,8 @@ class Tracking(Described):
         if not run_id:
             return ""
         if self.tracking_uri.startswith(("http://", "https://")):
-            return f"{self.tracking_uri.rstrip('/')}/#/runs/{run_id}"
-        without_password = re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", self.uri(Path()))
-        return f"{run_id}, shown by `mlflow ui --backend-store-uri {without_password}`"
+            return f"{without_password(self.tracking_uri).rstrip('/')}/#/runs/{run_id}"
+        return f"{run_id}, shown by `mlflow ui --backend-store-uri {without_password(self.uri(Path()))}`"
 
     def create_database(self, project: Path) -> None:
         """Make the tables of a database and the experiment where they are missing; nothing for a server."""
@@ -131,8 +140,9 @@ class Tracking(Described):
                 if error.run_is_gone:
                     outbox.discard()
                     raise HarError(
-                        f"MLflow at {self.uri(project)} has no run {run_id}, in which this model was trained: correct "
-                        "the tracking_uri of `mlflow`, restore the run, or set tracking_uri to '' to go on without."
+                        f"MLflow at {without_password(self.uri(project))} has no run {run_id}, in which this model was "
+                        "trained: correct the tracking_uri of `mlflow`, restore the run, or set tracking_uri to '' to "
+                        "go on without."
                     ) from error
                 report(f"{error} This step goes on; what it logs is kept in {outbox.folder}.")
             state = FAILED
@@ -162,6 +172,6 @@ class Tracking(Described):
             return Path(client.download_artifacts(run_id, name, str(folder)))
         except (MlflowException, OSError) as error:
             raise HarError(
-                f"MLflow at {self.uri(project)} has no {name} of run {run_id} ({one_line(error, 160)}): "
-                "name the run_id of a finished training."
+                f"MLflow at {without_password(self.uri(project))} has no {name} of run {run_id} "
+                f"({one_line(error, 160)}): name the run_id of a finished training."
             ) from error

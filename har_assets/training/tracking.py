@@ -32,6 +32,7 @@ from har_assets.tracking.client import (
     experiment_of,
     one_line,
     settle_status,
+    without_password,
 )
 from har_assets.tracking.outbox import Address, Outbox, UndeliveredError, opened, report_settled, settle
 from har_assets.tracking.tags import DAGSTER_STEP_TAG, LINEAGE_TAG, STEP_TAG
@@ -175,7 +176,7 @@ class TrainingRun:
 
 def _not_usable(request: TrainingRequest, error: BaseException) -> HarError:
     return HarError(
-        f"MLflow at {request.mlflow_tracking_uri} does not answer as needed ({one_line(error)}): "
+        f"MLflow at {without_password(request.mlflow_tracking_uri)} does not answer as needed ({one_line(error)}): "
         "start it, or correct the resource mlflow's tracking_uri."
     )
 
@@ -283,7 +284,9 @@ class Sender(threading.Thread):
                 failures += 1
             else:
                 if failures:
-                    self._report(f"MLflow at {self._outbox.address.tracking_uri} has all that was kept.")
+                    self._report(
+                        f"MLflow at {without_password(self._outbox.address.tracking_uri)} has all that was kept."
+                    )
                 failures = 0
 
     def stop(self) -> None:

@@ -89,15 +89,18 @@ def test_a_step_downstream_says_how_it_ended(tmp_path: Path, database: str, run_
 
 def test_a_step_downstream_outlives_the_server_and_refuses_a_wrong_one(tmp_path: Path, database: str) -> None:
     said: list[str] = []
-    away = Tracking(tracking_uri="http://127.0.0.1:9")
+    away = Tracking(tracking_uri="http://har:s3cret@127.0.0.1:9")
     with away.continued_run(tmp_path, "0" * 32, step="onnx_model", report=said.append) as run:
         run.metrics({"onnx_top1_agreement": 1.0})
     assert len(said) == 2
+    assert "MLflow at http://har:***@127.0.0.1:9" in said[0]
+    assert "s3cret" not in " ".join(said)
     assert "Connection refused" in said[0]
     assert "`har mlflow-sync`" in said[1]
     kept = [folder.name.split("-")[0] for folder in (tmp_path / "mlflow_outbox").iterdir()]
     assert kept == ["onnx_model"]
 
+    assert "s3cret" not in away.link("0" * 32)
     wrong = Tracking(tracking_uri=database)
     with (
         pytest.raises(HarError, match=r"has no run .* in which this model was trained"),

@@ -41,7 +41,7 @@ class RawArchiveConfig(AssetConfig):
 
     source: str = ""
     """`sample` (built in, synthetic), `hmdb51` (downloaded), `dvc` (no archive: video_clips is restored as
-    data.dvc says), or the path of an archive or folder of one's own: a RAR, ZIP or TAR of class folders or of
+    data.dvc says), or the path of an archive or folder of one's own: a RAR, ZIP, 7z or TAR of class folders or of
     one archive a class. Empty goes on with the source that the project has, or takes the environment variable
     HAR_SOURCE, or `dvc` where data.dvc tracks a real data set, or the sample."""
     split_lists: str = ""

@@ -12,6 +12,7 @@ from har_assets.graph.resources.store import ArtifactStore
 from har_assets.serving.limits import ServingLimits
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
+from har_assets.tracking.client import without_password
 from har_assets.tracking.tags import MODEL_NAME
 
 """Registered model, unless the configuration names another."""
@@ -79,7 +80,7 @@ def serving_model(
         config,
         product_of,
         # Registered elsewhere, or nowhere, it is made again.
-        identity={"registry": mlflow.tracking_uri},
+        identity={"registry": without_password(mlflow.tracking_uri)},
         reusable=reusable,
         mlflow=mlflow,
     )

@@ -28,7 +28,7 @@ from har_assets.graph.dagster_private import add_run_tags, step_end, step_in_pro
 from har_assets.graph.running.dead_runs import OUTBOX_TAG
 from har_assets.system.confinement import refuse_environment
 from har_assets.system.locks import exclusive
-from har_assets.tracking.client import FAILED, FINISHED, KILLED, client_of, experiment_of, one_line
+from har_assets.tracking.client import FAILED, FINISHED, KILLED, client_of, experiment_of, one_line, without_password
 from har_assets.tracking.run import Tracking
 from har_assets.tracking.run_log import RunLog
 from har_assets.tracking.tags import LINEAGE_TAG
@@ -128,8 +128,8 @@ class OpRun:
             raise
         except Exception as error:
             raise HarError(
-                f"MLflow at {uri} does not open a run for this op ({one_line(error)}): start it, or correct the "
-                "resource mlflow."
+                f"MLflow at {without_password(uri)} does not open a run for this op ({one_line(error)}): "
+                "start it, or correct the resource mlflow."
             ) from error
 
     def _as_dagster_mlflow_reads_it(self, uri: str) -> Any:
