@@ -160,7 +160,7 @@ def test_a_table_for_people_and_a_bad_film_beside_a_good_one(tmp_path: Path, tin
     ("arguments", "words"),
     [
         (["--hop", "1"], r"--hop is an option of --timeline: add --timeline or leave --hop out\."),
-        (["--clip-fps", "25"], "--clip-fps is an option of --timeline"),
+        (["--window", "2"], "--window is an option of --timeline"),
         (["--strip"], "--strip is an option of --timeline"),
         (["--timeline", "--windows", "4"], "--windows and --timeline exclude each other"),
         (["--timeline", "--top", "3"], "--top and --timeline exclude each other"),
