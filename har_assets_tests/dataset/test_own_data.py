@@ -257,6 +257,12 @@ def test_a_class_named_like_a_split_is_a_class(mine: Own) -> None:
     assert set(again.clips) == {"train/1.avi", "test/2.avi"}
 
 
+def test_classes_that_differ_in_case_alone_are_told(mine: Own) -> None:
+    mine.fill(videos("train/Golf/1.avi", "train/run/2.avi", "test/golf/3.avi", "test/run/4.avi"))
+    assert any("differ in nothing but case" in note for note in mine.notes)
+    assert "1 of 3 classes have no clip to train on." in mine.sort().manifests.summary["notes"]
+
+
 def test_a_new_name_that_is_taken_is_refused(mine: Own) -> None:
     files = videos("train/golf/1.avi", "test/golf/1.avi", "train/golf/test_1.avi", "train/run/1.avi", "test/run/2.avi")
     mine.refused("two members would become golf/test_1.avi", files)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from har_assets.dataset.archive.listing import Listing
+from har_assets.dataset.archive.listing import Listing, composed
 from har_assets.dataset.groups import DEFAULT_RULE, RULES
 from har_assets.dataset.list_formats.list_format import Row, role_named
 from har_assets.dataset.lists import LABELS
@@ -125,9 +125,9 @@ def _splits(videos: Sequence[Video], label: str, *, by_lists: bool) -> tuple[lis
         notes = [f"The folders {', '.join(words)} are taken for the split."]
         return roles, [chain[:depth] + chain[depth + 1 :] for chain in chains], notes
     found = [(video, part) for video in videos for part in video.folders if role_named(part)]
-    named = {role_named(part) for _, part in found}
+    meant = {role_named(part) for _, part in found}
     above = any(role_named(part) for chain in chains for part in chain[:-1])
-    if len(named) > 1 and not by_lists and (above or label == "auto"):
+    if len(meant) > 1 and not by_lists and (above or label == "auto"):
         raise ArchiveError(
             f"some folders are named like splits ({', '.join(sorted({part for _, part in found}))}), and not every "
             f"video lies in a class folder of one ({_outside(videos).shown} does not): move the videos to "
@@ -170,9 +170,11 @@ def _by_folders(videos: Sequence[Video], chains: list[Folders], label: str, note
     places = [Place(chain[at], video.name) for chain, video in zip(chains, videos, strict=True)]
     classes = {place.label for place in places}
     if len(classes) == 1:
-        notes.append(f"There is one class only, {classes.pop()}.")
+        notes.append(f"There is one class only, {places[0].label}.")
     elif alike := sorted(filter(role_named, classes)):
         notes.append(f"The folder {', '.join(alike)} is taken for a class, not for a split.")
+    if len({composed(name).casefold() for name in classes}) < len(classes):
+        notes.append("Some classes differ in nothing but case: they stay apart, rename their folders if they are one.")
     if label == "top":
         below = defaultdict(set)
         for place, chain in zip(places, chains, strict=True):

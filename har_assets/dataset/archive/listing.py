@@ -121,7 +121,7 @@ class _Index:
 
     def __init__(self, paths: Sequence[tuple[str, ...]], root: int) -> None:
         self._root = root
-        self._paths = [tuple(map(_composed, path)) for path in paths]
+        self._paths = [tuple(map(composed, path)) for path in paths]
         self._at: dict[tuple[str, ...], list[int]] = defaultdict(list)
         for number, path in enumerate(self._paths):
             for name in {path[-1], path[-1].rpartition(".")[0]}:
@@ -130,7 +130,7 @@ class _Index:
 
     def find(self, video: str) -> list[int]:
         """Numbers of the videos that a path may mean; the one that lies there from the root on goes before others."""
-        *folders, name = _composed(video).split("/")
+        *folders, name = composed(video).split("/")
         wanted = tuple(folders)
         near = self._at.get((*wanted[-1:], name), [])
         fits = [at for at in near if self._paths[at][:-1][len(self._paths[at]) - 1 - len(wanted) :] == wanted]
@@ -138,7 +138,7 @@ class _Index:
         return exact if len(exact) == 1 else fits
 
 
-def _composed(text: str) -> str:
+def composed(text: str) -> str:
     """Text in one of the two forms that Unicode has for letters with accents: macOS writes names in the other."""
     return unicodedata.normalize("NFC", text)
 
