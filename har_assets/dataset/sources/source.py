@@ -25,6 +25,8 @@ class Request:
     dvc: DvcRepository
     split_lists: str = ""
     """Path of an archive or folder of split lists; empty: there are none."""
+    label: str = "auto"
+    """What names the class of a video in a source of one's own: `auto`, `parent`, `top` or `csv`."""
     archive_urls: Sequence[str] = ()
     """Mirrors of the archive; empty takes the home page of the data set."""
     split_lists_urls: Sequence[str] = ()
@@ -77,6 +79,7 @@ def archive_product(
             "source": request.source,
             "archive": archive,
             "split_lists": split_lists,
+            "label": request.label.lower(),
             "dataset": dataset,
             "downloads": list(downloads),
         },

@@ -25,6 +25,7 @@ from har_assets.graph.resources.dvc import Dvc
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.graph.run_config import shared_value
 from har_assets.graph.stage import MANIFESTS
+from har_assets.options import added
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
 from har_assets.system.files import Log
@@ -45,8 +46,13 @@ class RawArchiveConfig(AssetConfig):
     one archive a class. Empty goes on with the source that the project has, or takes the environment variable
     HAR_SOURCE, or `dvc` where data.dvc tracks a real data set, or the sample."""
     split_lists: str = ""
-    """Path of an archive or folder of split lists in HMDB51's format, for a source of one's own; empty: a
-    seeded split is made."""
+    """Path of a list of the videos, or of an archive or folder of lists, for a source of one's own: of HMDB51's,
+    UCF101's or Something-Something's format, or a CSV with the columns video, label and, if wanted, split and group
+    (docs/own_data.md). Empty: the folders train, val and test of the source, else a seeded split."""
+    label: str = added("auto")
+    """Which folder names the class of a video, for a source of one's own: `parent`, the one that holds it; `top`, the
+    outermost; `csv`, none, it is told by split_lists. `auto` takes lists or folders where they can be read in one way,
+    and refuses others (docs/own_data.md)."""
     archive_urls: list[str] = []
     """Mirrors of hmdb51_org.rar; empty takes the home page of the data set."""
     split_lists_urls: list[str] = []
@@ -78,6 +84,7 @@ def raw_archive(
         store.folder,
         dvc,
         split_lists=config.split_lists,
+        label=config.label,
         archive_urls=config.archive_urls,
         split_lists_urls=config.split_lists_urls,
         download_hosts=config.download_hosts,
