@@ -1,14 +1,15 @@
 """The test videos of the latest model at other frame rates: the same answers, whoever is asked?
 
-    python -m benchmarks.frame_rates [--store artifacts] [--data data] [--rates 10 15 25 30 50 60 120 vfr]
+    python -m benchmarks.frame_rates [--store artifacts] [--data data] [--videos 32] [--rates 15 vfr] [--timeline]
 
 Each test video is written again with the pictures that it shows at the moments of another rate (`vfr`: moments drawn at
-random, 40 a second). `har predict`, the served model, incoming_video_predictions and `har predict --timeline` (a window
-as long as the video) answer them. The numbers are right answers by rate.
+random, 40 a second). `har predict`, the served model, incoming_video_predictions and, where asked for, `har predict
+--timeline` answer them. The numbers are right answers by rate.
 """
 
 import argparse
 import json
+import logging
 import tempfile
 from bisect import bisect_right
 from fractions import Fraction
@@ -111,12 +112,16 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("artifacts"))
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--rates", nargs="+", default=["10", "15", "25", "30", "50", "60", "120", "vfr"])
+    parser.add_argument("--videos", type=int, default=32, help="spread evenly over the test set")
+    parser.add_argument("--timeline", action="store_true")
     options = parser.parse_args()
+    logging.disable(logging.INFO)
     manifest = pd.read_csv(options.store / "test_manifest" / "latest" / "test.csv")
+    manifest = manifest.iloc[np.linspace(0, len(manifest) - 1, options.videos).round().astype(int)]
     onnx = options.store / "onnx_model" / "latest" / ONNX
     predictor = open_model(onnx, "onnxruntime_cpu")
     print(f"{len(manifest)} test videos; {json.loads(predictor.spec.to_json())['num_frames']} frames a clip")
-    print(f"{'rate':>5} {'predict':>8} {'serving':>8} {'incoming':>9} {'timeline':>9} {'noted':>6}")
+    print(f"{'rate':>5} {'predict':>8} {'serving':>8} {'incoming':>9} {'timeline':>9} {'noted':>6}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         for rate in options.rates:
             folder = Path(name) / rate
@@ -129,10 +134,11 @@ def main() -> None:
                 answers,
                 served(onnx, videos, folder / "served"),
                 incoming(onnx, videos, folder),
-                timed(predictor, videos),
+                *([timed(predictor, videos)] if options.timeline else []),
             ]
             right = [sum(a == b for a, b in zip(each, manifest["label"], strict=True)) for each in columns]
-            print(f"{rate:>5} {right[0]:>8} {right[1]:>8} {right[2]:>9} {right[3]:>9} {noted:>6}", flush=True)
+            in_time = right[3] if options.timeline else "-"
+            print(f"{rate:>5} {right[0]:>8} {right[1]:>8} {right[2]:>9} {in_time:>9} {noted:>6}", flush=True)
 
 
 if __name__ == "__main__":
