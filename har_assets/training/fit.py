@@ -92,8 +92,9 @@ def _fit(request: TrainingRequest, spec: ModelSpec, work: Path, report: Log, tra
         OrderlyStop(),
         *([AveragedWeights(request.ema)] if request.ema else []),
         history,
-        every_epoch,
+        # The best first: what a training goes on from must know of it, or a worse epoch is the best after a stop.
         *([best] if validated else []),
+        every_epoch,
         *tracking.callbacks,
     ]
     if validated and request.early_stopping:

@@ -87,6 +87,52 @@ def test_the_best_epoch_is_kept(tmp_path: Path, tiny_cache: Path, tiny_spec: Mod
     assert summary["val_top1"] == best["val_top1"]
 
 
+RANKS = (0.5, 0.9, 0.7, 0.6)
+"""Validation figures of the epochs of a training that is stopped: the second is the best."""
+
+
+@pytest.fixture
+def ranked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs have the ranks RANKS."""
+    log = VideoActionModel.log_dict
+
+    def log_dict(self: VideoActionModel, values: dict[str, object], **more: object) -> None:
+        if "val_rank" in values:
+            values = {**values, "val_rank": torch.tensor(RANKS[self.current_epoch])}
+        log(self, values, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(VideoActionModel, "log_dict", log_dict)
+
+
+def test_a_training_that_was_stopped_anywhere_publishes_the_same_epoch(
+    tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec, ranked: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = pl.Trainer.save_checkpoint
+    saves = 0
+
+    def saving(self: pl.Trainer, *arguments: object, **more: object) -> None:
+        nonlocal saves
+        saves += 1
+        if saves == stop_at:
+            raise KeyboardInterrupt
+        save(self, *arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pl.Trainer, "save_checkpoint", saving)
+    stop_at = 0
+    expected = fit(request_for(tmp_path / "0", tiny_cache, tiny_spec, epochs=4), lambda line: None)
+    assert expected["best_epoch"] == 1
+    weights = load_checkpoint(tmp_path / "0" / "model.ckpt").state_dict()
+    for stop_at in range(1, saves + 1):
+        saves = 0
+        request = request_for(tmp_path / str(stop_at), tiny_cache, tiny_spec, epochs=4)
+        with pytest.raises(KeyboardInterrupt):
+            fit(request, lambda line: None)
+        found = fit(request, lambda line: None)
+        assert (found["best_epoch"], found["val_rank"]) == (1, pytest.approx(0.9)), stop_at
+        for name, value in load_checkpoint(tmp_path / str(stop_at) / "model.ckpt").state_dict().items():
+            assert torch.equal(value, weights[name]), (stop_at, name)
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(
     tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec
 ) -> None:
