@@ -24,7 +24,6 @@ from har_assets.dataset.folder import (
     published_files,
     recover_data,
 )
-from har_assets.dataset.lists import listed_classes, replace_lists
 from har_assets.dataset.sources.restored import DVC
 from har_assets.dataset.tracked import UNNAMED, published_version, tracked_real, tracked_version
 from har_assets.errors import DatasetError, HarError
@@ -213,6 +212,7 @@ def updating(update: DataUpdate) -> Iterator[DataUpdate]:
 def unpack(archive: Artifact, staging: Path, workers: int, log: Log) -> tuple[str, ...]:
     """Fill an empty folder from a published raw_archive; return sentences about what was left out. Raises HarError."""
     from har_assets.dataset.archive import extract_split_lists, extract_videos
+    from har_assets.dataset.lists import listed_classes, replace_lists
 
     figures, lineage = archive.record.metadata, archive.record.lineage
     lists = staging / SPLITS

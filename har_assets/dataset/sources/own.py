@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from har_assets.dataset.lists import LABELS
 from har_assets.dataset.sources.restored import DVC
 from har_assets.dataset.sources.source import Request, Source, archive_product
 from har_assets.dataset.tracked import SAMPLE, UNNAMED
@@ -55,6 +54,8 @@ def _split_lists(request: Request) -> Path | None:
 
 
 def _refuse_label(request: Request) -> None:
+    from har_assets.dataset.lists import LABELS
+
     if request.label.lower() not in LABELS:
         raise HarError(
             f"label of raw_archive is {request.label!r}: choose {', '.join(LABELS)}; split_lists names the list itself."

@@ -10,6 +10,7 @@ from dagster import AssetCheckEvaluation, AssetCheckSeverity
 
 from har_assets.dataset import checks as manifest_checks
 from har_assets.dataset.checks import MANIFEST_CHECKS
+from har_assets.dataset.manifests import read_manifest_of
 from har_assets_tests.project import (
     REPOSITORY,
     Project,
@@ -31,6 +32,11 @@ BAD_REQUESTS: dict[str, tuple[str, dict[str, dict[str, object]], str]] = {
         "there is no split 4",
     ),
     "a split outside 1..3 without lists": ("+key:test_manifest", {"manifests": {"split": 4}}, "there is no split 4"),
+    "an unknown label": (
+        "raw_archive",
+        {"raw_archive": {"label": "labels.csv"}},
+        "label of raw_archive is 'labels.csv': choose auto, parent, top, csv",
+    ),
     "an unknown dvc mode": ("+key:video_clips", {"video_clips": {"dvc": "maybe"}}, "There is no dvc mode"),
     "an unknown network": (
         "+key:trained_checkpoint",
@@ -80,6 +86,23 @@ def checks_of(project: Project, select: str, config: dict[str, dict[str, Any]]) 
     result = execute_here(project, select, {"video_clips": {"dvc": "off"}, **config})
     assert result.success
     return {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
+
+
+def test_a_table_tells_classes_split_and_recordings(tmp_path: Path) -> None:
+    project = Project.make(tmp_path / "project")
+    (tmp_path / "own").mkdir()
+    rows = ["Video;Label;Group;Split"]
+    for number in range(12):
+        (tmp_path / "own" / f"{number}.mp4").write_bytes(bytes(number))
+        rows.append(f"{number};{('fade', 'grow')[number % 2]};p{number // 2};{'test' if number > 9 else 'train'}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows), encoding="utf-8-sig")
+    source = {"source": str(tmp_path / "own"), "split_lists": str(tmp_path / "labels.csv"), "label": "csv"}
+    config = {"raw_archive": source, "video_clips": {"dvc": "off"}, "manifests": {"val_fraction": 0.2}}
+    assert materialize_here(project, "+key:test_manifest or key:val_manifest", config) == []
+    assert read_manifest_of(project.latest("test_manifest"), "test")["clip"].tolist() == ["fade/10.mp4", "grow/11.mp4"]
+    held_out = read_manifest_of(project.latest("val_manifest"), "val")
+    assert len(held_out) == 2
+    assert held_out["film"].nunique() == 1
 
 
 def test_asset_checks_pass_and_fail_with_their_problems(tmp_path: Path) -> None:

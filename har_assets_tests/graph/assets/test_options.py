@@ -1,4 +1,4 @@
-"""Configurations of deployment, evaluation and serving: what they are hashed by, and what the Launchpad shows."""
+"""Configurations of source, deployment, evaluation, serving: what they are hashed by, and what the Launchpad shows."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import pytest
 from har_assets import defs
 from har_assets.graph.asset import AssetConfig
 from har_assets.graph.assets.benchmark import BenchmarkConfig
+from har_assets.graph.assets.dataset import RawArchiveConfig
 from har_assets.graph.assets.deployment import EngineConfig, OnnxConfig
 from har_assets.graph.assets.evaluation import PredictionConfig
 from har_assets.graph.assets.report import ReportConfig
@@ -31,6 +32,7 @@ LIMITS = {
     "request_timeout_s": 50.0,
 }
 CONTENT: list[tuple[type[AssetConfig], dict[str, Any]]] = [
+    (RawArchiveConfig, {"split_lists": "", "archive_urls": [], "split_lists_urls": [], "sha256": ""}),
     (OnnxConfig, {**CONVERSION, "precision": "fp32", "also": []}),
     (
         EngineConfig,
