@@ -86,6 +86,8 @@ class DataUpdate:
                     )
             else:
                 notes = unpack(build.inputs["raw_archive"], staging, self.workers, self.log)
+                for note in notes:
+                    self.log(note)
                 files = files_of(staging)
             dataset = Dataset.read(staging)
             version = version_of(files)
@@ -215,15 +217,17 @@ def unpack(archive: Artifact, staging: Path, workers: int, log: Log) -> tuple[st
     from har_assets.dataset.archive import extract_split_lists, extract_videos
 
     figures, lineage = archive.record.metadata, archive.record.lineage
+    code_page = figures.get("names_code_page", "")
     report = extract_videos(
         archive.folder / figures["archive"],  # an absolute path stays as it is
         staging / VIDEOS,
         workers=workers or None,
+        code_page=code_page,
         log=log,
     )
     listed: tuple[str, ...] = ()
     if figures["split_lists"]:
-        extract_split_lists(archive.folder / figures["split_lists"], staging / SPLITS, log=log)
+        extract_split_lists(archive.folder / figures["split_lists"], staging / SPLITS, code_page=code_page, log=log)
         listed = listed_classes(staging / SPLITS)
     Dataset.of(
         lineage["dataset"], synthetic=lineage["synthetic"], found=report.classes, listed=listed, clips=report.videos

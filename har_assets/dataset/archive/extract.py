@@ -17,7 +17,7 @@ from har_assets.dataset.lists import MAX_LIST_BYTES, format_of, wanted_lists
 from har_assets.errors import ArchiveError
 from har_assets.system.files import Log, Progress, format_bytes, format_seconds, require_space, silent
 from har_assets.system.locks import locked
-from har_assets.video.walk import VIDEO_SUFFIXES
+from har_assets.video.walk import VIDEO_SUFFIXES, is_junk
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ def extract_videos(
     max_bytes: int = MAX_BYTES,
     max_files: int = MAX_FILES,
     workers: int | None = None,
+    code_page: str = "",
     log: Log = silent,
 ) -> ExtractionReport:
     """Unpack the videos of `source` to `target/<class>/<file>` (read-only files), all or nothing.
@@ -59,6 +60,8 @@ def extract_videos(
         max_bytes: refuse more bytes of files, and more bytes of archives in archives.
         max_files: refuse more files, of whatever kind.
         workers: threads; None takes one a core, four at most.
+        code_page: of names that an archive does not mark as UTF-8, by Python's name of it (`cp850`); empty takes UTF-8
+            where they are that, else the code page that fits them best, which the notes say.
         log: takes progress lines.
 
     Raises:
@@ -71,7 +74,7 @@ def extract_videos(
     _require_separate(source, target)
     with _staging(target, log) as staging:
         log(f"reading the table of contents of {source.name}")
-        planner = Planner(staging.scratch, extensions, max_bytes, max_files, workers)
+        planner = Planner(staging.scratch, extensions, max_bytes, max_files, workers, code_page)
         sources = planner.plan(source)
         total = sum(found.video_bytes for found in sources)
         require_space(target.parent, total, f"unpacking {source.name}", ArchiveError)
@@ -97,7 +100,7 @@ def extract_videos(
     )
 
 
-def extract_split_lists(source: Path, target: Path, *, log: Log = silent) -> int:
+def extract_split_lists(source: Path, target: Path, *, code_page: str = "", log: Log = silent) -> int:
     """Put the split lists of an archive or folder, `har_assets.dataset.lists` knows their names, flat into `target`.
 
     Returns the number of lists (153 for HMDB51). All or nothing, as `extract_videos`.
@@ -108,11 +111,11 @@ def extract_split_lists(source: Path, target: Path, *, log: Log = silent) -> int
     source, target = Path(source).absolute(), Path(target)
     _require_separate(source, target)
     with _staging(target, log) as staging:
-        found = open_source(source, source.name, MAX_FILES)
+        found = open_source(source, source.name, MAX_FILES, code_page=code_page)
         lists: dict[str, int] = {}
         for index, member in enumerate(found.reader.members):
             name = member.parts[-1]
-            if format_of(name) is None:
+            if is_junk(member.parts) or format_of(name) is None:
                 continue
             if name in lists:
                 raise ArchiveError(
@@ -129,6 +132,8 @@ def extract_split_lists(source: Path, target: Path, *, log: Log = silent) -> int
             raise ArchiveError(f"{source.name} holds no split list: expected {wanted_lists()}.")
         found.copy({index: staging.result / name for name, index in lists.items()})
         staging.publish()
+    for note in found.reader.notes:
+        log(note)
     log(f"{len(lists)} split lists from {source.name}")
     return len(lists)
 

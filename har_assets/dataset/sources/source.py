@@ -25,6 +25,8 @@ class Request:
     dvc: DvcRepository
     split_lists: str = ""
     """Path of an archive or folder of split lists; empty: there are none."""
+    names_code_page: str = ""
+    """Code page of names that an archive does not mark as UTF-8; empty: see `extract_videos`."""
     archive_urls: Sequence[str] = ()
     """Mirrors of the archive; empty takes the home page of the data set."""
     split_lists_urls: Sequence[str] = ()
@@ -77,6 +79,7 @@ def archive_product(
             "source": request.source,
             "archive": archive,
             "split_lists": split_lists,
+            "names_code_page": request.names_code_page,
             "dataset": dataset,
             "downloads": list(downloads),
         },

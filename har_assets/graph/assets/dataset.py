@@ -25,6 +25,7 @@ from har_assets.graph.resources.dvc import Dvc
 from har_assets.graph.resources.store import ArtifactStore
 from har_assets.graph.run_config import shared_value
 from har_assets.graph.stage import MANIFESTS
+from har_assets.options import added
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
 from har_assets.system.files import Log
@@ -47,6 +48,10 @@ class RawArchiveConfig(AssetConfig):
     split_lists: str = ""
     """Path of an archive or folder of split lists in HMDB51's format, for a source of one's own; empty: a
     seeded split is made."""
+    names_code_page: str = added("")
+    """Code page of names in an archive of one's own that does not mark them as UTF-8, `cp850` or `gb18030` for
+    instance. Empty: UTF-8 where they are that, else the code page that fits them best, which the notes of video_clips
+    say."""
     archive_urls: list[str] = []
     """Mirrors of hmdb51_org.rar; empty takes the home page of the data set."""
     split_lists_urls: list[str] = []
@@ -78,6 +83,7 @@ def raw_archive(
         store.folder,
         dvc,
         split_lists=config.split_lists,
+        names_code_page=config.names_code_page,
         archive_urls=config.archive_urls,
         split_lists_urls=config.split_lists_urls,
         download_hosts=config.download_hosts,
