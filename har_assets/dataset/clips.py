@@ -24,7 +24,7 @@ from har_assets.dataset.folder import (
     published_files,
     recover_data,
 )
-from har_assets.dataset.lists import listed_classes
+from har_assets.dataset.lists import listed_classes, replace_lists
 from har_assets.dataset.sources.restored import DVC
 from har_assets.dataset.tracked import UNNAMED, published_version, tracked_real, tracked_version
 from har_assets.errors import DatasetError, HarError
@@ -218,17 +218,21 @@ def unpack(archive: Artifact, staging: Path, workers: int, log: Log) -> tuple[st
 
     figures, lineage = archive.record.metadata, archive.record.lineage
     code_page = figures.get("names_code_page", "")
+    lists = staging / SPLITS
+    if figures["split_lists"]:
+        extract_split_lists(archive.folder / figures["split_lists"], lists, code_page=code_page, log=log)
     report = extract_videos(
         archive.folder / figures["archive"],  # an absolute path stays as it is
         staging / VIDEOS,
         workers=workers or None,
         code_page=code_page,
+        label=figures.get("label", "auto"),
+        lists=lists if lists.is_dir() else None,
         log=log,
     )
-    listed: tuple[str, ...] = ()
-    if figures["split_lists"]:
-        extract_split_lists(archive.folder / figures["split_lists"], staging / SPLITS, code_page=code_page, log=log)
-        listed = listed_classes(staging / SPLITS)
+    if report.rows:
+        replace_lists(lists, report.rows, by_folders=report.by_folders)
+    listed = listed_classes(lists) if figures["split_lists"] else ()
     Dataset.of(
         lineage["dataset"], synthetic=lineage["synthetic"], found=report.classes, listed=listed, clips=report.videos
     ).write(staging)

@@ -3,7 +3,7 @@
 data/
   dataset.json          name, whether it is synthetic, class names in index order
   videos/<class>/<clip>
-  splits/<class>_test_split<k>.txt    absent where the source has no lists
+  splits/     HMDB51's lists as they came, or split<k>.csv made from other lists or from folders; absent without any
 """
 
 from __future__ import annotations

@@ -1,91 +1,53 @@
 """Split lists: which file is one, which split and classes it is of, and what it says of each clip.
 
-A format of lists is one row of FORMATS, and a module of its own where it takes more than a function. HMDB51's is here:
-153 files `<class>_test_split<1|2|3>.txt`, one line a clip, `NAME 0|1|2` for unused, train and test.
+A format of lists is one row of FORMATS and a module of har_assets.dataset.list_formats. The lists of a source are of
+one format: of the first in the table that any of its files follows.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from har_assets.dataset.list_formats.hmdb51 import HMDB51_LISTS
+from har_assets.dataset.list_formats.list_format import MAX_LIST_BYTES, ListFormat, Row, text_of
+from har_assets.dataset.list_formats.something import SOMETHING_LISTS
+from har_assets.dataset.list_formats.table import TABLE_LISTS, write_table
+from har_assets.dataset.list_formats.ucf101 import UCF101_LISTS
 from har_assets.errors import DatasetError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MAX_LIST_BYTES = 5_000_000
-"""No split list is larger: the largest official one has 44 kB."""
+__all__ = [
+    "FORMATS",
+    "LABELS",
+    "MAX_LIST_BYTES",
+    "ListFormat",
+    "Row",
+    "are_by_folders",
+    "format_among",
+    "format_of",
+    "listed_classes",
+    "lists_below",
+    "read_split_lists",
+    "replace_lists",
+    "text_of",
+    "wanted_lists",
+]
 
-Row = tuple[str, str, str]
-"""Class, file name of the clip, and its role: `train`, `test` or `unused`."""
-
-
-@dataclass(frozen=True)
-class ListFormat:
-    """A scheme of split lists."""
-
-    wanted: str
-    """Which files these are, for a sentence."""
-    split_of: Callable[[str], int | None]
-    """Number of the split of a file name; None for a name outside the scheme."""
-    classes: Callable[[Path], set[str]]
-    """Classes that a list is about."""
-    rows: Callable[[Path], list[Row]]
-    """The content of a list. Raises DatasetError."""
-
-
-_HMDB51_NAME = re.compile(r"(?P<label>.+)_test_split(?P<split>\d+)\.txt")
-_ROLE_OF_MARK = {"0": "unused", "1": "train", "2": "test"}
+FORMATS: tuple[ListFormat, ...] = (HMDB51_LISTS, UCF101_LISTS, SOMETHING_LISTS, TABLE_LISTS)
+"""Every format that is read; a file is of the first whose scheme its name follows. CSV, the least telling, is last."""
 
 
-def _hmdb51_split(name: str) -> int | None:
-    match = _HMDB51_NAME.fullmatch(name)
-    return int(match["split"]) if match else None
+BY_FOLDERS = "folders_"
+"""Begins the name of a list that was made from the folders of a source."""
 
 
-def _hmdb51_classes(path: Path) -> set[str]:
-    match = _HMDB51_NAME.fullmatch(path.name)
-    return {match["label"]} if match else set()
-
-
-def _hmdb51_rows(path: Path) -> list[Row]:
-    (label,) = _hmdb51_classes(path)
-    rows = []
-    for number, line in enumerate(text_of(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        name, *marks = line.rsplit(maxsplit=1)
-        role = _ROLE_OF_MARK.get("".join(marks))
-        if role is None:
-            raise DatasetError(
-                f"line {number} of {path} is {line!r}, not a file name and 1 (train), 2 (test) or 0 "
-                "(unused): correct it or fetch the split lists again."
-            )
-        rows.append((label, name.strip(), role))
-    return rows
-
-
-HMDB51_LISTS = ListFormat(
-    wanted="files named CLASS_test_split1.txt, as in HMDB51's test_train_splits.rar",
-    split_of=_hmdb51_split,
-    classes=_hmdb51_classes,
-    rows=_hmdb51_rows,
-)
-
-FORMATS: tuple[ListFormat, ...] = (HMDB51_LISTS,)
-"""Every format that is read; a file is of the first whose scheme its name follows."""
-
-
-def text_of(path: Path) -> str:
-    """The text of a list; DatasetError where it is not UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise DatasetError(f"{path} is not a text in UTF-8: fetch the split lists again.") from None
+LABELS = ("auto", "parent", "top", "csv")
+"""What may name the class of a video: see `label` of raw_archive."""
 
 
 def format_of(name: str) -> tuple[ListFormat, int] | None:
@@ -96,6 +58,12 @@ def format_of(name: str) -> tuple[ListFormat, int] | None:
     return None
 
 
+def format_among(names: Iterable[str]) -> ListFormat | None:
+    """The format of the lists among some file names; None where there is no list."""
+    found = [of for of, _ in filter(None, map(format_of, names))]
+    return next((each for each in FORMATS if each in found), None)
+
+
 def wanted_lists() -> str:
     """Which files are split lists, for a sentence."""
     return " or ".join(each.wanted for each in FORMATS)
@@ -103,33 +71,34 @@ def wanted_lists() -> str:
 
 def listed_classes(folder: Path) -> tuple[str, ...]:
     """The classes that the lists at or below a folder are about, sorted; none where there is no list."""
-    return tuple(sorted({label for path, of, _ in _lists_below(folder) for label in of.classes(path)}))
+    return tuple(sorted({label for path, of, _ in lists_below(folder) for label in of.classes(path)}))
 
 
 def read_split_lists(folder: Path, split: int | None = None) -> pd.DataFrame:
     """Read every split list at or below `folder`, or those of one split.
 
-    Returns a table with one row a clip and split: label, name, split, role (`train`, `test`, `unused`).
+    Returns a table with one row a clip and split: label, name, split, role (`train`, `val`, `test`, `unused`, or empty
+    in all rows of lists that do not divide their clips: these are lists of every split), and `group` where any is told.
 
     Raises:
         DatasetError: no list, none of that split, a line that is not of the format (for HMDB51 `NAME 0|1|2`), one
-            clip with two roles in a split.
+            clip with two roles in a split, roles for some clips only.
     """
     import pandas as pd
 
-    lists = list(_lists_below(folder))
+    lists = lists_below(folder)
     if not lists:
         raise DatasetError(f"{folder} holds no split list: expected {wanted_lists()}.")
     known = sorted({number for _, _, number in lists})
-    if split is not None and split not in known:
+    chosen = [found for found in lists if split in (None, found[2])]
+    rows = [(row, number) for path, of, number in chosen or lists for row in of.rows(path) if row.label]
+    divided = {bool(row.role) for row, _ in rows}
+    if not chosen and divided != {False}:
         raise DatasetError(f"there is no split {split} in {folder}: choose one of {', '.join(map(str, known))}.")
-    rows = [
-        (label, name, number, role)
-        for path, of, number in lists
-        if split in (None, number)
-        for label, name, role in of.rows(path)
-    ]
-    table = pd.DataFrame(rows, columns=["label", "name", "split", "role"]).drop_duplicates()
+    if len(divided) > 1:
+        raise DatasetError(f"the lists in {folder} give a split to some videos only: give one to all or to none.")
+    cells = [(row.label, row.name, number if chosen else split, row.role, row.group) for row, number in rows]
+    table = pd.DataFrame(cells, columns=["label", "name", "split", "role", "group"]).drop_duplicates()
     key = ["split", "label", "name"]
     twice = table[table.duplicated(key, keep=False)].sort_values([*key, "role"])
     if len(twice):
@@ -138,10 +107,33 @@ def read_split_lists(folder: Path, split: int | None = None) -> pd.DataFrame:
             f"split {first['split']} lists {first['name']} of class {first['label']} twice with different "
             "marks: keep one of the lines."
         )
+    if not table["group"].any():
+        table = table.drop(columns="group")
     return table.sort_values(key, ignore_index=True)
 
 
-def _lists_below(folder: Path) -> Iterable[tuple[Path, ListFormat, int]]:
-    for path in sorted(Path(folder).rglob("*")):
-        if path.is_file() and (found := format_of(path.name)):
-            yield path, *found
+def replace_lists(folder: Path, rows: Mapping[int, Iterable[Row]], *, by_folders: bool) -> None:
+    """Make a folder hold one CSV a split and nothing else.
+
+    Args:
+        folder: of the lists.
+        rows: number of a split to its list, the videos by their names in `videos/<class>/`.
+        by_folders: the split, or the recordings, come from the folders of the source and not from lists.
+    """
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir()
+    for number, listed in rows.items():
+        write_table(folder / f"{BY_FOLDERS if by_folders else ''}split{number}.csv", listed)
+
+
+def are_by_folders(folder: Path) -> bool:
+    """Whether the lists in a folder were made from the folders of the source."""
+    return any(path.name.startswith(BY_FOLDERS) for path in folder.glob("*.csv"))
+
+
+def lists_below(folder: Path) -> list[tuple[Path, ListFormat, int]]:
+    """Path, format and number of the split of every list at or below a folder, in the order of the paths."""
+    paths = [path for path in sorted(Path(folder).rglob("*")) if path.is_file()]
+    of = format_among(path.name for path in paths)
+    return [(path, *found) for path in paths if (found := format_of(path.name)) and found[0] is of]

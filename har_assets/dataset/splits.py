@@ -15,7 +15,7 @@ import pandas as pd
 from har_assets.dataset.classes import HMDB51_SPLITS
 from har_assets.dataset.folder import videos_on_disk
 from har_assets.dataset.groups import DEFAULT_RULE, RULES, Rule, recording_of
-from har_assets.dataset.lists import read_split_lists
+from har_assets.dataset.lists import are_by_folders, read_split_lists
 from har_assets.dataset.manifests import MANIFEST_COLUMNS, ROLES, TEST_FRACTION, Manifests, films_with_labels
 from har_assets.errors import DatasetError
 
@@ -34,10 +34,10 @@ def build_manifests(
 ) -> Manifests:
     """Sort the videos of `videos/<class>/<file>` into train, validation and test.
 
-    With `split_lists` the marks of split number `split` hold. Without, a seeded 70/30 split by source film is
-    made, another for each number. Validation is then taken out of train: whole films, so many that each
-    class gives about `val_fraction` of its clips and keeps at least one. The result depends on the names, the
-    seed and the arguments alone, not on the order of a directory.
+    With `split_lists` the marks of split number `split` hold. Without, or where these give no marks, a seeded 70/30
+    split by source film is made, another for each number. Validation is then taken out of train, unless the lists
+    have one: whole films, so many that each class gives about `val_fraction` of its clips and keeps at least one.
+    The result depends on the names, the seed and the arguments alone, not on the order of a directory.
 
     Args:
         videos: folder of class folders.
@@ -59,20 +59,11 @@ def build_manifests(
     found = _scan_videos(Path(videos), rule)
     _refuse_unknown(found["label"], class_names, f"{videos} holds folders")
     notes: list[str] = []
+    by_folders = split_lists is not None and are_by_folders(split_lists)
     if split_lists is None:
-        if split not in HMDB51_SPLITS:
-            raise DatasetError(f"there is no split {split}: without split lists three are made, choose 1, 2 or 3.")
-        table = found.assign(role="train")
-        table["role"] = _take_films(table, TEST_FRACTION, f"test {seed} {split}", "test")
+        table = found.assign(role="")
         listed = absent = unlisted = 0
-        how = "film" if table["named"].any() else "file"
-        source = f"seeded 70/30 by {how}"
-        notes.append(
-            f"There are no split lists: a 70/30 split by {how} was made with seed {seed}; its figures "
-            "cannot be compared with published ones."
-        )
     else:
-        source = "lists"
         lists = read_split_lists(split_lists, split).drop(columns="split")
         _refuse_unknown(lists["label"], class_names, f"{split_lists} holds lists")
         both = found.merge(lists, on=["label", "name"], how="outer", indicator=True)
@@ -83,6 +74,25 @@ def build_manifests(
             notes.append(f"{absent} of {listed} listed clips are not on disk.")
         if unlisted:
             notes.append(f"{unlisted} videos on disk are in no list of split {split} and are left out.")
+        if "group" in table:
+            is_told = table["group"] != ""
+            table["film"] = table["film"].where(~is_told, table["group"])
+            table["named"] |= is_told
+    if (table["role"] == "").all():
+        if split not in HMDB51_SPLITS:
+            raise DatasetError(f"there is no split {split}: without split lists three are made, choose 1, 2 or 3.")
+        table["role"] = "train"
+        table["role"] = _take_films(table, TEST_FRACTION, f"test {seed} {split}", "test")
+        how = "film" if table["named"].any() else "file"
+        source = f"seeded 70/30 by {how}"
+        why = "There are no split lists" if split_lists is None or by_folders else "The lists give no split"
+        notes.append(
+            f"{why}: a 70/30 split by {how} was made with seed {seed}; its figures cannot be compared with published "
+            "ones."
+        )
+    else:
+        source = "folders" if by_folders else "lists"
+        notes += _notes_on_roles(table, source)
     unused = int((table["role"] == "unused").sum())
     table = table[table["role"] != "unused"].copy()
     is_train = table["role"] == "train"
@@ -91,7 +101,8 @@ def build_manifests(
             f"split {split} leaves no clip to train on ({len(found)} videos in {videos}, {listed} listed, "
             f"{absent} of them absent): unpack more of the data set or choose another split."
         )
-    table.loc[is_train, "role"] = _take_films(table[is_train], val_fraction, f"val {seed} {split}", "val")
+    if not (table["role"] == "val").any():
+        table.loc[is_train, "role"] = _take_films(table[is_train], val_fraction, f"val {seed} {split}", "val")
     table = _finish(table, split, class_names)
     parts = {role: table[table["role"] == role].reset_index(drop=True) for role in ROLES}
     notes += _notes_on_parts(parts, class_names, val_fraction)
@@ -180,6 +191,24 @@ def _finish(table: pd.DataFrame, split: int, class_names: tuple[str, ...]) -> pd
 def _per_class(parts: dict[str, pd.DataFrame], class_names: tuple[str, ...]) -> dict[str, dict[str, int]]:
     counts = {role: Counter(part["label"]) for role, part in parts.items()}
     return {name: {role: counts[role][name] for role in parts} for name in class_names}
+
+
+def _notes_on_roles(table: pd.DataFrame, source: str) -> list[str]:
+    """Where the split comes from, other than lists of train and test as HMDB51 has them."""
+    roles = set(table["role"])
+    notes = []
+    if source == "folders":
+        notes.append("The split is that of the source's folders for train, validation and test.")
+    if "val" in roles:
+        notes.append(f"The validation set is that of the {source}: val_fraction is not used.")
+    elif source == "folders":
+        notes.append("There is no folder for validation: it is held out of train by whole films, see val_fraction.")
+    if "val" in roles and "test" not in roles:
+        notes.append(
+            f"The {source} have no test set: name the validation set test instead to evaluate on it, and validation is "
+            "held out of train."
+        )
+    return notes
 
 
 def _notes_on_parts(parts: dict[str, pd.DataFrame], class_names: tuple[str, ...], val_fraction: float) -> list[str]:

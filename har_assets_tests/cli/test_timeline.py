@@ -183,7 +183,7 @@ def test_names_as_long_as_a_file_system_takes(tmp_path: Path, tiny_onnx: Path) -
     ("arguments", "words"),
     [
         (["--hop", "1"], r"--hop is an option of --timeline: add --timeline or leave --hop out\."),
-        (["--clip-fps", "25"], "--clip-fps is an option of --timeline"),
+        (["--window", "2"], "--window is an option of --timeline"),
         (["--strip"], "--strip is an option of --timeline"),
         (["--timeline", "--windows", "4"], "--windows and --timeline exclude each other"),
         (["--timeline", "--top", "3"], "--top and --timeline exclude each other"),

@@ -461,13 +461,12 @@ def test_more_files_than_the_limit_are_refused(tmp_path: Path):
 
 
 def test_two_members_of_one_path_are_refused(tmp_path: Path):
-    (tmp_path / "split.zip").write_bytes(zip_bytes({"train/golf/x.avi": b"1", "test/golf/x.avi": b"2"}))
-    refused(tmp_path / "split.zip", tmp_path, "golf/x.avi")
-    (tmp_path / "split.rar").write_bytes(rar_bytes({"train/golf/x.avi": b"1", "test/golf/x.avi": b"2"}))
-    refused(tmp_path / "split.rar", tmp_path, "golf/x.avi")
     inner = {"golf.rar": rar_bytes({"x.avi": b"1"}), "more.zip": zip_bytes({"golf/x.avi": b"2"})}
     (tmp_path / "nested.rar").write_bytes(rar_bytes(inner))
     refused(tmp_path / "nested.rar", tmp_path, "golf/x.avi")
+    same = {"golf.rar": rar_bytes({"x.avi": b"1"}), "golf.zip": zip_bytes({"golf/x.avi": b"2"})}
+    (tmp_path / "same.rar").write_bytes(rar_bytes(same))
+    refused(tmp_path / "same.rar", tmp_path, "two members would become golf/x.avi")
     with zipfile.ZipFile(tmp_path / "twice.zip", "w") as made:
         made.writestr("golf/x.avi", b"1")
         with pytest.warns(UserWarning, match="Duplicate"):

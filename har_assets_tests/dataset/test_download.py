@@ -567,16 +567,19 @@ def kill_repeatedly(server: Server, target: Path, times: int) -> list[float]:
     )
     chance = random.Random(5)
     arrived = []
-    for _ in range(times):
+    for number in range(times):
         process = subprocess.Popen(
             [sys.executable, "-c", code, server.url, str(target)], stdout=subprocess.PIPE, text=True
         )
         assert process.stdout is not None
         process.stdout.readline()
-        time.sleep(chance.uniform(0, 0.5))
+        partial = target.parent / f".{target.name}.partial"
+        if number % 2:  # the others may be killed before the first byte
+            while process.poll() is None and not (partial.exists() and partial.stat().st_size):
+                time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.3))
         process.kill()
         process.communicate()
-        partial = target.parent / f".{target.name}.partial"
         arrived.append(100 * (partial.stat().st_size if partial.exists() else 0) / len(CONTENT))
         if target.exists():
             assert target.read_bytes() == CONTENT

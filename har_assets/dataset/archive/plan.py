@@ -1,5 +1,6 @@
 """The first pass: every table of contents is read, what must be refused is refused, and the copies are listed."""
 
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -8,6 +9,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from har_assets.dataset.archive.layout import Arrangement, Video, arrange
+from har_assets.dataset.archive.listing import Listing
 from har_assets.dataset.archive.members import (
     Member,
     copy_member,
@@ -32,6 +35,10 @@ MAX_NESTING = 3
 _ARCHIVE_ENDING = re.compile(r"\.(rar|zip|7z|tar|tgz|tbz2|txz|tzst|tar\.(gz|bz2|xz|zst))(\.\d{3})?$", re.IGNORECASE)
 
 
+TEXT_SUFFIXES = (".cls", ".csv", ".json", ".txt")
+"""Endings of texts that may hold the class of a video beside them."""
+
+
 @dataclass
 class Source:
     """An archive or folder, what it holds, and where its videos go."""
@@ -40,8 +47,8 @@ class Source:
     shown: str
     """Its name in messages, with the archives around it."""
     reader: Reader
-    label: str | None = None
-    """Class of the videos that lie in no folder."""
+    folders: tuple[str, ...] = ()
+    """Folders around it in a source that holds it, with the stem of each archive in its place, its own included."""
     is_copy: bool = False
     """Unpacked from another archive; removed as soon as it has been read."""
     targets: dict[int, str] = field(default_factory=dict)
@@ -71,10 +78,16 @@ class Source:
 
 
 def open_source(
-    path: Path, shown: str, max_files: int, label: str | None = None, *, is_copy: bool = False, code_page: str = ""
+    path: Path,
+    shown: str,
+    max_files: int,
+    folders: tuple[str, ...] = (),
+    *,
+    is_copy: bool = False,
+    code_page: str = "",
 ) -> Source:
     """Read the table of contents of an archive or folder; `code_page` as `extract_videos` has it."""
-    return Source(path, shown, open_reader(path, shown, max_files, code_page), label, is_copy)
+    return Source(path, shown, open_reader(path, shown, max_files, code_page), folders, is_copy)
 
 
 class Planner:
@@ -95,7 +108,7 @@ class Planner:
         self._max_files = max_files
         self._code_page = code_page
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="list")
-        self._origins: dict[str, str] = {}
+        self._videos: list[tuple[Source, int, Video]] = []
         self._bytes = 0
         self._copies = 0
         self._copied_bytes = 0
@@ -106,8 +119,14 @@ class Planner:
         self._without_videos: list[str] = []
         self._top = ""
 
-    def plan(self, path: Path) -> list[Source]:
-        """Return whatever holds videos at `path`, largest first, so that threads end together."""
+    def plan(self, path: Path, label: str = "auto", listing: Listing | None = None) -> tuple[list[Source], Arrangement]:
+        """Return whatever holds videos at `path`, largest first, so that threads end together, and where they go.
+
+        Args:
+            path: archive or folder.
+            label: what names the class of a video, one of `layout.LABELS`.
+            listing: lists of the videos, None where there are none.
+        """
         self._top = path.name
         with self._pool:
             sources = self._plan(open_source(path, path.name, self._max_files, code_page=self._code_page), depth=1)
@@ -116,7 +135,14 @@ class Planner:
                 f"{path.name} holds no video ({', '.join(sorted(self._extensions))}): name an archive or "
                 f"folder with one folder of videos a class. {' '.join(self.notes())}".rstrip()
             )
-        return sorted(sources, key=lambda source: -source.video_bytes)
+        arrangement = arrange([video for _, _, video in self._videos], label, listing, path)
+        for (source, index, _), place in zip(self._videos, arrangement.places, strict=True):
+            if place is None:
+                del source.targets[index]
+            else:
+                source.targets[index] = f"{place.label}/{place.name}"
+        self._note_files()
+        return sorted(sources, key=lambda source: -source.video_bytes), arrangement
 
     def notes(self) -> Iterator[str]:
         """Sentences about what is left out, after `plan`."""
@@ -133,13 +159,16 @@ class Planner:
             raise too_many_files(self._top, self._max_files)
         self._notes += source.reader.notes
         inner: list[int] = []
+        texts = _texts(members)
         for index, member in enumerate(members):
             name = member.parts[-1]
             if junk := junk_of(member.parts):
                 self._junk.append(junk)
                 self._count_decoded(source, member)
             elif has_suffix(name, self._extensions):
-                source.targets[index] = self._target(source, member)
+                source.targets[index] = ""  # until the layout is known
+                self._videos.append((source, index, _video(source, member, texts)))
+                self._count_bytes(member.size)
             elif _ARCHIVE_ENDING.search(name):
                 if depth == MAX_NESTING:
                     raise ArchiveError(
@@ -164,22 +193,6 @@ class Planner:
                 self._without_videos.append(inner_source.shown)
             sources += found
         return sources
-
-    def _target(self, source: Source, member: Member) -> str:
-        """Return where a video goes, below the target."""
-        label = member.parts[-2] if len(member.parts) > 1 else source.label
-        if label is None:
-            raise ArchiveError(
-                f"{source.shown} holds the video {member.path!r} outside any folder: put every video into a folder "
-                "named after its class."
-            )
-        target = f"{label}/{member.parts[-1]}"
-        origin = f"{source.shown} / {member.path}"
-        if (other := self._origins.get(target)) is not None:
-            raise ArchiveError(f"two members would become {target} ({other} and {origin}): rename or remove one.")
-        self._origins[target] = origin
-        self._count_bytes(member.size)
-        return target
 
     def _note_folders(self, source: Source, inner: list[int]) -> None:
         """Name each folder whose files are no videos: its class would be missed."""
@@ -208,12 +221,16 @@ class Planner:
                     "classes, so remove one of them."
                 )
             self._notes.append(f"{path} and {first} are one folder, by a link: its videos are taken once, as {first}.")
+
+    def _note_files(self) -> None:
+        """Name videos that are in two classes by links to one file."""
         seen: dict[tuple[int, int], str] = {}
         twice = []
-        for index, target in source.targets.items():
-            first = seen.setdefault(folder.inodes[index], target)
-            if first.partition("/")[0] != target.partition("/")[0]:
-                twice.append(f"{first} and {target}")
+        for source, index, _ in self._videos:
+            if isinstance(source.reader, Folder) and (target := source.targets.get(index)):
+                first = seen.setdefault(source.reader.inodes[index], target)
+                if first.partition("/")[0] != target.partition("/")[0]:
+                    twice.append(f"{first} and {target}")
         if twice:
             self._notes.append(
                 f"{len(twice):,} videos are in two classes by links to one file: {twice[0]} for example."
@@ -248,10 +265,43 @@ class Planner:
             require_space(self._scratch, size, f"unpacking the archives in {source.shown}", ArchiveError)
             if inner:
                 source.copy(dict(zip(inner, paths, strict=True)))
-        labels = [_ARCHIVE_ENDING.sub("", members[index].parts[-1]) for index in inner]
+        folders = [
+            _joined(source.folders, (*members[index].parts[:-1], _ARCHIVE_ENDING.sub("", members[index].parts[-1])))
+            for index in inner
+        ]
         is_copy = not isinstance(source.reader, Folder)
 
-        def opened(path: Path, shown: str, label: str) -> Source:
-            return open_source(path, shown, self._max_files, label, is_copy=is_copy, code_page=self._code_page)
+        def opened(path: Path, shown: str, folders: tuple[str, ...]) -> Source:
+            return open_source(path, shown, self._max_files, folders, is_copy=is_copy, code_page=self._code_page)
 
-        return list(self._pool.map(opened, paths, shown, labels))
+        return list(self._pool.map(opened, paths, shown, folders))
+
+
+def _joined(around: tuple[str, ...], parts: tuple[str, ...]) -> tuple[str, ...]:
+    """Folders of an archive below those around it; one that is named like its archive counts once."""
+    if around and parts and around[-1].casefold() == parts[0].casefold():
+        around = around[:-1]
+    return (*around, *parts)
+
+
+def _video(source: Source, member: Member, texts: dict[tuple[str, ...], str]) -> Video:
+    *folders, name = member.parts
+    return Video(
+        _joined(source.folders, tuple(folders)),
+        name,
+        f"{source.shown} / {member.path}",
+        bare=not folders,
+        label_file=texts.get((*folders, name.rpartition(".")[0]), ""),
+        any_text=texts.get((*folders, ""), ""),
+    )
+
+
+def _texts(members: list[Member]) -> dict[tuple[str, ...], str]:
+    """Names of the texts that may hold classes: by folder and stem, and one by each folder and an empty stem."""
+    found = {}
+    for member in members:
+        *folders, name = member.parts
+        stem, ending = os.path.splitext(name)
+        if ending.lower() in TEXT_SUFFIXES and not junk_of(member.parts):
+            found[(*folders, stem)] = found[(*folders, "")] = name
+    return found

@@ -98,6 +98,15 @@ class Folder:
                     raise ValueError(f"{self.members[index].path} grows while it is copied")
 
 
+class OneFile(Folder):
+    """A file that is no archive, as a folder that holds nothing else."""
+
+    def __init__(self, path: Path) -> None:
+        self.paths = [path]
+        self.members = [Member(checked_parts(path.name, path.name), path.stat().st_size)]
+        self.notes, self.junk, self.inodes, self.linked_twice = [], [], [], []
+
+
 class Archive:
     """A RAR, ZIP, 7z or TAR (plain, or compressed by gzip, bzip2, xz or Zstandard), by 7zz.
 

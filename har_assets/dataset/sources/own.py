@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from har_assets.dataset.lists import LABELS
 from har_assets.dataset.sources.restored import DVC
 from har_assets.dataset.sources.source import Request, Source, archive_product
 from har_assets.dataset.tracked import SAMPLE, UNNAMED
@@ -16,6 +17,7 @@ from har_assets.video.walk import walk_files
 def identity(request: Request) -> dict[str, Any]:
     """Path, hash and size of the archive, path and hash of the split lists; HarError where these are missing."""
     source, lists = Path(request.source), _split_lists(request)
+    _refuse_label(request)
     return {
         "archive": str(source),
         "archive_hash": _hash_of(source),
@@ -51,6 +53,18 @@ def _split_lists(request: Request) -> Path | None:
     if not path.exists():
         raise HarError(f"There are no split lists {path}: correct split_lists, or leave it empty.")
     return path
+
+
+def _refuse_label(request: Request) -> None:
+    if request.label.lower() not in LABELS:
+        raise HarError(
+            f"label of raw_archive is {request.label!r}: choose {', '.join(LABELS)}; split_lists names the list itself."
+        )
+    if request.label.lower() == "csv" and not request.split_lists:
+        raise HarError(
+            "label: csv takes the classes from a list, and none is named: name a CSV with the columns video and label, "
+            "or the folder or archive that holds it, as split_lists of raw_archive."
+        )
 
 
 def _hash_of(path: Path) -> str:

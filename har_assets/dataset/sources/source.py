@@ -27,6 +27,8 @@ class Request:
     """Path of an archive or folder of split lists; empty: there are none."""
     names_code_page: str = ""
     """Code page of names that an archive does not mark as UTF-8; empty: see `extract_videos`."""
+    label: str = "auto"
+    """What names the class of a video in a source of one's own: `auto`, `parent`, `top` or `csv`."""
     archive_urls: Sequence[str] = ()
     """Mirrors of the archive; empty takes the home page of the data set."""
     split_lists_urls: Sequence[str] = ()
@@ -80,6 +82,7 @@ def archive_product(
             "archive": archive,
             "split_lists": split_lists,
             "names_code_page": request.names_code_page,
+            "label": request.label.lower(),
             "dataset": dataset,
             "downloads": list(downloads),
         },

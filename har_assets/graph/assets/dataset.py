@@ -46,8 +46,13 @@ class RawArchiveConfig(AssetConfig):
     one archive a class. Empty goes on with the source that the project has, or takes the environment variable
     HAR_SOURCE, or `dvc` where data.dvc tracks a real data set, or the sample."""
     split_lists: str = ""
-    """Path of an archive or folder of split lists in HMDB51's format, for a source of one's own; empty: a
-    seeded split is made."""
+    """Path of a list of the videos, or of an archive or folder of lists, for a source of one's own: of HMDB51's,
+    UCF101's or Something-Something's format, or a CSV with the columns video, label and, if wanted, split and group
+    (docs/own_data.md). Empty: the folders train, val and test of the source, else a seeded split."""
+    label: str = added("auto")
+    """Which folder names the class of a video, for a source of one's own: `parent`, the one that holds it; `top`, the
+    outermost; `csv`, none, it is told by split_lists. `auto` takes lists or folders where they can be read in one way,
+    and refuses others (docs/own_data.md)."""
     names_code_page: str = added("")
     """Code page of names in an archive of one's own that does not mark them as UTF-8, `cp850` or `gb18030` for
     instance. Empty: UTF-8 where they are that, else the code page that fits them best, which the notes of video_clips
@@ -84,6 +89,7 @@ def raw_archive(
         dvc,
         split_lists=config.split_lists,
         names_code_page=config.names_code_page,
+        label=config.label,
         archive_urls=config.archive_urls,
         split_lists_urls=config.split_lists_urls,
         download_hosts=config.download_hosts,
@@ -271,15 +277,16 @@ def frame_cache(
     from har_assets.video.frame_cache import clear_work
 
     shards: dict[str, list[str]] = {}
+    whole: frozenset[str] = frozenset()
     if settings.read().ray:
-        shards = frames.planned_shards(store.folder, config.params, config.timeout_s, config.shard_clips)
+        shards, whole = frames.planned_shards(store.folder, config.params, config.timeout_s, config.shard_clips)
     previous = store.folder.find_latest("frame_cache")
     work = store.folder.root / "frame_cache" / ".work"
     result = publish(
         context,
         store,
         config,
-        lambda build: cached_frames(build, config, store, previous, work, context.log.info, shards),
+        lambda build: cached_frames(build, config, store, previous, work, context.log.info, shards, whole),
     )
     clear_work(work)
     if shards:
@@ -295,10 +302,12 @@ def cached_frames(
     work: Path,
     log: Log,
     shards: dict[str, list[str]] | None = None,
+    whole: frozenset[str] = frozenset(),
 ) -> Product:
     """Decode every clip of the manifests into the folder of the asset, over the nodes of a cluster where it has shards.
 
-    `previous`: a frame cache whose frames are taken over; `work`: kept between attempts. Raises HarError.
+    `previous`: a frame cache whose frames are taken over; `work`: kept between attempts; `whole`: clips of which the
+    shards keep every frame. Raises HarError.
     """
     from har_assets.dataset.cache import cache_product, decode_clips
 
@@ -312,6 +321,7 @@ def cached_frames(
             timeout_s=config.timeout_s,
             folder=build.folder,
             log=log,
+            whole=whole,
         )
         return cache_product(report, config.params, packs)
     report = decode_clips(

@@ -15,7 +15,7 @@ from dagster_graphql import DagsterGraphQLClient
 from har_assets.graph.running.dead_runs import PROCESS_TAG
 from har_assets_tests.graph.sensors.test_alerts import Listener, listener
 from har_assets_tests.incoming.server import instance_of, wait_for
-from har_assets_tests.project import Project
+from har_assets_tests.project import REPOSITORY, Project
 from har_assets_tests.test_web_ui import free_port
 
 __all__ = ["listener"]
@@ -204,7 +204,7 @@ def test_what_somebody_has_ended_is_not_started_again(server: Server) -> None:
         command = subprocess.Popen(
             server.project.command("dagster", "asset", "materialize", "-m", "graph_of_test", "--select", "slow"),
             cwd=server.project.folder,
-            env={**server.project.environment, "PYTHONPATH": f"{os.environ['PYTHONPATH']}:{server.project.folder}"},
+            env={**server.project.environment, "PYTHONPATH": f"{REPOSITORY}:{server.project.folder}"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
