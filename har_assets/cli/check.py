@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from har_assets.cli.output import printable
+from har_assets.cli.output import note, printable
 
 
 def check(
@@ -30,6 +30,7 @@ def check(
             workers=workers or None,
             timeout_s=timeout,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
+            note=note,
         )
     bad = [video for video in found if not video.ok]
     for video in found if as_json else bad:

@@ -27,8 +27,9 @@ def explain(
     from har_assets.runtime.checkpoint import CheckpointPredictor
     from har_assets.runtime.video import ranked
     from har_assets.runtime.windows import read_windows
+    from har_assets.system.files import short_name
 
-    target = out or Path(f"{video.stem}.webp")
+    target = out or Path(f"{short_name(video.stem, 250)}.webp")
     if target.suffix != ".webp":
         raise HarError(f"{target} is no .webp file, which is what is written: give another name.")
     path = model or open_store(store).latest("trained_checkpoint").file(CHECKPOINT)

@@ -33,10 +33,15 @@ def predict(  # noqa: PLR0912
     windows: Annotated[
         int, typer.Option(min=1, help="Clips looked at, spread over the video; scores are averaged.")
     ] = 4,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a video, one a line.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a video, one a line; `error` says why one has no answer.")
+    ] = False,
     as_csv: Annotated[
         bool,
-        typer.Option("--csv", help="CSV: video, rank, label, score; of a timeline video, start, end, label, score."),
+        typer.Option(
+            "--csv",
+            help="CSV: video, rank, label, score, error; of a timeline video, start, end, label, score, error.",
+        ),
     ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Clips that the model scores at once.")] = 16,
     workers: Annotated[int, typer.Option(min=0, help="Decoding processes; 0 takes one a core.")] = 0,
@@ -129,7 +134,7 @@ def predict(  # noqa: PLR0912
         return
     table = csv.writer(sys.stdout, lineterminator="\n")
     if as_csv:
-        table.writerow(["video", "rank", "label", "score"])
+        table.writerow(["video", "rank", "label", "score", "error"])
     failed = 0
     with progress_bar() as bar:
         if not bar.disable:
@@ -148,6 +153,10 @@ def predict(  # noqa: PLR0912
             if isinstance(found, VideoFailure):
                 failed += 1
                 print(printable(f"{found.video}: {found.reason}"), file=sys.stderr)
+                if as_json:
+                    print(json.dumps({"video": found.video, "top": [], "error": found.reason}), flush=True)
+                elif as_csv:
+                    table.writerow([found.video, "", "", "", found.reason])
                 continue
             ranking = list(zip(found.labels, found.scores, strict=True))
             if as_json:
@@ -158,7 +167,7 @@ def predict(  # noqa: PLR0912
                 )
             elif as_csv:
                 table.writerows(
-                    [found.video, rank, label, f"{score:.6f}"] for rank, (label, score) in enumerate(ranking, 1)
+                    [found.video, rank, label, f"{score:.6f}", ""] for rank, (label, score) in enumerate(ranking, 1)
                 )
             else:
                 note = f"  ({found.note})" if found.note else ""

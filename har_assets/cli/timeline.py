@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from har_assets.errors import HarError, VideoError
-from har_assets.system.files import remove_partials, written_whole
+from har_assets.system.files import remove_partials, short_name, written_whole
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -66,7 +66,7 @@ def predict_timelines(
         _require_folder(options.out, films, options)
     table = csv.writer(sys.stdout, lineterminator="\n")
     if options.as_csv:
-        table.writerow(["video", "start_s", "end_s", "label", "score"])
+        table.writerow(["video", "start_s", "end_s", "label", "score", "error"])
     failed = 0
     for film in films:
         try:
@@ -74,12 +74,17 @@ def predict_timelines(
         except VideoError as error:
             failed += 1
             print(printable(f"{film}: {error}"), file=sys.stderr)
+            if options.as_json:
+                print(json.dumps({"video": str(film), "segments": [], "error": str(error)}), flush=True)
+            elif options.as_csv:
+                table.writerow([str(film), "", "", "", "", str(error)])
+                sys.stdout.flush()
             continue
         facts = {**found.to_dict(), "runtime": predictor.runtime}
         if options.as_json:
             print(json.dumps(facts), flush=True)
         elif options.as_csv:
-            table.writerows([found.video, *row] for row in _rows(facts))
+            table.writerows([found.video, *row, ""] for row in _rows(facts))
             sys.stdout.flush()
         else:
             _print(found, speed, printable)
@@ -170,7 +175,8 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str, str, str]]:
 
 # -------------------------------------------------------------------------------------------------- files
 def _target(out: Path, film: Path, suffix: str) -> Path:
-    return out / f"{film.name}.timeline.{suffix}"
+    """NAME.timeline.SUFFIX; of a name that would become too long the beginning and a hash of all of it."""
+    return out / f"{short_name(film.name, 241)}.timeline.{suffix}"
 
 
 def _require_folder(out: Path, films: Sequence[Path], options: TimelineOptions) -> None:

@@ -85,6 +85,8 @@ class DataUpdate:
                     )
             else:
                 notes = unpack(build.inputs["raw_archive"], staging, self.workers, self.log)
+                for note in notes:
+                    self.log(note)
                 files = files_of(staging)
             dataset = Dataset.read(staging)
             version = version_of(files)
@@ -215,13 +217,15 @@ def unpack(archive: Artifact, staging: Path, workers: int, log: Log) -> tuple[st
     from har_assets.dataset.lists import listed_classes, replace_lists
 
     figures, lineage = archive.record.metadata, archive.record.lineage
+    code_page = figures.get("names_code_page", "")
     lists = staging / SPLITS
     if figures["split_lists"]:
-        extract_split_lists(archive.folder / figures["split_lists"], lists, log=log)
+        extract_split_lists(archive.folder / figures["split_lists"], lists, code_page=code_page, log=log)
     report = extract_videos(
         archive.folder / figures["archive"],  # an absolute path stays as it is
         staging / VIDEOS,
         workers=workers or None,
+        code_page=code_page,
         label=figures.get("label", "auto"),
         lists=lists if lists.is_dir() else None,
         log=log,

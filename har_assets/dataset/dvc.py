@@ -23,6 +23,7 @@ import yaml
 
 from har_assets.errors import DatasetError, HarError, PassingError
 from har_assets.system.files import Log
+from har_assets.video.walk import is_junk
 
 DVC_FILE = "data.dvc"
 
@@ -243,13 +244,13 @@ def version_of(files: list[FileHash]) -> str:
 
 
 def differences(data: Path, expected: list[FileHash]) -> dict[str, list[str]]:
-    """Names of files that are `changed`, `missing` or `new` in a folder; all files are read."""
+    """Names of files that are `changed`, `missing` or `new` in a folder, new junk left out; all files are read."""
     found = {file["relpath"]: file["md5"] for file in files_of(data)}
     wanted = {file["relpath"]: file["md5"] for file in expected}
     return {
         "changed": sorted(name for name in found.keys() & wanted.keys() if found[name] != wanted[name]),
         "missing": sorted(wanted.keys() - found.keys()),
-        "new": sorted(found.keys() - wanted.keys()),
+        "new": sorted(name for name in found.keys() - wanted.keys() if not is_junk(tuple(name.split("/")))),
     }
 
 

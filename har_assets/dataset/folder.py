@@ -23,7 +23,7 @@ from har_assets.dataset.known import HMDB51, KNOWN, KnownDataset, recognized
 from har_assets.errors import DatasetError
 from har_assets.store.record import Artifact
 from har_assets.system.files import Log
-from har_assets.video.walk import class_videos
+from har_assets.video.walk import class_videos, walk_files
 
 DATASET_FILE = "dataset.json"
 VIDEOS = "videos"
@@ -101,7 +101,8 @@ class Dataset:
 
 def clips_below(data: Path) -> list[Path]:
     """Every video of `data/`, in no order."""
-    return [path for path in (data / VIDEOS).rglob("*") if path.is_file()]
+    videos = data / VIDEOS
+    return [path for path in walk_files(videos).files if path.is_file()] if videos.is_dir() else []
 
 
 def videos_on_disk(videos: Path) -> list[tuple[str, str, int]]:

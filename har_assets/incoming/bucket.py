@@ -22,10 +22,11 @@ from typing import Any, Self
 
 from har_assets import settings
 from har_assets.errors import HarError, VideoError
-from har_assets.incoming.folder import GoneError, LocalVideo, Signature, Wanted, name_tests
+from har_assets.incoming.folder import GoneError, LocalVideo, Signature, VideoNames, Wanted
 from har_assets.store.remote_folder import PARTS_AT_ONCE, RemoteFolder
-from har_assets.system.files import DISK_FULL_ERRNOS, format_bytes, require_space, sha256_of
+from har_assets.system.files import DISK_FULL_ERRNOS, Log, format_bytes, require_space, sha256_of, silent
 from har_assets.system.locks import FolderLock
+from har_assets.video.walk import junk_of, left_out
 
 COPIES_PREFIX = ".copies-"
 
@@ -67,14 +68,14 @@ class VideoBucket(RemoteFolder):
             self._lock.release()
         self._folder, self._lock, self._held = None, None, {}
 
-    def scan(self, suffixes: Iterable[str]) -> dict[bytes, Signature]:
+    def scan(self, suffixes: Iterable[str], note: Log = silent) -> dict[bytes, Signature]:
         """Name, relative to the address and in UTF-8, to signature of every video, by the rules of a folder.
 
         Raises StorageError, also where there is no such bucket; a prefix without objects is an empty folder.
         """
         from fsspec.asyn import sync
 
-        is_wanted, is_unfinished = name_tests(suffixes)
+        names, junk = VideoNames(suffixes), list[str]()
         place = self._place()
         with self._faults("list"):
             try:
@@ -86,10 +87,14 @@ class VideoBucket(RemoteFolder):
         for path, entry in listed.items():
             if not path.startswith(f"{place}/"):
                 continue  # an object that has the name of the folder
-            name = path.removeprefix(f"{place}/").encode()
-            *folders, base = name.split(b"/")
-            if is_wanted(base) and not is_unfinished(base) and not any(part.startswith(b".") for part in folders):
-                found[name] = _signature(entry)
+            name = path.removeprefix(f"{place}/")
+            parts = tuple(name.split("/"))
+            if left := junk_of(parts):
+                junk.append(left)
+            elif parts[-1] and names.is_video(parts[-1]):
+                found[name.encode()] = _signature(entry)
+        for sentence in left_out(names.left_out, junk):
+            note(sentence)
         self._sizes = found
         return found
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import stat
 import unicodedata
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 from har_assets.errors import HarError, VideoError
-from har_assets.system.files import sha256_of
+from har_assets.system.files import Log, sha256_of, silent
+from har_assets.video.walk import Walk, ending_of, left_out
 
-UNFINISHED = rb"(?:~|\.(?:tmp|temp|part|partial|download|crdownload|filepart))"
+UNFINISHED = r"(?:~|\.(?:tmp|temp|part|partial|download|crdownload|filepart))"
 """Ends of names, before the suffix, that programs give to files which they have not finished."""
 
 SLUG_CHARACTERS = 40
@@ -36,54 +38,57 @@ def signature_of(path: Path) -> Signature:
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def name_tests(suffixes: Iterable[str]) -> tuple[Callable[[bytes], Any], Callable[[bytes], Any]]:
-    """Two functions of a file's name without its folder: is it a video's, and is it one that is not finished?"""
-    endings = b"|".join(re.escape(os.fsencode(suffix)) for suffix in suffixes)
-    return (
-        re.compile(rb"(?![.~]).*(?:" + endings + rb")$", re.IGNORECASE | re.DOTALL).match,
-        re.compile(UNFINISHED + rb"(?:" + endings + rb")$", re.IGNORECASE).search,
-    )
+class VideoNames:
+    """Tells videos by the names of new files, and counts what is left out."""
+
+    def __init__(self, suffixes: Iterable[str]) -> None:
+        self._endings = tuple(suffix.lower() for suffix in suffixes)
+        endings = "|".join(map(re.escape, self._endings))
+        self._is_unfinished = re.compile(rf"{UNFINISHED}(?:{endings})\Z").search
+        self.left_out: list[str] = []
+        """Endings of files that are no videos."""
+
+    def is_video(self, name: str) -> bool:
+        """Whether a file name without its folder is that of a complete video."""
+        lower = name.lower()
+        kept_back = name[0] in ".~" or (lower.endswith(self._endings) and self._is_unfinished(lower))
+        if lower.endswith(self._endings) and not kept_back:
+            return True
+        self.left_out.append("hidden or unfinished" if kept_back else ending_of(name))
+        return False
 
 
-def scan(folder: Path, suffixes: Iterable[str]) -> dict[bytes, Signature]:
+def scan(folder: Path, suffixes: Iterable[str], note: Log = silent) -> dict[bytes, Signature]:
     """Name, relative to the folder and as the file system has it, to signature of every video in it, at any depth.
 
-    A video is a regular file, or a link to one, with one of the suffixes (`.mp4`, in any case). Hidden files and
-    folders, names of unfinished files, links to folders and everything that cannot be looked at are left out.
+    A video is a regular file, or a link to one, with one of the suffixes (`.mp4`, in any case). Hidden files, names of
+    unfinished files, junk (see `Walk`, which follows links to folders) and everything that cannot be looked at are left
+    out; `note` takes sentences about them.
 
     Raises:
         HarError: there is no such folder, or it may not be read.
     """
-    is_wanted, is_unfinished = name_tests(suffixes)
-    is_regular = stat.S_ISREG
-    root = os.fsencode(folder)
+    names, walk = VideoNames(suffixes), Walk(folder)
+    is_video, is_regular, encoded = names.is_video, stat.S_ISREG, os.fsencode
     found: dict[bytes, Signature] = {}
-    waiting = [(root, b"")]
-    while waiting:
-        path, prefix = waiting.pop()
-        try:
-            entries = os.scandir(path)
-        except OSError as error:
-            if path == root:
-                raise HarError(
-                    f"The folder of new videos {folder} cannot be read ({error.strerror}): make it, or name another "
-                    "one in HAR_INCOMING."
-                ) from None
-            continue
-        with entries:
-            for entry in entries:
-                # This loop is what a tick costs: one system call a file, and little else.
-                name = entry.name
-                if is_wanted(name) and not is_unfinished(name):
-                    try:
-                        status = entry.stat()
-                    except OSError:
-                        continue  # removed since, or a link to nothing
-                    if is_regular(status.st_mode):
-                        found[prefix + name] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-                        continue
-                if entry.is_dir(follow_symlinks=False) and not name.startswith(b"."):
-                    waiting.append((os.path.join(path, name), prefix + name + b"/"))
+    for path, entry in walk:
+        # This loop is what a tick costs: one system call a file, and little else.
+        if is_video(entry.name):
+            with contextlib.suppress(OSError):  # removed since, or a link to nothing
+                status = entry.stat()
+                if is_regular(status.st_mode):
+                    found[encoded(path + entry.name)] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+                    continue
+            names.left_out.append("without content")
+    if reason := walk.unread.pop("", ""):
+        raise HarError(
+            f"The folder of new videos {folder} cannot be read ({reason}): make it, or name another one in "
+            "HAR_INCOMING."
+        )
+    for path, reason in walk.unread.items():
+        note(f"The folder {path} cannot be read ({reason}).")
+    for sentence in left_out(names.left_out, walk.junk):
+        note(sentence)
     return found
 
 
@@ -134,8 +139,8 @@ class Videos(Protocol):
 
     def __exit__(self, *exception: object) -> None: ...
 
-    def scan(self, suffixes: Iterable[str]) -> dict[bytes, Signature]:
-        """Name to signature of every video that is there. Raises HarError."""
+    def scan(self, suffixes: Iterable[str], note: Log = silent) -> dict[bytes, Signature]:
+        """Name to signature of every video that is there; `note` takes sentences about other files. Raises HarError."""
 
     def read(self, wanted: Wanted) -> Iterator[tuple[str, bytes, LocalVideo | GoneError | VideoError]]:
         """Take videos off the left of `wanted`, in order, and make them readable; each is to be released.
@@ -169,9 +174,9 @@ class VideoFolder:
     def __exit__(self, *exception: object) -> None:
         """Nothing to clean."""
 
-    def scan(self, suffixes: Iterable[str]) -> dict[bytes, Signature]:
+    def scan(self, suffixes: Iterable[str], note: Log = silent) -> dict[bytes, Signature]:
         """See `scan`."""
-        return scan(self.path, suffixes)
+        return scan(self.path, suffixes, note)
 
     def read(self, wanted: Wanted) -> Iterator[tuple[str, bytes, LocalVideo | GoneError | VideoError]]:
         """Where they lie, with the hash of their content."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from har_assets.model.data import PADDING, Batch
 from har_assets.model.integrity import verify_checkpoint
 from har_assets.model.networks import Normalise, backbone_parameters, build_network, head_parameters
 from har_assets.model.recipe import Recipe
+from har_assets.model.sides import may_be_mirrored
 from har_assets.model.spec import ModelSpec, Provenance, from_metadata, to_metadata
 from har_assets.options import wrong_options
 
@@ -148,7 +148,8 @@ class VideoActionModel(pl.LightningModule):
         if self.recipe.backbone_rate == 0:
             for parameter in backbone_parameters(self.spec.network, self.network):
                 parameter.requires_grad_(False)
-        may_flip_K = torch.tensor([self.recipe.flip and may_be_mirrored(label) for label in self.spec.labels])
+        pairs = self.recipe.mirror_pairs
+        may_flip_K = torch.tensor([self.recipe.flip and may_be_mirrored(label, pairs) for label in self.spec.labels])
         self.register_buffer("may_flip_K", may_flip_K, persistent=False)
         self.losses = training_losses
         """Replaced by its compiled form where training is compiled."""
@@ -292,11 +293,6 @@ def rate_share(step: int, *, steps: int, warmup: float, schedule: str) -> float:
         return 1.0
     done = (step - rising) / max(1.0, steps - rising)
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
-
-
-def may_be_mirrored(label: str) -> bool:
-    """False for a class whose name says left or right: mirrored it would be another one."""
-    return not {"left", "right"} & set(re.split(r"[^a-z]+", label.lower()))
 
 
 class DeployedModel(nn.Module):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from har_assets.errors import HarError
-from har_assets.options import Options
+from har_assets.model.sides import check_pairs
+from har_assets.options import Options, added
 
 CHOICES = {
     "optimizer": ("adam", "adamw"),
@@ -38,7 +39,10 @@ class Recipe(Options):
     label_smoothing: float = 0.0
     """Share of the target spread over all classes."""
     flip: bool = True
-    """Mirror half of the training clips, those of classes named left or right excepted."""
+    """Mirror half of the training clips, those of classes whose name says a side (left, right, clockwise) excepted."""
+    mirror_pairs: list[str] = added([])
+    """Names of classes, or words in them, that become each other in a mirror: `forehand/backhand`. Clips of such
+    classes are not mirrored either."""
     zoom: float = 0.0
     """Cut regions up to this share smaller or larger than the frame size and scale them to it."""
     brightness: float = 0.2
@@ -59,6 +63,7 @@ class Recipe(Options):
             raise HarError(
                 "adam would mix weight_decay with its momentum: choose the optimizer adamw, or weight_decay 0."
             )
+        check_pairs(self.mirror_pairs)
         for name in ("warmup", "zoom", "brightness", "saturation", "dropout", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise HarError(f"{name} is {getattr(self, name)}: choose 0 or more and less than 1.")

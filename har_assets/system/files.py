@@ -165,6 +165,14 @@ def remove_tree(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def short_name(name: str, most: int) -> str:
+    """A file name of at most `most` bytes: itself, or its beginning, `~` and eight digits of a hash of all of it."""
+    data = os.fsencode(name)
+    if len(data) <= most:
+        return name
+    return f"{data[: most - 9].decode(errors='ignore')}~{hashlib.sha256(data).hexdigest()[:8]}"
+
+
 @contextlib.contextmanager
 def written_whole(target: Path, *, keep_suffix: bool = False) -> Iterator[Path]:
     """A path beside `target` to write a file to, which takes the target's place when the block ends.
@@ -176,13 +184,19 @@ def written_whole(target: Path, *, keep_suffix: bool = False) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     # Process numbers repeat among containers that share a folder, so a random part follows.
     writer = f"{os.getpid()}-{secrets.token_hex(4)}.partial"
-    name = f".{target.stem}.{writer}{target.suffix}" if keep_suffix else f".{target.name}.{writer}"
-    partial = target.with_name(name)
+    start, end = _around_the_writer(target, keep_suffix=keep_suffix)
+    partial = target.with_name(f"{start}{writer}{end}")
     try:
         yield partial
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _around_the_writer(target: Path, *, keep_suffix: bool) -> tuple[str, str]:
+    """Beginning and end of the names of the partial files of `target`."""
+    stem, suffix = (target.stem, target.suffix) if keep_suffix else (target.name, "")
+    return f".{short_name(stem, 200)}.", suffix
 
 
 def write_text_whole(target: Path, text: str) -> None:
@@ -196,8 +210,8 @@ def remove_partials(target: Path, *, untouched_s: float = 0.0) -> None:
 
     A process number of another container may look dead here, so a folder that is shared needs a time.
     """
-    for start, end in ((target.name, ""), (target.stem, target.suffix)):
-        pattern = f".{glob.escape(start)}.*.partial{glob.escape(end)}"
+    for start, end in (_around_the_writer(target, keep_suffix=keep) for keep in (False, True)):
+        pattern = f"{glob.escape(start)}*.partial{glob.escape(end)}"
         for partial in list(target.parent.glob(pattern)):
             writer = re.search(r"\.(\d+)(?:-[0-9a-f]+)?\.partial", partial.name)
             if writer and not is_running(int(writer[1])) and time.time() - modified(partial) >= untouched_s:

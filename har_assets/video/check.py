@@ -6,7 +6,7 @@ from pathlib import Path
 
 from har_assets.errors import HarError, VideoError
 from har_assets.video.decode import VideoReader
-from har_assets.video.walk import VIDEO_SUFFIXES, find_videos
+from har_assets.video.walk import VIDEO_SUFFIXES, walk_files
 from har_assets.video.workers import decode_many
 
 
@@ -40,16 +40,20 @@ def check_folder(
     workers: int | None = None,
     timeout_s: float = 120,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    note: Callable[[str], None] = lambda sentence: None,
 ) -> list[VideoCheck]:
     """Decode every video below a folder from end to end; return one finding each, in the order of the paths.
 
-    `progress` takes (videos done, videos in all) after each.
+    `progress` takes (videos done, videos in all) after each, `note` sentences about files that are left out.
 
     Raises:
         HarError: there is no such folder, or no video in it.
 
     """
-    paths = find_videos(folder)
+    tree = walk_files(folder)
+    paths = tree.videos
+    for sentence in tree.notes():
+        note(sentence)
     if not paths:
         raise HarError(f"There is no video below {folder} (looked for {', '.join(sorted(VIDEO_SUFFIXES))}).")
     return list(_in_order(paths, workers, timeout_s, progress))

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from har_assets.cli.output import files_of
 from har_assets.export.engine_options import EngineOptions
 from har_assets.export.tensorrt import build_engine
 from har_assets.incoming.results import Results, update_table
@@ -53,11 +54,43 @@ def test_predictions_of_a_folder_come_in_order_and_a_bad_file_shows(folder: Path
         "videos/below/c.avi",
         "videos/a.avi",
         "videos/b [1].avi",
+        "videos/bad.avi",
         "videos/below/c.avi",
     ]
+    reason = lines[3].pop("error")
+    assert lines[3] == {"video": "videos/bad.avi", "top": []}
+    assert done.stderr == f"videos/bad.avi: {reason}\n"
     assert sum(score["score"] for score in lines[0]["top"]) == pytest.approx(1, abs=1e-4)
-    assert done.stderr.startswith("videos/bad.avi: ")
-    assert len(done.stderr.splitlines()) == 1
+    done = har("predict", "--csv", "--top", 1, "--model", tiny_onnx, "videos/bad.avi", "videos/a.avi", folder=folder)
+    assert done.returncode == 1
+    bad, good = csv.DictReader(io.StringIO(done.stdout))
+    assert bad == {"video": "videos/bad.avi", "rank": "", "label": "", "score": "", "error": reason}
+    assert (good["video"], good["rank"], good["error"]) == ("videos/a.avi", "1", "")
+
+
+def test_what_folders_and_patterns_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("run/a.avi", "run/b.MTS", "run/c.txt", "run/._a.avi", "@eaDir/d.avi", "deep/er/e.avi", "f.avi"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "lost.avi").symlink_to("nothing")
+    for link in ("up", "again"):  # a pattern must not follow two links that lead back up for ever
+        (tmp_path / "run" / link).symlink_to(tmp_path)
+
+    def found(argument: str) -> list[str]:
+        return [path.relative_to(tmp_path).as_posix() for path in files_of(f"{tmp_path}/{argument}")]
+
+    assert found("") == ["deep/er/e.avi", "f.avi", "lost.avi", "run/a.avi", "run/b.MTS"]
+    assert capsys.readouterr().err == (
+        "note: 1 files that are no videos were left out: 1 .txt.\n"
+        "note: 2 files or folders that systems keep beside videos were left out: 1 ._*, 1 @eaDir.\n"
+    )
+    assert found("**/*.avi") == ["deep/er/e.avi", "f.avi", "lost.avi", "run/a.avi"]
+    assert found("**/er/*") == ["deep/er/e.avi"]
+    assert found("*/*.avi") == ["run/a.avi"]
+    assert found("*.avi") == ["f.avi", "lost.avi"]
+    assert found("d*") == ["deep/er/e.avi"]
+    assert found("[rs]un/*.txt") == ["run/c.txt"]  # whoever names it has it tried
+    assert found("nowhere/**/*.avi") == []
 
 
 def test_patterns_and_names_that_look_like_patterns(folder: Path, tiny_checkpoint: Path) -> None:

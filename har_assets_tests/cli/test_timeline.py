@@ -147,13 +147,36 @@ def test_a_table_for_people_and_a_bad_film_beside_a_good_one(tmp_path: Path, tin
     assert lines[2].split()[:1] == ["0:00.0"]
     assert lines[-1].startswith("an action for 0:03.0 of 0:03.0; windows of 0.13 s every 0.07 s")
     done = har("predict", "--timeline", "--csv", "--model", tiny_onnx, "--threshold", 1, "film.mp4", folder=tmp_path)
-    assert done.stdout == "video,start_s,end_s,label,score\n"
+    assert done.stdout == "video,start_s,end_s,label,score,error\n"
+    bad = har("predict", "--timeline", "--csv", "--model", tiny_onnx, "bad.mp4", folder=tmp_path)
+    (row,) = csv.DictReader(io.StringIO(bad.stdout))
+    assert (bad.returncode, row["video"], row["label"]) == (1, "bad.mp4", "")
+    assert bad.stderr == f"bad.mp4: {row['error']}\n"
+    bad = har("predict", "--timeline", "--json", "--model", tiny_onnx, "bad.mp4", folder=tmp_path)
+    assert json.loads(bad.stdout) == {"video": "bad.mp4", "segments": [], "error": row["error"]}
     done = har("predict", "--timeline", "--csv", "--model", tiny_onnx, "--threshold", 0, "film.mp4", folder=tmp_path)
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert float(rows[0]["start_s"]) == 0
     assert float(rows[-1]["end_s"]) == pytest.approx(3, abs=0.04)
     done = har("predict", "--timeline", "--model", tiny_onnx, "--threshold", 1, "film.mp4", folder=tmp_path)
     assert "No action reaches the threshold of 1; the highest score is 0." in done.stdout
+
+
+def test_names_as_long_as_a_file_system_takes(tmp_path: Path, tiny_onnx: Path) -> None:
+    names = [f"{letter * 230}{end}" for letter in "ab" for end in (".mp4", "-and-more.mp4", "-and-much-more-of-it.mp4")]
+    names += [f"{'ü' * 125}.mp4", f"{'x' * 235}.mp4"]
+    film = write_noise(tmp_path / "film.mp4", 30)
+    for name in names:
+        (tmp_path / name).hardlink_to(film)
+    out = tmp_path / "out"
+    done = har("predict", "--timeline", "--model", tiny_onnx, "--strip", "--out", "out", *names, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    written = {path.name for path in out.iterdir()}
+    assert len(written) == 3 * len(names)
+    assert f"{'a' * 230}.mp4.timeline.json" in written  # a name that fits stays as it is
+    assert {path.name[:100] for path in out.iterdir()} == {name[:100] for name in names}
+    videos = {json.loads(path.read_text())["video"] for path in out.glob("*.json")}
+    assert videos == set(names)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ import rarfile
 
 from har_assets.dataset import archive
 from har_assets.dataset.archive import extract_split_lists, extract_videos
+from har_assets.dataset.lists import read_split_lists
 from har_assets.errors import ArchiveError
 from har_assets.system import files as _files
 
@@ -34,6 +35,13 @@ CLIPS = {
     for film in "ab"
     for number in range(3)
 }
+
+
+def put(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -189,7 +197,7 @@ def test_a_folder_is_copied_and_left_as_it_was(tmp_path: Path):
     modes = {path: path.stat().st_mode for path in source.rglob("*")}
     report = extract_videos(source, tmp_path / "videos")
     assert contents(tmp_path / "videos") == CLIPS
-    assert report.notes == ("1 files that are no videos were left out.",)
+    assert report.notes == ("1 files that are no videos were left out: 1 .txt.",)
     assert {path: path.stat().st_mode for path in source.rglob("*")} == modes
     assert not any(os.path.samefile(source / name, tmp_path / "videos" / name) for name in CLIPS)
 
@@ -216,9 +224,66 @@ def test_other_files_are_left_out_and_counted(tmp_path: Path):
     report = extract_videos(source, tmp_path / "videos")
     assert contents(tmp_path / "videos") == CLIPS
     assert report.notes == (
-        "4 files that are no videos were left out.",
+        "2 files that are no videos were left out: 1 .md, 1 .txt.",
+        "2 files or folders that systems keep beside videos were left out: 1 ._*, 1 __MACOSX.",
         "1 inner archives hold no video: source.zip / empty.zip.",
     )
+
+
+def test_a_class_without_a_video_is_named(tmp_path: Path):
+    files = {**CLIPS, "swing/1.seq": b"x", "swing/2.seq": b"x", "golf/notes.txt": b"x", "notes.txt": b"x"}
+    note = "Folders without a video are no classes: swing (2 .seq)."
+    (tmp_path / "source.zip").write_bytes(zip_bytes(files))
+    assert note in extract_videos(tmp_path / "source.zip", tmp_path / "out").notes
+    put(tmp_path / "own", files)
+    (tmp_path / "own" / "jump").mkdir()
+    notes = extract_videos(tmp_path / "own", tmp_path / "again").notes
+    assert note in notes
+    assert "jump/ is an empty folder and no class." in notes
+    (tmp_path / "none.zip").write_bytes(zip_bytes({"swing/1.seq": b"x"}))
+    refused(tmp_path / "none.zip", tmp_path, r"holds no video .* were left out: 1 \.seq\. .*swing \(1 \.seq\)")
+
+
+def test_two_classes_that_are_one_folder_are_refused(tmp_path: Path):
+    own = put(tmp_path / "own", CLIPS)
+    (own / "jog").symlink_to(own / "run")
+    refused(own, tmp_path, "jog and run in own are one folder, by a link")
+    (own / "jog").unlink()
+    put(tmp_path / "pool", {"x.avi": b"x"})
+    (own / "jog").symlink_to(tmp_path / "pool")
+    (own / "sprint").symlink_to(tmp_path / "pool")
+    refused(own, tmp_path, "sprint and jog in own are one folder, by a link")
+    (own / "sprint").unlink()
+    (own / "golf" / "back").symlink_to(own / "wave")
+    (own / "wave" / "back").symlink_to(own / "golf")
+    report = extract_videos(own, tmp_path / "videos")
+    assert report.classes == ("golf", "jog", "run", "wave")
+    assert report.notes == (
+        "golf/back and wave are one folder, by a link: its videos are taken once, as wave.",
+        "wave/back and golf are one folder, by a link: its videos are taken once, as golf.",
+    )
+
+
+def test_a_video_of_two_classes_by_links_is_said(tmp_path: Path):
+    own = put(tmp_path / "own", CLIPS)
+    put(tmp_path / "pool", {"x.avi": b"x"})
+    for label in ("golf", "wave"):
+        (own / label / "x.avi").symlink_to(tmp_path / "pool" / "x.avi")
+    os.link(own / "golf" / "filma_golf_f_nm_np1_fr_med_0.avi", own / "run" / "hard.avi")
+    report = extract_videos(own, tmp_path / "videos")
+    assert contents(tmp_path / "videos").keys() >= {"golf/x.avi", "wave/x.avi"}
+    assert report.notes == (
+        "2 videos are in two classes by links to one file: golf/filma_golf_f_nm_np1_fr_med_0.avi and run/hard.avi "
+        "for example.",
+    )
+
+
+def test_links_to_nothing_are_refused(tmp_path: Path):
+    own = put(tmp_path / "own", CLIPS)
+    (own / "golf" / ".#notes.txt").symlink_to("user@host.4711")  # of an editor
+    assert extract_videos(own, tmp_path / "out").notes
+    (own / "jog").symlink_to(tmp_path / "not mounted")
+    refused(own, tmp_path, r"holds 1 links that lead to nothing \(the first is jog\)")
 
 
 def test_progress_tells_rate_and_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -259,6 +324,17 @@ def test_the_official_split_lists(shared_data: Path, tmp_path: Path):
     assert len(lists["wave_test_split1.txt"]) == 5915
     assert extract_split_lists(tmp_path / "lists", tmp_path / "again") == 153
     assert contents(tmp_path / "again") == lists
+
+
+def test_split_lists_zipped_on_a_mac(shared_data: Path, tmp_path: Path):
+    assert extract_split_lists(shared_data / "cases" / "lists" / "l_mac.zip", tmp_path / "lists") == 6
+    assert len(read_split_lists(tmp_path / "lists")) > 0
+    lists = {"a_test_split1.txt": b"a.avi 1\n", "@eaDir/a_test_split1.txt": b"x", "._a_test_split1.txt": b"\0\5\x16\7"}
+    for pack in (zip_bytes, tar_bytes):
+        (tmp_path / "lists.any").write_bytes(pack(lists))
+        assert extract_split_lists(tmp_path / "lists.any", tmp_path / pack.__name__) == 1
+        assert contents(tmp_path / pack.__name__) == {"a_test_split1.txt": b"a.avi 1\n"}
+    assert extract_split_lists(put(tmp_path / "folder", lists), tmp_path / "of a folder") == 1
 
 
 @pytest.mark.parametrize(
@@ -321,6 +397,9 @@ def test_a_flipped_bit_in_a_rar_is_refused(position: float, shared_data: Path, t
         "golf/../../x.avi",
         "/golf/x.avi",
         "..\\golf\\x.avi",
+        "golf\\..\\..\\x.avi",
+        "\\golf\\x.avi",
+        "\\\\server\\share\\x.avi",
         "C:/golf/x.avi",
         "..",
     ],

@@ -23,6 +23,7 @@ from har_assets_tests.dataset.test_archive import (
     CLIPS,
     by_class,
     contents,
+    put,
     rar_bytes,
     refused,
     tar_bytes,
@@ -162,12 +163,20 @@ def test_a_rar_in_parts(tmp_path: Path):
 class NameInBytes(zipfile.ZipInfo):
     """A member whose name is in a code page, without a mark that says so."""
 
-    def __init__(self, name: str, code_page: str) -> None:
+    def __init__(self, name: str, code_page: str, *, marked: bool = False, system: int = 3) -> None:
         super().__init__(name)
-        self._name = name.encode(code_page)
+        self._name, self._flags = name.encode(code_page), 0x800 * marked
+        self.create_system = system
 
     def _encodeFilenameFlags(self) -> tuple[bytes, int]:
-        return self._name, self.flag_bits & ~0x800
+        return self._name, self.flag_bits & ~0x800 | self._flags
+
+
+def zip_of(path: Path, *members: NameInBytes) -> Path:
+    with zipfile.ZipFile(path, "w") as made:
+        for member in members:
+            made.writestr(member, b"" if member._name.endswith((b"/", b"\\")) else b"x")
+    return path
 
 
 @pytest.mark.parametrize(
@@ -187,11 +196,87 @@ def test_names_in_a_code_page_are_read(code_page: str, labels: tuple[str, ...], 
                 made.writestr(NameInBytes(f"{label}/clip{clip}.avi", code_page), b"x")
     report = extract_videos(tmp_path / "source.zip", tmp_path / "videos")
     assert report.classes == tuple(sorted(labels))
+    said = [f"were read as {code_page}" in note and "names_code_page" in note for note in report.notes]
+    assert said == ([] if code_page == "utf-8" else [True])
+    named = extract_videos(tmp_path / "source.zip", tmp_path / "again", code_page=code_page)
+    assert (named.classes, named.notes) == (report.classes, ())
 
 
 def test_names_in_utf_8_without_a_mark(shared_data: Path, tmp_path: Path):
     report = extract_videos(shared_data / "cases" / "zips" / "utf8_noflag.zip", tmp_path / "videos")
     assert report.classes == ("geht", "läuft")
+
+
+def test_marked_names_stay_utf_8_among_names_in_a_code_page(tmp_path: Path):
+    # In GB 18030 the first name happens to be sound UTF-8.
+    unmarked = [NameInBytes(f"{label}/a.avi", "gb18030") for label in ("联通", "跑步", "跳跃", "走路")]
+    source = zip_of(tmp_path / "mixed.zip", *unmarked, NameInBytes("läuft/a.avi", "utf-8", marked=True))
+    report = extract_videos(source, tmp_path / "videos")
+    assert report.classes == tuple(sorted(["联通", "跑步", "跳跃", "走路", "läuft"]))
+
+
+def test_the_configuration_names_the_code_page(tmp_path: Path):
+    source = zip_of(tmp_path / "source.zip", NameInBytes("läuft/a.avi", "cp850"), NameInBytes("geht/a.avi", "ascii"))
+    assert extract_videos(source, tmp_path / "out", code_page="cp850").classes == ("geht", "läuft")
+    assert extract_videos(source, tmp_path / "other", code_page="cp1251").classes == ("geht", "l„uft")
+    refused(source, tmp_path, "holds names that are not in utf-8: correct names_code_page", code_page="utf-8")
+    refused(source, tmp_path, "'cp4711' is no code page", code_page="cp4711")
+    utf_8 = zip_of(tmp_path / "utf8.zip", NameInBytes("läuft/a.avi", "utf-8"))
+    assert extract_videos(utf_8, tmp_path / "as it says", code_page="cp850").classes == ("l├ñuft",)
+    (tmp_path / "tar").write_bytes(tar_bytes({"läuft/a.avi": b"x"}))  # the format is in UTF-8
+    assert extract_videos(tmp_path / "tar", tmp_path / "of a tar", code_page="cp850").classes == ("läuft",)
+    inner = zip_bytes({"läuft.zip": zip_of(tmp_path / "x", NameInBytes("größe/a.avi", "cp850")).read_bytes()})
+    (tmp_path / "nested.zip").write_bytes(inner)
+    assert extract_videos(tmp_path / "nested.zip", tmp_path / "nested", code_page="cp850").classes == ("größe",)
+
+
+@pytest.mark.parametrize("system", [0, 3, 11], ids=["FAT", "Unix", "NTFS"])
+def test_backslashes_separate_folders(system: int, tmp_path: Path):
+    names = ["own\\", "own\\run\\", "own\\run\\a.avi", "own\\läuft\\a.avi", "__MACOSX\\own\\run\\._a.avi"]
+    members = [NameInBytes(name, "utf-8", marked=True, system=system) for name in names]
+    report = extract_videos(zip_of(tmp_path / "source.zip", *members), tmp_path / "out")
+    assert sorted(contents(tmp_path / "out")) == ["läuft/a.avi", "run/a.avi"]
+    assert report.notes == ("1 files or folders that systems keep beside videos were left out: 1 __MACOSX.",)
+    lists = [NameInBytes("lists\\a_test_split1.txt", "ascii", system=system)]
+    assert extract_split_lists(zip_of(tmp_path / "lists.zip", *lists), tmp_path / "lists") == 1
+    both = [NameInBytes(name, "ascii", system=system) for name in ("run\\a.avi", "run/a.avi")]
+    refused(zip_of(tmp_path / "both.zip", *both), tmp_path, "two members would become run/a.avi")
+
+
+def test_backslashes_of_a_tar_and_of_files_on_disk(tmp_path: Path):
+    files = {"own\\run\\a.avi": b"x"}
+    (tmp_path / "source.tar").write_bytes(tar_bytes(files))
+    extract_videos(tmp_path / "source.tar", tmp_path / "videos")
+    put(tmp_path / "own", files)
+    extract_videos(tmp_path / "own", tmp_path / "again")
+    assert contents(tmp_path / "videos") == contents(tmp_path / "again") == {"run/a.avi": b"x"}
+
+
+def test_a_member_without_a_name_is_refused(tmp_path: Path):
+    (tmp_path / "source.zip").write_bytes(zip_bytes({".": b"x", "run/a.avi": b"x"}))
+    refused(tmp_path / "source.zip", tmp_path, "unsafe")
+
+
+@pytest.mark.parametrize(("method", "name"), [(97, "WavPack"), (96, "Jpeg"), (10, "PKImploding"), (19, "19")])
+def test_a_compression_that_is_not_read_is_named(method: int, name: str, tmp_path: Path):
+    data = bytearray(zip_bytes({"run/a.avi": b"abc" * 100}))
+    for signature, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        at = data.index(signature) + offset
+        data[at : at + 2] = method.to_bytes(2, "little")
+    (tmp_path / "source.zip").write_bytes(data)
+    refused(tmp_path / "source.zip", tmp_path, f"compressed by {name}, which is not supported")
+
+
+def test_parts_of_an_archive_are_told(tmp_path: Path):
+    (tmp_path / "packed").mkdir()
+    for kind in ("zip", "7z"):
+        command = [readers.seven_zip(), "a", f"-t{kind}", "-v20k", "-mx=0", f"../made.{kind}", "."]
+        put(tmp_path / "packed", CLIPS)
+        subprocess.run(command, cwd=tmp_path / "packed", check=True, stdout=subprocess.DEVNULL)
+        refused(tmp_path / f"made.{kind}.001", tmp_path, "is one part of an archive in parts: join them")
+        refused(tmp_path / f"made.{kind}.002", tmp_path, "is one part of an archive in parts: join them")
+    put(tmp_path / "own", {**CLIPS, "jog.zip.001": (tmp_path / "made.zip.001").read_bytes()})
+    refused(tmp_path / "own", tmp_path, r"own / jog\.zip\.001 is one part of an archive in parts")
 
 
 FORGED = "\n\n----------\nPath = golf/forged.avi\nSize = 1\nAttributes = \n\nPath = "

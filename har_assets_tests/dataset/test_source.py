@@ -19,6 +19,7 @@ from har_assets.errors import DownloadError, HarError
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.product import Product
 from har_assets.store.record import Artifact
+from har_assets.system.files import hash_of
 from har_assets_tests.dataset.publishing import publish
 from har_assets_tests.dataset.test_download import Server, running_server
 
@@ -140,6 +141,34 @@ def test_an_archive_of_ones_own_stays_where_it_is_and_is_known_by_its_bytes(
 
 
 # --- what DVC restores --------------------------------------------------------------------------------------
+
+
+def test_the_identity_of_a_folder_is_that_of_earlier_versions_and_knows_what_lies_behind_links(
+    request_here: Request, tmp_path: Path
+) -> None:
+    folder, pool = tmp_path / "own", tmp_path / "pool"
+    for path in (folder / "b!" / "1.avi", folder / "b" / "2.avi", folder / "b" / "README", pool / "3.avi"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"12")
+    request = replace(request_here, source=str(folder))
+
+    def identity() -> str:
+        return str(own.identity(request)["archive_hash"])
+
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
+    plain = identity()
+    assert plain == hash_of([[name, about.st_size, about.st_mtime_ns] for name, about in stats])
+    (folder / "b" / "Thumbs.db").write_bytes(b"made by looking at it")
+    (folder / "loop").symlink_to(folder)
+    assert identity() == plain
+    (folder / "c").symlink_to(pool)
+    linked = identity()
+    (pool / "4.avi").write_bytes(b"1")
+    more = identity()
+    (pool / "4.avi").write_bytes(b"123")
+    assert len({plain, linked, more, identity()}) == 4
+    assert own.identity(request)["bytes"] == 2 * 4 + 3
 
 
 def test_what_dvc_restores_has_no_archive(request_here: Request) -> None:

@@ -127,13 +127,18 @@ def test_names_that_lead_elsewhere_and_names_of_no_video(camera: Camera) -> None
     names = ["../../up.avi", "a//b.avi", "/abs.avi", "дорога 一#?&+%2e.avi", "x" * 300 + ".avi"]
     for seed, name in enumerate(names):
         camera.put(name, seed)
-    others = [".hidden.avi", "notes.txt", "folder.avi/", ".cache/d.avi", "film.part.avi"]
+    others = [".hidden.avi", "notes.txt", "folder.avi/", ".cache/d.avi", "film.part.avi", "@eaDir/a.avi", "._a.avi"]
     for name in others:
         camera.server.client().put_object(Bucket=BUCKET, Key=f"{camera.prefix}/{name}", Body=b"")
     camera.server.client().put_object(Bucket=BUCKET, Key=f"{camera.prefix}2/other.avi", Body=b"x")
     camera.server.client().put_object(Bucket=BUCKET, Key=f"{camera.prefix}/empty.avi", Body=b"")
     videos = VideoBucket(f"s3://{BUCKET}/{camera.prefix}", camera.project.folder, 10**9)
-    found = {name.decode() for name in videos.scan([".avi"])}
+    notes: list[str] = []
+    found = {name.decode() for name in videos.scan([".avi"], notes.append)}
+    assert notes == [
+        "3 files that are no videos were left out: 2 hidden or unfinished, 1 .txt.",
+        "4 files or folders that systems keep beside videos were left out: 1 .., 1 ._*, 1 .cache, 1 @eaDir.",
+    ]
     # The two of `..` are hidden folders by the rule for all folders: they are no videos.
     assert found == {*names[1:], "empty.avi"}
     result = camera.go()

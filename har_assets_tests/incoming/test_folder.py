@@ -49,9 +49,27 @@ def test_what_is_a_video_and_what_is_not(tmp_path: Path) -> None:
     (tmp_path / "nowhere.avi").symlink_to("gone.avi")
     (tmp_path / "link.avi").symlink_to("a.avi")
     (tmp_path / "loop").symlink_to(tmp_path)
-    found = scan(tmp_path, SUFFIXES)
+    notes: list[str] = []
+    found = scan(tmp_path, SUFFIXES, notes.append)
     assert set(found) == {*videos, b"link.avi", b"folder.avi/inside.avi"}
     assert found[b"a.avi"][0] == 5
+    assert notes == [
+        "12 files that are no videos were left out: 6 hidden or unfinished, 2 without content, 1 .crdownload, 1 .part, "
+        "1 .txt, 1 without an ending.",
+        "1 files or folders that systems keep beside videos were left out: 1 .cache.",
+    ]
+
+
+def test_links_to_folders_are_followed_and_do_not_rename_what_is_there(tmp_path: Path) -> None:
+    folder, disk = tmp_path / "incoming", tmp_path / "disk"
+    for path in (folder / "z" / "a.avi", disk / "b.avi", disk / "._b.avi", disk / "@eaDir" / "b.avi"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    before = scan(folder, SUFFIXES)
+    (folder / "a").symlink_to(folder / "z")
+    (folder / "disk").symlink_to(disk)
+    (disk / "back").symlink_to(folder)
+    assert scan(folder, SUFFIXES).keys() == {*before, b"disk/b.avi"}
 
 
 def test_a_signature_changes_with_the_content_although_size_and_time_are_set_back(tmp_path: Path) -> None:

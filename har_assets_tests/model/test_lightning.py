@@ -14,7 +14,6 @@ from har_assets.model.lightning import (
     TrainingScores,
     VideoActionModel,
     load_checkpoint,
-    may_be_mirrored,
     rate_share,
     training_losses,
 )
@@ -177,13 +176,13 @@ def test_rates_rise_linearly_and_fall_along_a_cosine() -> None:
     assert [rate_share(step, steps=9, warmup=0.0, schedule="constant") for step in (0, 8)] == [1.0, 1.0]
 
 
-def test_classes_of_a_side_are_not_mirrored() -> None:
-    assert [may_be_mirrored(label) for label in ("turn_left", "Right hand", "bright", "kick_ball")] == [
-        False,
-        False,
-        True,
-        True,
-    ]
+def test_classes_of_a_side_are_not_mirrored(tiny_spec: ModelSpec) -> None:
+    from dataclasses import replace
+
+    spec = replace(tiny_spec, labels=("turnLeft", "backhand", "kick_ball"))
+    model = VideoActionModel.from_spec(spec, mirror_pairs=["forehand/backhand"])
+    assert model.may_flip_K.tolist() == [False, False, True]
+    assert VideoActionModel.from_spec(spec, flip=False).may_flip_K.tolist() == [False] * 3
 
 
 def test_an_unknown_network_names_the_known_ones(tiny_spec: ModelSpec) -> None:

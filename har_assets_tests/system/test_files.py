@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from har_assets.system.files import remove_partials, write_text_whole, written_whole
+from har_assets.system.files import remove_partials, short_name, write_text_whole, written_whole
 
 
 def test_the_target_changes_at_the_end_of_the_block(tmp_path: Path) -> None:
@@ -54,16 +54,17 @@ def test_two_writers_of_one_target_do_not_meet(tmp_path: Path) -> None:
     assert target.read_text() == "one"  # the outer block ended last
 
 
+@pytest.mark.parametrize("name", ["a[1].zip", f"{'ü' * 125}.zip"])
 @pytest.mark.parametrize("keep_suffix", [False, True])
 def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_stays(
-    tmp_path: Path, keep_suffix: bool
+    tmp_path: Path, keep_suffix: bool, name: str
 ) -> None:
     code = (
         "import os, sys; from pathlib import Path; from har_assets.system.files import written_whole\n"
         f"with written_whole(Path(sys.argv[1]), keep_suffix={keep_suffix}) as partial:\n"
         "    partial.write_text('half'); os.kill(os.getpid(), 9)"
     )
-    target = tmp_path / "a[1].zip"
+    target = tmp_path / name
     subprocess.run([sys.executable, "-c", code, target], check=False)
     (left,) = tmp_path.iterdir()
     with written_whole(target, keep_suffix=keep_suffix) as partial, written_whole(tmp_path / "b.zip") as other:
@@ -76,3 +77,12 @@ def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_stays
         assert left.exists()
         remove_partials(target, untouched_s=60)
         assert sorted(tmp_path.iterdir()) == sorted([partial, other])
+
+
+def test_a_name_that_is_too_long_is_cut_and_stays_its_own() -> None:
+    assert short_name("ü" * 100, 200) == "ü" * 100
+    one, other = (short_name("ü" * 120 + end, 200) for end in "xy")
+    assert one != other
+    assert len(one.encode()) <= 200
+    assert one.startswith("ü" * 90)
+    assert len(os.fsencode(short_name(os.fsdecode(b"\xff" * 255), 200))) <= 200

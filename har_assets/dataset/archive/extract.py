@@ -55,6 +55,7 @@ def extract_videos(
     workers: int | None = None,
     label: str = "auto",
     lists: Path | None = None,
+    code_page: str = "",
     log: Log = silent,
 ) -> ExtractionReport:
     """Unpack the videos of `source` to `target/<class>/<file>` (read-only files), all or nothing.
@@ -69,6 +70,8 @@ def extract_videos(
         workers: threads; None takes one a core, four at most.
         label: what names the class of a video: `auto`, `parent`, `top` or `csv`.
         lists: folder of the lists of the source, as `extract_split_lists` leaves them; None where it has none.
+        code_page: of names that an archive does not mark as UTF-8, by Python's name of it (`cp850`); empty takes UTF-8
+            where they are that, else the code page that fits them best, which the notes say.
         log: takes progress lines.
 
     Raises:
@@ -83,7 +86,7 @@ def extract_videos(
     _require_separate(source, target)
     with _staging(target, log) as staging:
         log(f"reading the table of contents of {source.name}")
-        planner = Planner(staging.scratch, extensions, max_bytes, max_files, workers)
+        planner = Planner(staging.scratch, extensions, max_bytes, max_files, workers, code_page)
         sources, arrangement = planner.plan(source, label, Listing.read(lists, label) if lists else None)
         total = sum(found.video_bytes for found in sources)
         require_space(target.parent, total, f"unpacking {source.name}", ArchiveError)
@@ -111,7 +114,7 @@ def extract_videos(
     )
 
 
-def extract_split_lists(source: Path, target: Path, *, log: Log = silent) -> int:
+def extract_split_lists(source: Path, target: Path, *, code_page: str = "", log: Log = silent) -> int:
     """Put split lists, `har_assets.dataset.lists` knows their names, flat into `target`.
 
     `source` is an archive or folder that holds them, or a list itself.
@@ -124,7 +127,7 @@ def extract_split_lists(source: Path, target: Path, *, log: Log = silent) -> int
     source, target = Path(source).absolute(), Path(target)
     _require_separate(source, target)
     with _staging(target, log) as staging:
-        found = _opened_lists(source)
+        found = _opened_lists(source, code_page)
         named = [member.parts[-1] for member in found.reader.members if not is_junk(member.parts)]
         chosen = format_among(named)
         lists: dict[str, int] = {}
@@ -147,15 +150,17 @@ def extract_split_lists(source: Path, target: Path, *, log: Log = silent) -> int
             raise ArchiveError(f"{source.name} holds no split list: expected {wanted_lists()}.")
         found.copy({index: staging.result / name for name, index in lists.items()})
         staging.publish()
+    for note in found.reader.notes:
+        log(note)
     count = sum(format_of(name) is not None for name in lists)
     log(f"{count} split lists from {source.name}")
     return count
 
 
-def _opened_lists(source: Path) -> Source:
+def _opened_lists(source: Path, code_page: str) -> Source:
     """The archive or folder that holds the lists; the folder around a list that is named itself."""
     if not source.is_file() or not (format_of(source.name) or source.suffix.lower() in TEXT_SUFFIXES):
-        return open_source(source, source.name, MAX_FILES)
+        return open_source(source, source.name, MAX_FILES, code_page=code_page)
     if format_of(source.name) is None:
         raise ArchiveError(f"{source.name} is no split list: expected {wanted_lists()}.")
     return Source(source, source.name, OneFile(source))

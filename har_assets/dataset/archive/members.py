@@ -98,10 +98,12 @@ def too_many_files(shown: str, limit: int) -> ArchiveError:
     return ArchiveError(f"{shown} holds more than {limit:,} files: leave out what is no video, or divide it.")
 
 
-def checked_parts(name: str, shown: str) -> tuple[str, ...]:
-    """Split a member's name; refuse one that could leave the target folder or cannot be written."""
-    parts = tuple(part for part in name.split("/") if part not in ("", "."))
-    if name.startswith("/") or ".." in parts or "\\" in name or re.match(r"[A-Za-z]:", name) or "\0" in name:
+def checked_parts(name: str, shown: str, *, is_folder: bool = False) -> tuple[str, ...]:
+    """Split a member's name, at `\\` too, as Windows writes it; refuse one that could leave the target folder."""
+    slashed = name.replace("\\", "/")
+    parts = tuple(part for part in slashed.split("/") if part not in ("", "."))
+    nameless = not parts and not is_folder
+    if nameless or slashed.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", name) or "\0" in name:
         raise ArchiveError(
             f"{shown} holds {name!r}, a name that points outside the archive: it is unsafe and refused, get "
             "the archive from another source."

@@ -21,7 +21,7 @@ from har_assets.dataset.archive.members import (
 from har_assets.dataset.archive.readers import Folder, Reader, open_reader
 from har_assets.errors import ArchiveError
 from har_assets.system.files import format_bytes, require_space
-from har_assets.video.walk import has_suffix, is_junk
+from har_assets.video.walk import MOST_NAMED, counted, ending_of, has_suffix, junk_of, left_out
 
 MAX_BYTES = 200 * 10**9
 """No more bytes than this are unpacked unless asked: HMDB51 has 2.1 GB, a zip bomb petabytes."""
@@ -32,7 +32,7 @@ MAX_FILES = 200_000
 MAX_NESTING = 3
 """Archives inside archives inside archives; HMDB51 has two levels."""
 
-_ARCHIVE_ENDING = re.compile(r"\.(rar|zip|7z|tar|tgz|tbz2|txz|tzst|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
+_ARCHIVE_ENDING = re.compile(r"\.(rar|zip|7z|tar|tgz|tbz2|txz|tzst|tar\.(gz|bz2|xz|zst))(\.\d{3})?$", re.IGNORECASE)
 
 
 TEXT_SUFFIXES = (".cls", ".csv", ".json", ".txt")
@@ -78,27 +78,44 @@ class Source:
 
 
 def open_source(
-    path: Path, shown: str, max_files: int, folders: tuple[str, ...] = (), *, is_copy: bool = False
+    path: Path,
+    shown: str,
+    max_files: int,
+    folders: tuple[str, ...] = (),
+    *,
+    is_copy: bool = False,
+    code_page: str = "",
 ) -> Source:
-    """Read the table of contents of an archive or folder."""
-    return Source(path, shown, open_reader(path, shown, max_files), folders, is_copy)
+    """Read the table of contents of an archive or folder; `code_page` as `extract_videos` has it."""
+    return Source(path, shown, open_reader(path, shown, max_files, code_page), folders, is_copy)
 
 
 class Planner:
     """Reads every table of contents, refuses what must be refused, and lists what is to be copied."""
 
-    def __init__(self, scratch: Path, extensions: frozenset[str], max_bytes: int, max_files: int, workers: int) -> None:
+    def __init__(
+        self,
+        scratch: Path,
+        extensions: frozenset[str],
+        max_bytes: int,
+        max_files: int,
+        workers: int,
+        code_page: str = "",
+    ) -> None:
         self._scratch = scratch
         self._extensions = extensions
         self._max_bytes = max_bytes
         self._max_files = max_files
+        self._code_page = code_page
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="list")
         self._videos: list[tuple[Source, int, Video]] = []
         self._bytes = 0
         self._copies = 0
         self._copied_bytes = 0
         self._files = 0
-        self._others = 0
+        self._others: list[str] = []
+        self._junk: list[str] = []
+        self._notes: list[str] = []
         self._without_videos: list[str] = []
         self._top = ""
 
@@ -112,11 +129,11 @@ class Planner:
         """
         self._top = path.name
         with self._pool:
-            sources = self._plan(open_source(path, path.name, self._max_files), depth=1)
+            sources = self._plan(open_source(path, path.name, self._max_files, code_page=self._code_page), depth=1)
         if not sources:
             raise ArchiveError(
                 f"{path.name} holds no video ({', '.join(sorted(self._extensions))}): name an archive or "
-                "folder with one folder of videos a class."
+                f"folder with one folder of videos a class. {' '.join(self.notes())}".rstrip()
             )
         arrangement = arrange([video for _, _, video in self._videos], label, listing, path)
         for (source, index, _), place in zip(self._videos, arrangement.places, strict=True):
@@ -124,12 +141,13 @@ class Planner:
                 del source.targets[index]
             else:
                 source.targets[index] = f"{place.label}/{place.name}"
+        self._note_files()
         return sorted(sources, key=lambda source: -source.video_bytes), arrangement
 
     def notes(self) -> Iterator[str]:
         """Sentences about what is left out, after `plan`."""
-        if self._others:
-            yield f"{self._others} files that are no videos were left out."
+        yield from left_out(self._others, self._junk)
+        yield from self._notes
         if self._without_videos:
             names = ", ".join(self._without_videos)
             yield f"{len(self._without_videos)} inner archives hold no video: {names}."
@@ -139,12 +157,14 @@ class Planner:
         self._files += len(members)
         if self._files > self._max_files:
             raise too_many_files(self._top, self._max_files)
+        self._notes += source.reader.notes
         inner: list[int] = []
         texts = _texts(members)
         for index, member in enumerate(members):
             name = member.parts[-1]
-            if is_junk(member.parts):
-                self._leave_out(source, member)
+            if junk := junk_of(member.parts):
+                self._junk.append(junk)
+                self._count_decoded(source, member)
             elif has_suffix(name, self._extensions):
                 source.targets[index] = ""  # until the layout is known
                 self._videos.append((source, index, _video(source, member, texts)))
@@ -157,7 +177,12 @@ class Planner:
                     )
                 inner.append(index)
             else:
-                self._leave_out(source, member)
+                self._others.append(ending_of(name))
+                self._count_decoded(source, member)
+        self._note_folders(source, inner)
+        if isinstance(source.reader, Folder):
+            self._junk += source.reader.junk
+            self._note_links(source, source.reader)
         sources = [source] if source.targets else []
         opened = self._open_inner(source, inner)
         if not source.targets:
@@ -169,8 +194,49 @@ class Planner:
             sources += found
         return sources
 
-    def _leave_out(self, source: Source, member: Member) -> None:
-        self._others += 1
+    def _note_folders(self, source: Source, inner: list[int]) -> None:
+        """Name each folder whose files are no videos: its class would be missed."""
+        members, used = source.reader.members, {*source.targets, *inner}
+        folders = {"/".join(members[index].parts[:-1]) for index in used}
+        others: dict[str, list[str]] = {}
+        for index, member in enumerate(members):
+            folder = "/".join(member.parts[:-1])
+            if index not in used and folder and folder not in folders and not junk_of(member.parts):
+                others.setdefault(folder, []).append(ending_of(member.parts[-1]))
+        named = [f"{folder} ({counted(endings)})" for folder, endings in sorted(others.items())]
+        if named:
+            more = f", and {len(named) - MOST_NAMED} others" if len(named) > MOST_NAMED else ""
+            self._notes.append(f"Folders without a video are no classes: {', '.join(named[:MOST_NAMED])}{more}.")
+
+    def _note_links(self, source: Source, folder: Folder) -> None:
+        """Refuse two classes that are one folder by a link; name videos that are in two classes by links to files."""
+        with_videos = {folder.members[index].parts[:-1] for index in source.targets}
+        for path, first in folder.linked_twice:
+            parts, parts_of_first = tuple(path.split("/")), tuple(first.split("/"))
+            if not any(each[: len(parts_of_first)] == parts_of_first for each in with_videos):
+                continue
+            if parts[:-1] == parts_of_first[:-1]:
+                raise ArchiveError(
+                    f"{path} and {first} in {source.shown} are one folder, by a link: its videos would be of two "
+                    "classes, so remove one of them."
+                )
+            self._notes.append(f"{path} and {first} are one folder, by a link: its videos are taken once, as {first}.")
+
+    def _note_files(self) -> None:
+        """Name videos that are in two classes by links to one file."""
+        seen: dict[tuple[int, int], str] = {}
+        twice = []
+        for source, index, _ in self._videos:
+            if isinstance(source.reader, Folder) and (target := source.targets.get(index)):
+                first = seen.setdefault(source.reader.inodes[index], target)
+                if first.partition("/")[0] != target.partition("/")[0]:
+                    twice.append(f"{first} and {target}")
+        if twice:
+            self._notes.append(
+                f"{len(twice):,} videos are in two classes by links to one file: {twice[0]} for example."
+            )
+
+    def _count_decoded(self, source: Source, member: Member) -> None:
         if not isinstance(source.reader, Folder):
             self._count_bytes(member.size)  # 7zz decodes it on the way
 
@@ -206,7 +272,7 @@ class Planner:
         is_copy = not isinstance(source.reader, Folder)
 
         def opened(path: Path, shown: str, folders: tuple[str, ...]) -> Source:
-            return open_source(path, shown, self._max_files, folders, is_copy=is_copy)
+            return open_source(path, shown, self._max_files, folders, is_copy=is_copy, code_page=self._code_page)
 
         return list(self._pool.map(opened, paths, shown, folders))
 
@@ -236,6 +302,6 @@ def _texts(members: list[Member]) -> dict[tuple[str, ...], str]:
     for member in members:
         *folders, name = member.parts
         stem, ending = os.path.splitext(name)
-        if ending.lower() in TEXT_SUFFIXES and not is_junk(member.parts):
+        if ending.lower() in TEXT_SUFFIXES and not junk_of(member.parts):
             found[(*folders, stem)] = found[(*folders, "")] = name
     return found

@@ -22,7 +22,7 @@ from har_assets.dataset.archive.members import (
     not_a_file,
     too_many_files,
 )
-from har_assets.errors import ArchiveError
+from har_assets.errors import ArchiveError, HarError
 from har_assets.system.files import format_seconds
 from har_assets.video.walk import walk_files
 
@@ -55,6 +55,8 @@ class Reader(Protocol):
     """One archive or folder."""
 
     members: list[Member]
+    notes: list[str]
+    """Sentences about how it was read."""
 
     def read(self, wanted: Collection[int]) -> Generator[tuple[int, IO[bytes]], None, None]:
         """Yield number and data of the members `wanted`, in the order of the list; read all of each."""
@@ -62,14 +64,30 @@ class Reader(Protocol):
 
 
 class Folder:
-    """A folder, linked folders included."""
+    """A folder, linked folders included. ArchiveError for a link to nothing, whose content would be missed."""
 
     def __init__(self, folder: Path) -> None:
-        self.paths = [path for path in walk_files(folder, follow_links=True) if path.is_file()]
-        self.members = [
-            Member(checked_parts(path.relative_to(folder).as_posix(), folder.name), path.stat().st_size)
-            for path in self.paths
-        ]
+        try:
+            tree = walk_files(folder)
+        except HarError as error:
+            raise ArchiveError(str(error)) from error
+        lost = [path for path in tree.files if path.is_symlink() and not path.exists() and path.name[0] != "."]
+        if lost:
+            raise ArchiveError(
+                f"{folder.name} holds {len(lost):,} links that lead to nothing (the first is "
+                f"{lost[0].relative_to(folder)}): fetch what they name, or remove them."
+            )
+        self.paths = [path for path in tree.files if path.is_file()]
+        self.members, self.inodes = list[Member](), list[tuple[int, int]]()
+        for path in self.paths:
+            about = path.stat()
+            self.members.append(Member(checked_parts(path.relative_to(folder).as_posix(), folder.name), about.st_size))
+            self.inodes.append((about.st_dev, about.st_ino))
+        self.junk = tree.walk.junk
+        self.linked_twice = list(tree.walk.linked_twice())
+        self.notes = [f"{path} is an empty folder and no class." for path in tree.walk.empty]
+        if special := len(tree.files) - len(self.paths):
+            self.notes.append(f"{special:,} pipes, sockets and hidden links to nothing were left out.")
 
     def read(self, wanted: Collection[int]) -> Generator[tuple[int, IO[bytes]], None, None]:
         """Yield number and data of the members `wanted`."""
@@ -86,6 +104,7 @@ class OneFile(Folder):
     def __init__(self, path: Path) -> None:
         self.paths = [path]
         self.members = [Member(checked_parts(path.name, path.name), path.stat().st_size)]
+        self.notes, self.junk, self.inodes, self.linked_twice = [], [], [], []
 
 
 class Archive:
@@ -96,11 +115,17 @@ class Archive:
     but through `Member`.
     """
 
-    def __init__(self, path: Path, shown: str, max_files: int) -> None:
+    def __init__(self, path: Path, shown: str, max_files: int, code_page: str = "") -> None:
         self._path = path
         self._shown = shown
+        self._methods: set[str] = set()
+        self.notes: list[str] = []
         with path.open("rb") as file:
             head = file.read(512)
+        if re.search(r"\.(zip|7z|rar|tar)\.\d{3}$", shown, re.IGNORECASE):
+            raise ArchiveError(
+                f"{shown} is one part of an archive in parts: join them, `cat NAME.0* > NAME`, and name the whole."
+            )
         if not head:
             raise ArchiveError(f"{shown} is empty (0 bytes): fetch it again.")
         self._format = next((name for first, name in _FORMATS.items() if head.startswith(first)), "tar")
@@ -116,7 +141,8 @@ class Archive:
                 ) from None
             if self._format == "rar" and not _rar4_has_end(path):
                 raise damaged(shown, "its end is missing")
-            names = _decoded([record[b"Path"] for record in records])
+            names, note = _decoded(records, shown, code_page, always=self._format == "zip")
+            self.notes += [note] if note else []
             self.members = [
                 Member(checked_parts(name, shown), int(record[b"Size"]))
                 for name, record in zip(names, records, strict=True)
@@ -151,6 +177,8 @@ class Archive:
                     raise encrypted(self._shown)
                 elif key in _KEYS and records:
                     records[-1][key] = value
+                elif key == b"Method":
+                    self._methods.update(value.decode(errors="replace").split())
                 if len(records) > max_files:
                     raise too_many_files(self._shown, max_files)
         volume = about.get(b"Characteristics", b"").split()
@@ -164,8 +192,9 @@ class Archive:
         words = (record.get(b"Attributes") or record.get(b"Mode", b"")).split()
         types = {word[:1] for word in words if re.fullmatch(rb"\S[-r][-w]\S{7}", word)}
         letters = words[0] if words and words[0].isalpha() else b""  # of Windows: D for a folder, L for a link
-        if record.get(b"Folder") == b"+" or b"d" in types or b"D" in letters:
-            checked_parts(os.fsdecode(record[b"Path"]), self._shown)
+        is_folder_of_windows = record[b"Path"].endswith(b"\\") and record.get(b"Size") == b"0"
+        if record.get(b"Folder") == b"+" or b"d" in types or b"D" in letters or is_folder_of_windows:
+            checked_parts(os.fsdecode(record[b"Path"]), self._shown, is_folder=True)
             return False
         if not types <= {b"-", b"0"} or b"L" in letters or any(record.get(key) for key in _LINKS):
             raise not_a_file(os.fsdecode(record[b"Path"]), self._shown)
@@ -179,7 +208,7 @@ class Archive:
         if self._format in _COMPRESSED_TAR:
             commands[0][: len(command)] = ["x", "-so"]
             commands.append([*command, *options, "-ttar", "-si"])
-        return io.BufferedReader(_Output(commands, self._shown), CHUNK_BYTES)
+        return io.BufferedReader(_Output(commands, self._shown, self._methods), CHUNK_BYTES)
 
 
 class _NotAnArchiveError(ValueError):
@@ -189,9 +218,10 @@ class _NotAnArchiveError(ValueError):
 class _Output(io.RawIOBase):
     """What 7zz writes, several of them in a pipe; raises at the end unless all have ended well."""
 
-    def __init__(self, commands: list[list[str]], shown: str) -> None:
+    def __init__(self, commands: list[list[str]], shown: str, methods: set[str]) -> None:
         super().__init__()
         self._shown = shown
+        self._methods = methods
         self._listing = "-slt" in commands[-1]
         self._listed = ""
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -253,8 +283,14 @@ class _Output(io.RawIOBase):
             raise encrypted(self._shown)
         if "Missing volume" in reason:
             raise ArchiveError(
-                f"{self._shown} is a RAR in parts, and the next part is not beside it: put all parts into one "
-                "folder and name the first."
+                f"{self._shown} is an archive in parts, and the next part is not beside it: put all parts into one "
+                "folder and name the first of a RAR, the .zip of a ZIP."
+            )
+        if "Unsupported Method" in reason:
+            methods = ", ".join(sorted(self._methods - _USUAL_METHODS) or sorted(self._methods))
+            raise ArchiveError(
+                f"{self._shown} is compressed by {methods}, which is not supported: pack it again with Deflate, or "
+                "unpack it and name the folder."
             )
         kind = _NotAnArchiveError if "Cannot open the file as" in reason else ValueError
         faults = re.findall(r"^ERRORS?(?: = |:\s*)(?:/.*/)?(.+)", reason, re.MULTILINE)
@@ -268,17 +304,56 @@ _LINKS = (b"Symbolic Link", b"Hard Link", b"Copy Link")
 _KEYS = {b"Size", b"Folder", b"Attributes", b"Mode", b"Characteristics", b"Comment", *_LINKS}
 """What is read of a listing beside the name."""
 
+_USUAL_METHODS = {"Store", "Deflate", "Deflate64", "BZip2", "LZMA"}
 
-def _decoded(names: list[bytes]) -> list[str]:
-    """Names as text: UTF-8, or the code page that fits all of them best."""
-    together = b"\n".join(names)
+
+def _decoded(records: list[dict[bytes, bytes]], shown: str, code_page: str, *, always: bool) -> tuple[list[str], str]:
+    """Names as text, and a sentence about a code page that had to be guessed.
+
+    Names that the archive marks are in UTF-8. The others are in UTF-8 together, or in one code page together: the one
+    that is named, else the one that fits them best. `always` takes the named one even where all fit UTF-8.
+    """
+    marked = [b"UTF8" in record.get(b"Characteristics", b"").split() for record in records]
+    others = b"\n".join(record[b"Path"] for record, is_utf8 in zip(records, marked, strict=True) if not is_utf8)
+    encoding, note = "utf-8", ""
+    if others.isascii():
+        pass
+    elif not _is_utf8(others) or (code_page and always):
+        encoding = code_page or _likely_code_page(others)
     try:
-        return together.decode().split("\n")[: len(names)]
+        texts = iter(others.decode(encoding).split("\n"))
     except UnicodeDecodeError:
-        from charset_normalizer import from_bytes
+        raise ArchiveError(
+            f"{shown} holds names that are not in {encoding}: correct names_code_page, or leave it empty."
+        ) from None
+    except LookupError:
+        raise ArchiveError(
+            f"{encoding!r} is no code page: set names_code_page to cp437 or cp850, for example."
+        ) from None
+    names = [
+        record[b"Path"].decode() if is_utf8 else next(texts) for record, is_utf8 in zip(records, marked, strict=True)
+    ]
+    if encoding != "utf-8" and not code_page:
+        first = next(name for name, is_utf8 in zip(names, marked, strict=True) if not is_utf8 and not name.isascii())
+        note = (
+            f"{shown} does not say in which code page its names are, and they were read as {encoding} ({first}): set "
+            "names_code_page where that is wrong."
+        )
+    return names, note
 
-        guess = from_bytes(together, cp_isolation=_CODE_PAGES).best()
-        return together.decode(guess.encoding if guess else "cp437").split("\n")
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        return bool(data.decode() or True)
+    except UnicodeDecodeError:
+        return False
+
+
+def _likely_code_page(names: bytes) -> str:
+    from charset_normalizer import from_bytes
+
+    guess = from_bytes(names, cp_isolation=_CODE_PAGES).best()
+    return guess.encoding if guess else "cp437"
 
 
 def _rar4_has_end(path: Path) -> bool:
@@ -314,10 +389,13 @@ def seven_zip() -> str:
     return str(program)
 
 
-def open_reader(path: Path, shown: str, max_files: int) -> Reader:
-    """Read what a folder or an archive holds; the first bytes tell its format, whatever its name."""
+def open_reader(path: Path, shown: str, max_files: int, code_page: str = "") -> Reader:
+    """Read what a folder or an archive holds; the first bytes tell its format, whatever its name.
+
+    `code_page` is that of names which the archive does not mark as UTF-8, by Python's name of it; empty: see `Archive`.
+    """
     if path.is_dir():
         return Folder(path)
     if not path.exists():
         raise ArchiveError(f"there is no archive or folder {path}: check the path.")
-    return Archive(path, shown, max_files)
+    return Archive(path, shown, max_files, code_page)

@@ -10,6 +10,7 @@ from har_assets.errors import HarError
 from har_assets.store.product import Build, Product
 from har_assets.system.confinement import confined
 from har_assets.system.files import hash_of, sha256_of
+from har_assets.video.walk import walk_files
 
 
 def identity(request: Request) -> dict[str, Any]:
@@ -74,14 +75,14 @@ def _hash_of(path: Path) -> str:
     return hash_of(
         [
             [file.relative_to(path).as_posix(), file.stat().st_size, file.stat().st_mtime_ns]
-            for file in sorted(path.rglob("*"))
+            for file in walk_files(path).files
             if file.is_file()
         ]
     )
 
 
 def _size_of(path: Path) -> int:
-    files = [path] if path.is_file() else path.rglob("*")
+    files = [path] if path.is_file() else walk_files(path).files
     return sum(file.stat().st_size for file in files if file.is_file())
 
 

@@ -25,6 +25,8 @@ class Request:
     dvc: DvcRepository
     split_lists: str = ""
     """Path of an archive or folder of split lists; empty: there are none."""
+    names_code_page: str = ""
+    """Code page of names that an archive does not mark as UTF-8; empty: see `extract_videos`."""
     label: str = "auto"
     """What names the class of a video in a source of one's own: `auto`, `parent`, `top` or `csv`."""
     archive_urls: Sequence[str] = ()
@@ -79,6 +81,7 @@ def archive_product(
             "source": request.source,
             "archive": archive,
             "split_lists": split_lists,
+            "names_code_page": request.names_code_page,
             "label": request.label.lower(),
             "dataset": dataset,
             "downloads": list(downloads),

@@ -53,6 +53,10 @@ class RawArchiveConfig(AssetConfig):
     """Which folder names the class of a video, for a source of one's own: `parent`, the one that holds it; `top`, the
     outermost; `csv`, none, it is told by split_lists. `auto` takes lists or folders where they can be read in one way,
     and refuses others (docs/own_data.md)."""
+    names_code_page: str = added("")
+    """Code page of names in an archive of one's own that does not mark them as UTF-8, `cp850` or `gb18030` for
+    instance. Empty: UTF-8 where they are that, else the code page that fits them best, which the notes of video_clips
+    say."""
     archive_urls: list[str] = []
     """Mirrors of hmdb51_org.rar; empty takes the home page of the data set."""
     split_lists_urls: list[str] = []
@@ -84,6 +88,7 @@ def raw_archive(
         store.folder,
         dvc,
         split_lists=config.split_lists,
+        names_code_page=config.names_code_page,
         label=config.label,
         archive_urls=config.archive_urls,
         split_lists_urls=config.split_lists_urls,

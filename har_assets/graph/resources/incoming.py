@@ -10,6 +10,7 @@ from har_assets.incoming.bucket import VideoBucket
 from har_assets.incoming.folder import Signature, VideoFolder, Videos
 from har_assets.options import Described, parse_size
 from har_assets.system.confinement import confined, refuse_other_address
+from har_assets.system.files import Log, silent
 
 
 class IncomingVideos(Described, dg.ConfigurableResource):
@@ -35,8 +36,8 @@ class IncomingVideos(Described, dg.ConfigurableResource):
             return VideoBucket(named, home, parse_size(self.most_copied))
         return VideoFolder(confined(project / named, project, "folder of incoming"))
 
-    def scan(self, videos: Videos) -> dict[bytes, Signature]:
-        """Name to signature of every video that is there; HarError where they cannot be listed."""
+    def scan(self, videos: Videos, note: Log = silent) -> dict[bytes, Signature]:
+        """Name to signature of every video that is there, see Videos; HarError where they cannot be listed."""
         from har_assets.video.walk import VIDEO_SUFFIXES
 
         named = self.suffixes or settings.read().incoming_suffixes
@@ -46,4 +47,4 @@ class IncomingVideos(Described, dg.ConfigurableResource):
             raise HarError(
                 f"{', '.join(bare)} is no suffix of files: begin it with a dot in {settings.INCOMING_SUFFIXES}."
             )
-        return videos.scan(suffixes)
+        return videos.scan(suffixes, note)

@@ -85,9 +85,10 @@ def new_video_sensor(
     if store.folder.find_latest("onnx_model") is None:
         return dg.SkipReason("There is no onnx_model yet: materialize it, and the videos are predicted.")
     project, instance = store.project_folder, context.instance
+    notes: list[str] = []
     try:
         videos = incoming.videos(project, store.folder.root / NAME)
-        found = incoming.scan(videos)
+        found = incoming.scan(videos, notes.append)
         with Ledger.opened(store.folder.root / NAME / LEDGER, context.cursor) as ledger:
             plan = ledger.plan(
                 found,
@@ -103,7 +104,7 @@ def new_video_sensor(
             edition = ledger.edition
     except HarError as error:
         return dg.SkipReason(str(error))
-    words = in_words(plan)
+    words = " ".join([f"{in_words(plan)}.", *notes]) if notes else in_words(plan)
     if plan.request is None:
         return dg.SensorResult(skip_reason=words, cursor=edition, dynamic_partitions_requests=requests)
     context.log.info(words)

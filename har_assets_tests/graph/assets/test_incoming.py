@@ -284,6 +284,15 @@ def test_a_file_that_cannot_be_read_gets_its_reason_and_later_its_result(here: H
     assert len(table_of(here.project)) == 1
 
 
+def test_a_tick_says_what_is_no_video(here: Here) -> None:
+    for name in ("notes.txt", "Thumbs.db"):
+        (here.folder / name).write_bytes(b"x")
+    assert here.look().skip_message == (
+        "0 videos in the folder. 1 files that are no videos were left out: 1 .txt. "
+        "1 files or folders that systems keep beside videos were left out: 1 Thumbs.db."
+    )
+
+
 def test_a_missing_model_and_a_missing_folder_are_said(here: Here) -> None:
     shutil.rmtree(here.folder)
     assert "make it, or name another one in HAR_INCOMING" in here.look().skip_message
