@@ -273,6 +273,20 @@ def test_a_killed_training_goes_on_and_ends_as_an_undisturbed_one(
     assert len((work / "history.jsonl").read_text().splitlines()) == 12
 
 
+def test_another_number_of_processes_begins_again(tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec) -> None:
+    alone = request_for(tmp_path / "work", tiny_cache, tiny_spec, epochs=30)
+    child = TrainingProcess(alone, tmp_path / "work")
+    child.wait_for_epochs(2)
+    child.send(signal.SIGKILL)
+    child.wait()
+    two = request_for(tmp_path / "work", tiny_cache, tiny_spec, epochs=2, devices=2)
+    out, err = TrainingProcess(two, tmp_path / "work").wait()
+    assert "A training by 1 processes cannot go on with 2: it begins again." in out, err
+    history = (tmp_path / "work" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in history] == [0, 1]
+    assert json.loads((tmp_path / "work" / SUMMARY_FILE).read_text())["epochs_run"] == 2
+
+
 def test_an_interrupt_stops_in_order_and_mlflow_says_killed(
     tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec
 ) -> None:
