@@ -33,7 +33,6 @@ from numpy.typing import NDArray
 
 from har_assets.model.spec import ModelSpec
 from har_assets.runtime import Predictor, open_model
-from har_assets.runtime.cut import CLIP_FPS
 from har_assets.runtime.predictor import Scores
 from har_assets.runtime.timeline import predict_timeline
 from har_assets.runtime.windows import cropped_CHW
@@ -94,7 +93,7 @@ def measure_timeline(predictor: Predictor, film: Path) -> tuple[float, Scores]:
 def measure_naive(predictor: Predictor, film: Path, count: int, rate: float, scores_NK: Scores) -> None:
     """Print the speed of windows decoded independently and how far their scores are from the timeline's."""
     spec = predictor.spec
-    hop_s = spec.num_frames * spec.frame_stride / CLIP_FPS / 2
+    hop_s = spec.clip_s / 2
     numbers = [round((len(scores_NK) - 1) * number / (count - 1)) for number in range(count)]
     clips_iterator = naive_clips(film, spec, [number * hop_s for number in numbers])
     began = time.perf_counter()

@@ -27,7 +27,6 @@ def explain(
     from har_assets.runtime.checkpoint import CheckpointPredictor
     from har_assets.runtime.video import ranked
     from har_assets.runtime.windows import read_windows
-    from har_assets.video.sampling import window_starts
 
     target = out or Path(f"{video.stem}.webp")
     if target.suffix != ".webp":
@@ -40,9 +39,7 @@ def explain(
     read = read_windows(video, spec, windows)
     (answer, *_), (score, *_) = ranked(predictor.predict(read.clips_BCTHW).mean(axis=0), spec.labels, 1)
     found = class_saliency(predictor.model, read.clips_BCTHW, spec.labels.index(label or answer))
-    kept = -(-read.num_source_frames // spec.frame_stride)
-    start = window_starts(kept, spec.num_frames, windows)[found.clip]
-    shown = shown_from_video(video, spec, start)
+    shown = shown_from_video(video, spec, read.starts[found.clip])
     both_THWC = np.concatenate([shown.frames_THWC, with_heat(shown, found.heat_THW)], axis=2)
     try:
         target.write_bytes(moving_webp(both_THWC, shown.frame_ms))

@@ -67,10 +67,6 @@ def predict(  # noqa: PLR0912
     threshold: Annotated[
         float, typer.Option(help="Score from which an action is named.", rich_help_panel=TIMELINE)
     ] = 0.5,
-    clip_fps: Annotated[
-        float,
-        typer.Option(help="Frames a second of the videos the model was trained on.", rich_help_panel=TIMELINE),
-    ] = 30.0,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder to write VIDEO.timeline.csv and .json to.", rich_help_panel=TIMELINE),
@@ -118,7 +114,6 @@ def predict(  # noqa: PLR0912
             hop,
             smoothing,
             threshold,
-            clip_fps,
             batch,
             timeout if "timeout" in given else None,
             as_json,
@@ -187,7 +182,7 @@ def latest_model(store: str, runtime: str) -> Path:
 
 def _refuse_clashes(given: set[str], timeline: bool) -> None:
     """HarError for options that were given and say nothing together; names as in the signature of `predict`."""
-    cut = {"window", "hop", "smoothing", "threshold", "clip_fps", "out", "annotate", "strip"}
+    cut = {"window", "hop", "smoothing", "threshold", "out", "annotate", "strip"}
     whole = {
         "top": "a timeline names the best action of each moment",
         "windows": "it counts clips over a whole video, a timeline is cut by --window and --hop",

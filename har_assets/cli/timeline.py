@@ -34,7 +34,6 @@ class TimelineOptions:
     hop_s: float | None
     smoothing_s: float | None
     threshold: float
-    clip_fps: float
     batch: int
     timeout_s: float | None
     as_json: bool
@@ -110,7 +109,6 @@ def _predict(predictor: Predictor, film: Path, options: TimelineOptions, bar: Pr
             hop_s=options.hop_s,
             smoothing_s=options.smoothing_s,
             threshold=options.threshold,
-            clip_fps=options.clip_fps,
             batch=options.batch,
             timeout_s=options.timeout_s or TIMEOUT_S,
             progress=advance,

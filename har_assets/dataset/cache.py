@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from har_assets.dataset.folder import VIDEOS
 from har_assets.dataset.manifests import ROLES, read_manifest_of
@@ -11,6 +12,17 @@ from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
 from har_assets.system.files import Log
 from har_assets.video.frame_cache import CacheParams, CacheReport, build_frame_cache
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def clips_kept_whole(tables: Mapping[str, pd.DataFrame]) -> frozenset[str]:
+    """Clips of validation and test: they are scored as the deployed model scores a file, from end to end.
+
+    `tables`: the manifests by role.
+    """
+    return frozenset(clip for role in ("val", "test") for clip in tables[role]["clip"])
 
 
 def decode_clips(
@@ -37,9 +49,10 @@ def decode_clips(
         log: takes a line at a time.
     """
     videos = data / VIDEOS
-    tables = [read_manifest_of(build.inputs[f"{role}_manifest"], role) for role in ROLES]
+    tables = {role: read_manifest_of(build.inputs[f"{role}_manifest"], role) for role in ROLES}
     return build_frame_cache(
-        {clip: videos / clip for table in tables for clip in table["clip"]},
+        {clip: videos / clip for table in tables.values() for clip in table["clip"]},
+        whole=clips_kept_whole(tables),
         params=params,
         folder=build.folder,
         work=work,

@@ -89,7 +89,7 @@ _TABLE = (
         "frame_cache",
         "dataset",
         frozenset({"numpy"}),
-        "1",
+        "2",
         MANIFESTS,
         follows=MANIFESTS,
         cpus=0,

@@ -203,6 +203,7 @@ class CachedClips:
         frames_THWC = self.cache.frames_of_row(self._rows[position])
         length = self.spec.num_frames
         if self.windows is None:
+            frames_THWC = frames_THWC[: self.cache.params.max_frames]  # a cache may hold more: it was kept for a test
             start, stride = self._random_window(len(frames_THWC), picks.draws_BD[index])
             starts = [start]
         else:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, Self
 
 from har_assets.errors import ModelFileError
+from har_assets.video.resize import COVER, RULES
+from har_assets.video.sampling import Sampling
 
 FORMAT_VERSION = 1
 """Raised when a field changes its meaning; a file of another version is refused."""
@@ -20,11 +23,11 @@ PROVENANCE_KEY = "har_assets.provenance"
 class ModelSpec:
     """Everything needed to turn a video file into labelled scores, besides the weights.
 
-    A video becomes clips as follows: every `frame_stride`-th frame from frame 0 is kept, scaled so
-    that it covers `decode_height` x `decode_width` (aspect kept, swscale bilinear) and cropped to it
-    about the centre; windows of `num_frames` consecutive kept frames are taken, a short video padded
-    by repeating its last frame; the centre `frame_height` x `frame_width` enters the network as
-    uint8 RGB, which scales it to 0..1 and normalises it by `mean` and `std`.
+    A video becomes clips as follows: the frame that is shown every `frame_stride / fps` seconds is kept, whatever the
+    frame rate of the file, scaled by swscale's bilinear kernel and cut to `decode_height` x `decode_width` by the rule
+    `resize`; windows of `num_frames` consecutive kept frames are taken, a short video padded by repeating its last
+    frame; the centre `frame_height` x `frame_width` enters the network as uint8 RGB, which scales it to 0..1 and
+    normalises it by `mean` and `std`.
     """
 
     labels: tuple[str, ...]
@@ -34,7 +37,11 @@ class ModelSpec:
     num_frames: int = 16
     """T: frames of a clip."""
     frame_stride: int = 2
-    """Every how many frames of the video one is kept."""
+    """Every how many frames of a video of `fps` frames a second one is kept."""
+    fps: float = 30.0
+    """Frames a second that `frame_stride` counts in. Models that were made before it was a field have 30."""
+    resize: str = COVER
+    """Rule of `har_assets.video.resize`. Models that were made before it was a field have `cover`."""
     decode_height: int = 128
     """Height of decoded frames, pixels."""
     decode_width: int = 171
@@ -57,6 +64,10 @@ class ModelSpec:
         for name in ("num_frames", "frame_stride", "frame_height", "frame_width"):
             if getattr(self, name) < 1:
                 raise ModelFileError(f"{name} is {getattr(self, name)}: choose 1 or more.")
+        if not 0 < self.fps < math.inf:
+            raise ModelFileError(f"fps is {self.fps}: choose more than 0.")
+        if self.resize not in RULES:
+            raise ModelFileError(f"There is no resize rule {self.resize!r}: choose {' or '.join(RULES)}.")
         if self.frame_height > self.decode_height or self.frame_width > self.decode_width:
             raise ModelFileError(
                 f"A clip of {self.frame_height}x{self.frame_width} cannot be cut from frames of "
@@ -72,6 +83,16 @@ class ModelSpec:
     def clip_shape_CTHW(self) -> tuple[int, int, int, int]:
         """Shape of one input clip: channels, frames, height, width."""
         return (3, self.num_frames, self.frame_height, self.frame_width)
+
+    @property
+    def sampling(self) -> Sampling:
+        """The moments of a video whose frames are kept."""
+        return Sampling(self.frame_stride, self.fps)
+
+    @property
+    def clip_s(self) -> float:
+        """Seconds that a clip spans."""
+        return self.num_frames * self.sampling.step_s
 
     def to_json(self) -> str:
         """One line of JSON, the same text for the same spec."""

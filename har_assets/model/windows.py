@@ -59,10 +59,14 @@ def spread_windows(manifest: pd.DataFrame, cache: FrameCache, spec: ModelSpec, c
         DatasetError: the cache holds other frames than the model takes.
     """
     params = cache.params
-    if (params.height, params.width, params.stride) != (spec.decode_height, spec.decode_width, spec.frame_stride):
+    if (params.height, params.width, params.sampling, params.resize) != (
+        *(spec.decode_height, spec.decode_width),
+        *(spec.sampling, spec.resize),
+    ):
         raise DatasetError(
-            f"frame_cache holds frames of {params.height}x{params.width} with stride {params.stride}, the model takes "
-            f"{spec.decode_height}x{spec.decode_width} with stride {spec.frame_stride}: materialize trained_checkpoint."
+            f"frame_cache holds frames of {params.height}x{params.width} every {params.sampling.step_s:.3f} s "
+            f"({params.resize}), the model takes {spec.decode_height}x{spec.decode_width} every "
+            f"{spec.sampling.step_s:.3f} s ({spec.resize}): materialize trained_checkpoint."
         )
     index_of_label = {label: index for index, label in enumerate(spec.labels)}
     places = [

@@ -71,13 +71,13 @@ def model_card(
         pictures: names of image files beside the card that it shows with the figures.
     """
     dataset = data_name(provenance)
-    kept = "every frame" if spec.frame_stride == 1 else f"one of every {spec.frame_stride} frames"
     rows = [
         ("Network", f"{spec.network}, started from {provenance.pretrained or 'nothing (trained from scratch)'}"),
         (
             "Input",
             f"uint8 RGB [batch, 3, {spec.num_frames}, {spec.frame_height}, {spec.frame_width}], "
-            f"{kept} of the video; scaling and normalisation are inside",
+            f"{spec.fps / spec.frame_stride:g} frames a second, so that a clip spans {spec.clip_s:.2f} s of a video of "
+            "any frame rate; scaling and normalisation are inside",
         ),
         ("Output", f"scores of {spec.num_classes} classes that sum to 1"),
         ("Data", f"{dataset}, split {provenance.split}"),

@@ -151,4 +151,4 @@ def _shown(clip: str, start: int, model: VideoActionModel, cache: FrameCache, vi
             return shown_from_video(path, model.spec, start), ""
         except VideoError as error:
             note = f"The video cannot be decoded again ({error}): these are the frames that were kept of it."
-    return shown_from_cache(cache.frames(clip), model.spec, start, float(facts["fps"])), note
+    return shown_from_cache(cache.frames(clip), model.spec, start), note

@@ -51,15 +51,15 @@ def shown_from_video(path: Path, spec: ModelSpec, start: int) -> Shown:
     Memory holds the window only. VideoError where the file has no frame there.
     """
     height, width = _shown_size(spec)
-    reader = VideoReader(path, size=(height, width), stride=spec.frame_stride)
+    reader = VideoReader(path, size=(height, width), sampling=spec.sampling, resize=spec.resize)
     kept = list(islice(reader, start, start + spec.num_frames))
     if not kept:
-        raise VideoError(f"the file has no frame {start * spec.frame_stride}")
+        raise VideoError(f"the file ends before {start * spec.sampling.step_s:.1f} s")
     frames_THWC = take_window(np.stack(kept), 0, spec.num_frames)
-    return Shown(frames_THWC, _field(spec), _frame_ms(spec, reader.fps))
+    return Shown(frames_THWC, _field(spec), _frame_ms(spec))
 
 
-def shown_from_cache(frames_THWC: Frames, spec: ModelSpec, start: int, fps: float) -> Shown:
+def shown_from_cache(frames_THWC: Frames, spec: ModelSpec, start: int) -> Shown:
     """The same from the frames that a cache holds (all of them, uint8 [frames, decode height, decode width, 3])."""
     height, width = _shown_size(spec)
     window_THWC = take_window(frames_THWC, start, spec.num_frames)
@@ -67,7 +67,7 @@ def shown_from_cache(frames_THWC: Frames, spec: ModelSpec, start: int, fps: floa
         np.asarray(Image.fromarray(frame_HWC).resize((width, height), Image.Resampling.BICUBIC))
         for frame_HWC in window_THWC
     ]
-    return Shown(np.stack(resized), _field(spec), _frame_ms(spec, fps))
+    return Shown(np.stack(resized), _field(spec), _frame_ms(spec))
 
 
 def _shown_size(spec: ModelSpec) -> tuple[int, int]:
@@ -80,8 +80,8 @@ def _field(spec: ModelSpec) -> tuple[int, int, int, int]:
     return round(top * scale), round(left * scale), round(spec.frame_height * scale), round(spec.frame_width * scale)
 
 
-def _frame_ms(spec: ModelSpec, fps: float) -> int:
-    return round(1000 * spec.frame_stride / (fps if fps > 0 else 30.0))
+def _frame_ms(spec: ModelSpec) -> int:
+    return round(1000 * spec.sampling.step_s)
 
 
 def with_heat(shown: Shown, heat_THW: NDArray[np.float32]) -> Frames:

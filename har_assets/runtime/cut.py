@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from har_assets.errors import HarError
 from har_assets.model.spec import ModelSpec
 
-CLIP_FPS = 30.0
-"""Frames a second of the videos that models learn from: all of HMDB51's, and the sample's."""
-
 MAX_CLIPS = 500_000
 """Most clips of one film: 69 hours at half a second. A file that claims more is damaged, or wants a longer hop."""
 
@@ -19,9 +16,9 @@ MAX_CLIPS = 500_000
 class Cut:
     """How a film is cut into windows and these into clips; all in seconds.
 
-    A clip is what the model was trained on: `num_frames` frames, `frame_stride` frames of a 30-frame-a-second video
-    apart. Clips start at whole multiples of `spacing_s`, and a window has the mean of the scores of those that lie in
-    it: windows that overlap share them, so a longer window costs no more.
+    A clip is what the model was trained on: `num_frames` frames, one a step of its sampling. Clips start at whole
+    multiples of `spacing_s`, and a window has the mean of the scores of those that lie in it: windows that overlap
+    share them, so a longer window costs no more.
     """
 
     window_s: float
@@ -41,17 +38,14 @@ class Cut:
     """Most clips of one film."""
 
     @classmethod
-    def of(cls, spec: ModelSpec, window_s: float | None, hop_s: float | None, clip_fps: float) -> Cut:
+    def of(cls, spec: ModelSpec, window_s: float | None, hop_s: float | None) -> Cut:
         """Defaults filled in, the window made of whole clips; HarError for what the model cannot look at."""
-        if not 0 < clip_fps < math.inf:
-            raise HarError(f"The rate of the videos the model learned from is {clip_fps:g}: choose more than 0.")
-        step_s = spec.frame_stride / clip_fps
-        clip_s = spec.num_frames * step_s
+        clip_s = spec.clip_s
         window_s = clip_s if window_s is None else window_s
         if not window_s > clip_s - 0.005:  # 1.07 means 16/15
             raise HarError(
                 f"A window of {window_s:g} s is shorter than the {clip_s:.2f} s that this model looks at "
-                f"({spec.num_frames} of {spec.num_frames * spec.frame_stride} frames, {clip_fps:g} a second): "
+                f"({spec.num_frames} of {spec.num_frames * spec.frame_stride} frames, {spec.fps:g} a second): "
                 f"choose {clip_s:.2f} or more."
             )
         hop_s = max(window_s, clip_s) / 2 if hop_s is None else hop_s
@@ -67,9 +61,9 @@ class Cut:
             spacing_s,
             clips_a_hop,
             1 + more_clips,
-            step_s,
+            spec.sampling.step_s,
             spec.num_frames,
-            0.25 / clip_fps,
+            spec.sampling.slack_s,
             MAX_CLIPS,
         )
 

@@ -68,7 +68,7 @@ def decode_film(connection: Connection, path: Path, spec: ModelSpec, cut: Cut, l
     """Read the film once and send its clips, block by block."""
     memory = shared_memory.SharedMemory(name=layout.name)  # of the process that made it, which alone removes it
     clips = _Clips(cut, (spec.frame_height, spec.frame_width), _Writer(connection, layout.view(memory)))
-    reader = VideoReader(path, size=(spec.decode_height, spec.decode_width))
+    reader = VideoReader(path, size=(spec.decode_height, spec.decode_width), resize=spec.resize)
     said = time.monotonic()
     frames = reader.timed(threads=max(1, min(MAX_DECODER_THREADS, available_cores() - 1)))
     shown_s, picture = next(frames)

@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 
 from har_assets.errors import HarError
 from har_assets.model.spec import ModelSpec
-from har_assets.runtime.cut import CLIP_FPS, Cut
+from har_assets.runtime.cut import Cut
 from har_assets.runtime.film import BLOCKS, At, Block, Film, decode_film
 from har_assets.runtime.predictor import Predictor, Scores
 from har_assets.runtime.shared_clips import SharedClips, shared_clips
 from har_assets.video.workers import DecoderProcess
 
-__all__ = ["CLIP_FPS", "TIMEOUT_S", "Cut", "Segment", "Timeline", "merge", "predict_timeline", "smooth"]
+__all__ = ["TIMEOUT_S", "Cut", "Segment", "Timeline", "merge", "predict_timeline", "smooth"]
 
 MAX_BLOCKS_BYTES = 192 << 20
 """All BLOCKS batches together; the batch is made smaller where it would be more."""
@@ -121,20 +121,17 @@ def predict_timeline(
     hop_s: float | None = None,
     smoothing_s: float | None = None,
     threshold: float = 0.5,
-    clip_fps: float = CLIP_FPS,
     batch: int = 16,
     timeout_s: float = TIMEOUT_S,
     progress: Callable[[float, float], None] = lambda decoded_s, claimed_s: None,
 ) -> Timeline:
     """The actions in a film, each with its start and end.
 
-    A model looks at `num_frames` frames, `frame_stride` frames apart, of videos of `clip_fps` frames a second:
-    `num_frames x frame_stride / clip_fps` seconds, 1.07 with the defaults. A window has this length or more; a
-    longer one is covered by several such clips, never by one that is played faster, and made to end with one. The
-    frames of a clip are those
-    shown at its moments, whatever the rate of the film: of a film of `clip_fps` they are every `frame_stride`-th, as
-    in training. A window that the film's end cuts repeats the last frame, as training does with short clips; it is
-    left out where less than half of it lies in the film.
+    A model looks at `spec.clip_s` seconds, 1.07 with the defaults. A window has this length or more; a longer one is
+    covered by several such clips, never by one that is played faster, and made to end with one. The frames of a clip
+    are those shown at its moments, whatever the rate of the film, as in training. A window that the film's end cuts
+    repeats the last frame, as training does with short clips; it is left out where less than half of it lies in the
+    film.
 
     Args:
         predictor: called in this thread.
@@ -144,7 +141,6 @@ def predict_timeline(
         smoothing_s: scores are averaged over the windows whose centres lie within so many seconds, half before,
             half after; None takes three windows, 0 leaves them as they are.
         threshold: score below which no class is named. Windows side by side of one label make a segment.
-        clip_fps: frames a second of the videos that the model learned from; no model file says it.
         batch: clips that are scored at once; fewer where they are large.
         timeout_s: seconds that the whole film may take.
         progress: called every second at least, with the second up to which is decoded and the length in seconds
@@ -155,7 +151,7 @@ def predict_timeline(
             becomes unreadable later gives a timeline until there, with a note.
         HarError: window, hop, smoothing or threshold cannot be; no shared memory for the clips.
     """
-    cut = Cut.of(predictor.spec, window_s, hop_s, clip_fps)
+    cut = Cut.of(predictor.spec, window_s, hop_s)
     smoothing_s = 2 * cut.hop_s if smoothing_s is None else smoothing_s
     if not 0 <= smoothing_s < math.inf:
         raise HarError(f"The scores cannot be averaged over {smoothing_s:g} s: choose 0 or more.")

@@ -40,7 +40,7 @@ class ReadLimits:
     max_frames: int
     """Frames of the file."""
     max_seconds: float
-    """Frames of the file divided by the frames a second that it names; not held where it names none."""
+    """Seconds until its last frame is shown."""
     max_pixels: int
     """Height times width of a picture."""
 
@@ -51,6 +51,8 @@ class Windows:
 
     clips_BCTHW: Clips
     """uint8 [windows, 3, T, H, W]."""
+    starts: tuple[int, ...]
+    """Kept frame at which each window begins."""
     num_source_frames: int
     """Frames of the file that were decoded."""
     note: str
@@ -59,7 +61,7 @@ class Windows:
 
 
 def video_clips(frames_THWC: Frames, spec: ModelSpec, windows: int) -> Clips:
-    """Windows of decoded (already strided) frames as uint8 clips [windows, 3, T, H, W]."""
+    """Windows of kept frames as uint8 clips [windows, 3, T, H, W]."""
     return clip_windows(frames_THWC, window=spec.num_frames, count=windows, crop=(spec.frame_height, spec.frame_width))
 
 
@@ -94,7 +96,7 @@ def read_windows(
     seen = _SpreadFrames(sheet_frames)
     for frame_HWC in reader:
         if limits:
-            _refuse_long(reader, limits)
+            _refuse_long(reader, num_frames * spec.sampling.step_s, limits)
         seen.look_at(frame_HWC, num_frames)
         num_frames += 1
         if num_frames <= most:
@@ -112,7 +114,7 @@ def read_windows(
         if len(frames) < len(wanted):
             raise VideoError("the file gives other frames each time it is read: it may still be written to")
     clips_BCTHW = np.stack([np.stack([frames[number] for number in window], axis=1) for window in numbers])
-    return Windows(clips_BCTHW, reader.num_source_frames, reader.note, seen.chosen())
+    return Windows(clips_BCTHW, tuple(starts), reader.num_source_frames, reader.note, seen.chosen())
 
 
 class _SpreadFrames:
@@ -159,15 +161,16 @@ def _refuse_large(reader: VideoReader, limits: ReadLimits) -> None:
         )
 
 
-def _refuse_long(reader: VideoReader, limits: ReadLimits) -> None:
+def _refuse_long(reader: VideoReader, seconds: float, limits: ReadLimits) -> None:
     if reader.num_source_frames > limits.max_frames:
         raise VideoError(f"the video has more than {limits.max_frames:,} frames, the limit")
-    if reader.fps > 0 and reader.num_source_frames > limits.max_seconds * reader.fps:
+    if seconds > limits.max_seconds:
         raise VideoError(f"the video is longer than {limits.max_seconds:g} s, the limit")
 
 
 def _reader(path: Path, spec: ModelSpec) -> VideoReader:
-    return VideoReader(path, size=(spec.decode_height, spec.decode_width), stride=spec.frame_stride)
+    size = spec.decode_height, spec.decode_width
+    return VideoReader(path, size=size, sampling=spec.sampling, resize=spec.resize)
 
 
 def cropped_CHW(frame_HWC: Frames, size: tuple[int, int]) -> Frames:

@@ -40,11 +40,18 @@ def prepare_request(
     inputs = build.inputs
     lineage = inputs["frame_cache"].record.lineage
     frames = FrameOptions.from_recorded(inputs["frame_cache"].record.config, silent)
+    if 0 < frames.max_frames < options.num_frames:
+        raise HarError(
+            f"A clip of {options.num_frames} frames is longer than the {frames.max_frames} that frame_cache keeps of a "
+            "training video: raise max_frames of frame_cache (0 keeps all), or lower num_frames."
+        )
     spec = ModelSpec(
         labels=read_class_index(inputs["class_index"]),
         network=options.network,
         num_frames=options.num_frames,
         frame_stride=frames.stride,
+        fps=frames.fps,
+        resize=frames.resize,
         decode_height=frames.height,
         decode_width=frames.width,
         frame_height=options.frame_height,

@@ -24,6 +24,9 @@ PLAYLIST_FORMATS = {"hls", "dash", "concat", "sdp", "rtsp", "ffmetadata", "webvt
 # Scaling a strip of pixels until it covers a square takes memory in proportion to its aspect ratio.
 MAX_ASPECT_RATIO = 20
 
+MAX_PIXEL_ASPECT = 8
+"""No camera makes pixels that are longer; a header that says so is damaged."""
+
 
 @dataclass(frozen=True)
 class VideoFacts:
@@ -37,6 +40,8 @@ class VideoFacts:
     """Pixels, upright."""
     width: int
     """Pixels, upright."""
+    pixel_aspect: float
+    """Width of a displayed pixel divided by its height, upright; 1.0 where the file does not say."""
     fps: float
     """Frames a second; 0.0 where the file does not say."""
     start_s: float | None
@@ -96,16 +101,17 @@ def _facts_of(path: Path, container: "InputContainer", stream: "VideoStream") ->
         why_not_decord = "decord does not open a file without a duration"
     elif settings.DECODER.get() and settings.read().decoder == "pyav":  # without it nothing is imported
         why_not_decord = f"{settings.DECODER} says pyav"
+    pixel_aspect = _pixel_aspect(stream)
     if container.format.name != "avi":  # an AVI cannot say that it is rotated
         turns = quarter_turns(_first_frame(container, stream))
         if turns:
             why_not_decord = "rotated: one rule for all angles"
         if turns % 2:
-            height, width = width, height
+            height, width, pixel_aspect = width, height, 1 / pixel_aspect
     start_s = None if container.start_time is None else container.start_time / 1e6  # microseconds
     claimed_s = max(container.duration or 0, 0) / 1e6
     return VideoFacts(
-        path, container.format.name, height, width, fps, start_s, claimed_s, stream.frames, why_not_decord
+        path, container.format.name, height, width, pixel_aspect, fps, start_s, claimed_s, stream.frames, why_not_decord
     )
 
 
@@ -117,6 +123,11 @@ def _first_frame(container: "InputContainer", stream: "VideoStream") -> "VideoFr
         return next(container.decode(stream), None)
     except av.FFmpegError:
         return None  # the readers say what is wrong
+
+
+def _pixel_aspect(stream: "VideoStream") -> float:
+    aspect = float(stream.sample_aspect_ratio or 1)
+    return aspect if 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT else 1.0
 
 
 def quarter_turns(frame: "VideoFrame | None") -> int:

@@ -4,6 +4,10 @@ T frames, H height, W width, C channels, B windows. Everything is uint8; scaling
 of the model's graph.
 """
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,11 +18,62 @@ Clips = NDArray[np.uint8]
 """Input of a network: uint8 [B, 3, T, H, W], RGB."""
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """The moments of a video whose frames are kept: every `stride / fps` seconds from its start.
+
+    Kept frame k is the one that is shown at `k * step_s`, whatever the frame rate of the file, so that a clip spans the
+    same seconds in every video. In a video of `fps` frames a second these are its frames 0, stride, 2 stride, …
+    """
+
+    stride: int = 1
+    fps: float = 30.0
+    """Frames a second of the videos that `stride` counts in."""
+
+    def __post_init__(self) -> None:
+        if self.stride < 1 or not 0 < self.fps < float("inf"):
+            raise ValueError(f"stride must be at least 1 and fps above 0, not {self.stride} and {self.fps}")
+
+    @property
+    def step_s(self) -> float:
+        """Seconds from one kept frame to the next."""
+        return self.stride / self.fps
+
+    @property
+    def slack_s(self) -> float:
+        """A frame that is shown so little after a moment is that moment's frame: files round their times."""
+        return 0.25 / self.fps
+
+    def moment_s(self, number: int) -> float:
+        """The moment of kept frame `number`, seconds, slack included."""
+        return number * self.step_s + self.slack_s
+
+    def pick(self, shown: Iterable[tuple[float, Any]], last_s: float) -> Iterator[Any]:
+        """The frame of each moment, in order; one that is shown for longer than a step comes several times.
+
+        Args:
+            shown: (second at which it is shown, frame) of every frame of a video, in the order of time.
+            last_s: seconds for which the last frame is shown.
+        """
+        number = 0
+        before: tuple[float, Any] | None = None
+        for at_s, frame in shown:
+            if before is not None:
+                while self.moment_s(number) < at_s:
+                    yield before[1]
+                    number += 1
+            before = at_s, frame
+        if before is not None:
+            while number == 0 or self.moment_s(number) < before[0] + last_s:
+                yield before[1]
+                number += 1
+
+
 def window_starts(num_frames: int, window: int, count: int) -> list[int]:
     """First frames of `count` windows of `window` consecutive frames, evenly spaced over the clip.
 
     One window is the centre one; several reach from the first frame to the last. A clip shorter than the
-    window starts at 0 every time (`take_window` pads it). Counts are frames after the stride.
+    window starts at 0 every time (`take_window` pads it). Counts are kept frames, see `Sampling`.
 
     Raises:
         ValueError: an argument below 1.

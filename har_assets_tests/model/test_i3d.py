@@ -12,7 +12,7 @@ from har_assets.model.i3d import AvgPoolAtMost, I3d, SamePadConv3d, SamePadMaxPo
 from har_assets.model.networks import NETWORKS, Normalise, build_network
 from har_assets.model.pretrained import I3D_INSTALL, pretrained_state
 from har_assets.video.decode import decode_video
-from har_assets.video.sampling import clip_windows
+from har_assets.video.sampling import Sampling, clip_windows
 from har_assets_tests.model.test_networks import assert_onnx_parity, settle_batch_norm
 
 
@@ -107,7 +107,7 @@ def test_logits_are_those_of_the_original(kinetics_i3d: I3d, size: tuple[int, in
 
 def top5(network: I3d, clip: Path, *, frames: int, stride: int) -> dict[str, float]:
     """The five likeliest Kinetics classes of the clip's centre window and their probabilities."""
-    decoded_THWC = decode_video(clip, size=(224, 298), stride=stride).frames_THWC
+    decoded_THWC = decode_video(clip, size=(224, 298), sampling=Sampling(stride)).frames_THWC
     clip_BCTHW = torch.from_numpy(clip_windows(decoded_THWC, window=frames, count=1, crop=(224, 224)))
     row = NETWORKS["i3d"]
     with torch.inference_mode():

@@ -64,7 +64,7 @@ def test_undecoded_clips_are_left_out_and_none_at_all_is_a_sentence(
 
 def test_a_cache_of_other_frames_is_refused(manifest: pd.DataFrame, cache: FrameCache, tiny_spec: ModelSpec) -> None:
     fields = {**vars(tiny_spec), "frame_stride": 2}
-    with pytest.raises(DatasetError, match="of 20x24 with stride 1, the model takes 20x24 with stride 2: mat"):
+    with pytest.raises(DatasetError, match=r"20x24 every 0.033 s \(cover\), the model takes 20x24 every 0.067 s"):
         spread_windows(manifest, cache, ModelSpec(**fields), 0)
 
 

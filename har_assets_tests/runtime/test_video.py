@@ -40,7 +40,8 @@ def test_windows_are_those_of_the_one_rule(
 
     spec = dataclasses.replace(tiny_spec, frame_stride=stride)
     for path in videos:
-        decoded = decode_video(path, size=(spec.decode_height, spec.decode_width), stride=stride)
+        size = spec.decode_height, spec.decode_width
+        decoded = decode_video(path, size=size, sampling=spec.sampling, resize=spec.resize)
         expected = video_clips(decoded.frames_THWC, spec, windows)
         found = read_windows(path, spec, windows)
         np.testing.assert_array_equal(found.clips_BCTHW, expected)

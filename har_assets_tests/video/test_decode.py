@@ -10,6 +10,8 @@ import pytest
 from har_assets.errors import VideoError
 from har_assets.video import decode
 from har_assets.video.decode import VideoReader, decode_video
+from har_assets.video.resize import RULES
+from har_assets.video.sampling import Sampling
 from har_assets_tests.video.conftest import read_with_pyav
 
 SmallVideo = Callable[..., Path]
@@ -67,7 +69,8 @@ def test_b_frames_that_break_decords_index_do_not_touch_reading_in_order(small_v
     assert not np.array_equal(by_index, reference[asked]), "decord's index is right here: the rule can go"
 
     assert np.array_equal(decode_video(video, size=None).frames_THWC, reference)
-    assert np.array_equal(decode_video(video, size=None, stride=7).frames_THWC, reference[::7])
+    every_seventh = decode_video(video, size=None, sampling=Sampling(7, fps=25))
+    assert np.array_equal(every_seventh.frames_THWC, reference[::7])
 
 
 @pytest.mark.parametrize(
@@ -105,12 +108,13 @@ def test_very_narrow_frames_are_left_to_pyav(small_video: SmallVideo) -> None:
 # ------------------------------------------------------------------------------------ size, stride, ends
 
 
-def test_cover_scales_then_cuts_the_centre(small_video: SmallVideo) -> None:
+@pytest.mark.parametrize("resize", RULES)
+def test_a_picture_is_scaled_then_its_centre_cut_out(small_video: SmallVideo, resize: str) -> None:
     video = small_video(height=48, width=96)
-    wide = decode_video(video, size=(24, 48)).frames_THWC
-    assert np.array_equal(decode_video(video, size=(24, 24)).frames_THWC, wide[:, :, 12:36])
-    assert decode_video(video, size=None).frames_THWC.shape == (20, 48, 96, 3)
-    assert decode_video(video, size=(50, 10)).frames_THWC.shape == (20, 50, 10, 3)
+    wide = decode_video(video, size=(24, 48), resize=resize).frames_THWC
+    assert np.array_equal(decode_video(video, size=(24, 24), resize=resize).frames_THWC, wide[:, :, 12:36])
+    assert decode_video(video, size=None, resize=resize).frames_THWC.shape == (20, 48, 96, 3)
+    assert decode_video(video, size=(50, 10), resize=resize).frames_THWC.shape == (20, 50, 10, 3)
     as_stored = decode_video(video, size=None).frames_THWC
     assert np.array_equal(decode_video(video, size=(48, 90)).frames_THWC, as_stored[:, :, 3:93])  # not scaled
 
@@ -118,12 +122,12 @@ def test_cover_scales_then_cuts_the_centre(small_video: SmallVideo) -> None:
 def test_stride_and_max_frames(small_video: SmallVideo) -> None:
     video = small_video(frames=20)
     everything = decode_video(video, size=(32, 32))
-    strided = decode_video(video, size=(32, 32), stride=3)
+    strided = decode_video(video, size=(32, 32), sampling=Sampling(3, fps=25))
     assert np.array_equal(strided.frames_THWC, everything.frames_THWC[::3])
     assert strided.num_source_frames == 20
-    limited = decode_video(video, size=(32, 32), stride=3, max_frames=4)
+    limited = decode_video(video, size=(32, 32), sampling=Sampling(3, fps=25), max_frames=4)
     assert np.array_equal(limited.frames_THWC, everything.frames_THWC[:12:3])
-    assert limited.num_source_frames == 10  # stopped there
+    assert limited.num_source_frames == 11  # stopped there: the next one says until when the last is shown
 
 
 def test_frame_by_frame_gives_the_same_frames(small_video: SmallVideo) -> None:
@@ -132,9 +136,9 @@ def test_frame_by_frame_gives_the_same_frames(small_video: SmallVideo) -> None:
     assert np.array_equal(np.stack(frames), decode_video(video, size=(32, 32)).frames_THWC)
 
 
-@pytest.mark.parametrize("wrong", [{"stride": 0}, {"max_frames": 0}, {"size": (0, 5)}])
-def test_arguments_below_one_are_refused(wrong: dict[str, object], small_video: SmallVideo) -> None:
-    with pytest.raises(ValueError, match="at least 1"):
+@pytest.mark.parametrize("wrong", [{"max_frames": 0}, {"size": (0, 5)}, {"resize": "squeeze"}])
+def test_impossible_arguments_are_refused(wrong: dict[str, object], small_video: SmallVideo) -> None:
+    with pytest.raises(ValueError, match=r"at least 1|no pixel|no resize rule"):
         decode_video(small_video(), **{"size": (8, 8), **wrong})  # type: ignore[arg-type]
 
 
@@ -264,6 +268,8 @@ import resource, sys
 from pathlib import Path
 import av, decord, numpy
 from har_assets.video.decode import VideoReader, decode_video
+from har_assets.video.resize import RULES
+from har_assets.video.sampling import Sampling
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 {work}
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)

@@ -30,7 +30,7 @@ from har_assets.video.frame_cache import build as build_module
 from har_assets.video.frame_cache import journal as journal_module
 from har_assets_tests.video.conftest import make_video
 
-PARAMS = CacheParams(height=32, width=40, stride=1, max_frames=16)
+PARAMS = CacheParams(height=32, width=40, stride=1, max_frames=16, fps=25.0)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,8 @@ def assert_frames_are_right(cache: FrameCache, clips: dict[str, Path], params: C
         expected = decode_video(
             clips[clip],
             size=(params.height, params.width),
-            stride=params.stride,
+            sampling=params.sampling,
+            resize=params.resize,
             max_frames=params.max_frames,
         )
         assert np.array_equal(cache.frames(clip), expected.frames_THWC)
@@ -183,7 +184,7 @@ def test_other_parameters_start_again(
     clips: dict[str, Path], build: Callable[..., CacheReport], tmp_path: Path
 ) -> None:
     build(clips, "first")
-    params = CacheParams(height=20, width=20, stride=2, max_frames=None)
+    params = CacheParams(height=20, width=20, stride=2, max_frames=None, fps=25.0)
     report = build(clips, "second", params=params, previous=tmp_path / "first")
     assert (report.reused, report.resumed, report.decoded) == (0, 0, 9)
     assert_frames_are_right(FrameCache(tmp_path / "second"), clips, params)
@@ -231,7 +232,7 @@ if __name__ == "__main__":
     journal.Journal.append = slow  # so that there is a middle to be killed in
     clips, folder, work = sys.argv[1:]
     clips = {name: Path(path) for name, path in json.loads(clips).items()}
-    params = CacheParams(height=32, width=40, stride=1, max_frames=16)
+    params = CacheParams(height=32, width=40, stride=1, max_frames=16, fps=25.0)
     journal.SYNC_BYTES = 40 * params.frame_bytes
     build_frame_cache(clips, params=params, folder=Path(folder), work=Path(work), workers=2,
                       pack_bytes=60 * params.frame_bytes)

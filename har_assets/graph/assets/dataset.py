@@ -265,15 +265,16 @@ def frame_cache(
     from har_assets.video.frame_cache import clear_work
 
     shards: dict[str, list[str]] = {}
+    whole: frozenset[str] = frozenset()
     if settings.read().ray:
-        shards = frames.planned_shards(store.folder, config.params, config.timeout_s, config.shard_clips)
+        shards, whole = frames.planned_shards(store.folder, config.params, config.timeout_s, config.shard_clips)
     previous = store.folder.find_latest("frame_cache")
     work = store.folder.root / "frame_cache" / ".work"
     result = publish(
         context,
         store,
         config,
-        lambda build: cached_frames(build, config, store, previous, work, context.log.info, shards),
+        lambda build: cached_frames(build, config, store, previous, work, context.log.info, shards, whole),
     )
     clear_work(work)
     if shards:
@@ -289,10 +290,12 @@ def cached_frames(
     work: Path,
     log: Log,
     shards: dict[str, list[str]] | None = None,
+    whole: frozenset[str] = frozenset(),
 ) -> Product:
     """Decode every clip of the manifests into the folder of the asset, over the nodes of a cluster where it has shards.
 
-    `previous`: a frame cache whose frames are taken over; `work`: kept between attempts. Raises HarError.
+    `previous`: a frame cache whose frames are taken over; `work`: kept between attempts; `whole`: clips of which the
+    shards keep every frame. Raises HarError.
     """
     from har_assets.dataset.cache import cache_product, decode_clips
 
@@ -306,6 +309,7 @@ def cached_frames(
             timeout_s=config.timeout_s,
             folder=build.folder,
             log=log,
+            whole=whole,
         )
         return cache_product(report, config.params, packs)
     report = decode_clips(

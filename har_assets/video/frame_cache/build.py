@@ -7,17 +7,18 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from har_assets.errors import HarError, VideoError
 from har_assets.system.files import DISK_FULL_ERRNOS, Log, format_bytes, format_seconds, sha256_of
 from har_assets.system.locks import exclusive
-from har_assets.video.decode import decode_video
+from har_assets.video.decode import VideoReader
 from har_assets.video.frame_cache.cache import INDEX_COLUMNS, CacheParams, Entry, FrameCache, write_tables
 from har_assets.video.frame_cache.journal import LOCK, Decoded, Journal, write_all
 from har_assets.video.workers import available_cores, decode_many
@@ -61,6 +62,7 @@ def build_frame_cache(
     params: CacheParams,
     folder: Path,
     work: Path,
+    whole: Collection[str] = (),
     previous: Path | None = None,
     workers: int | None = None,
     timeout_s: float = 120,
@@ -75,6 +77,7 @@ def build_frame_cache(
         params: frame size, stride and frame count.
         folder: made or filled; the packs in it are hard links to those in `work`.
         work: kept between calls, so that a killed build is resumed; `clear_work` when the cache is published.
+        whole: names of the clips of which every frame is kept, whatever `max_frames` says.
         previous: the folder of an earlier cache, whose packs are hard-linked where the parameters agree.
         workers: processes; None takes one a core.
         timeout_s: seconds that decoding one video may take.
@@ -105,15 +108,27 @@ def build_frame_cache(
         for clip in sorted(sha_of_clip):
             clip_of_sha.setdefault(sha_of_clip[clip], clip)
 
-        reused = _reusable_entries(previous, params, set(clip_of_sha))
+        whole_shas = {sha_of_clip[clip] for clip in whole if clip in sha_of_clip}
+
+        def is_enough(entry: Entry) -> bool:
+            return entry.sha256 not in whole_shas or not params.cuts(entry.num_frames)
+
+        reused = {
+            sha: entry
+            for sha, entry in _reusable_entries(previous, params, set(clip_of_sha)).items()
+            if is_enough(entry)
+        }
         journal = opened.enter_context(closing(Journal(work, params, pack_bytes)))
         if journal.entries and all(sha in reused for sha in journal.entries):
             journal.start_again()  # what it holds is published
-        done = {**journal.entries, **reused}
+        held = {sha: entry for sha, entry in journal.entries.items() if is_enough(entry)}
+        done = {**held, **reused}
         plan = [
-            (sha, clips[clip]) for sha, clip in clip_of_sha.items() if sha not in done and sha not in journal.reasons
+            _Planned(sha, clips[clip], sha in whole_shas)
+            for sha, clip in clip_of_sha.items()
+            if sha not in done and sha not in journal.reasons
         ]
-        resumed = len(journal.entries.keys() & clip_of_sha.keys() - reused.keys())
+        resumed = len(held.keys() & clip_of_sha.keys() - reused.keys())
         log(
             f"Frame cache of {params.height}x{params.width} frames: {len(plan):,} videos to decode, "
             f"{len(reused):,} reused, {resumed:,} resumed."
@@ -233,9 +248,19 @@ class _Progress:
             self.log(f"{self.done:,} of {self.total:,} videos,{rate} {self.refused:,} quarantined.")
 
 
+@dataclass(frozen=True)
+class _Planned:
+    """A video that is to be decoded."""
+
+    sha: str
+    path: Path
+    whole: bool
+    """Every frame is kept."""
+
+
 def _decode_into(
     journal: Journal,
-    plan: list[tuple[str, Path]],
+    plan: list[_Planned],
     *,
     workers: int | None,
     timeout_s: float,
@@ -248,7 +273,7 @@ def _decode_into(
     sample = list(range(0, len(plan), step))[:SAMPLE_CLIPS] if len(plan) > 2 * SAMPLE_CLIPS else []
     chosen = set(sample)
     order = sample + [position for position in range(len(plan)) if position not in chosen]
-    tasks = ((os.fspath(plan[position][1]), os.fspath(journal.part(plan[position][0]))) for position in order)
+    tasks = ((plan[position], os.fspath(journal.part(plan[position].sha))) for position in order)
     waiting: dict[int, Decoded | VideoError] = {}
     sampled: list[int] = []
     progress = _Progress(len(plan), log)
@@ -265,7 +290,7 @@ def _decode_into(
                     _say_need(journal, len(plan), sampled, len(plan) * progress.seconds_a_video, log)
             while next_to_write in waiting:
                 ready = waiting.pop(next_to_write)
-                sha = plan[next_to_write][0]
+                sha = plan[next_to_write].sha
                 if isinstance(ready, VideoError):
                     journal.refuse(sha, str(ready))
                 else:
@@ -288,26 +313,19 @@ def _say_need(journal: Journal, clips: int, sampled: list[int], seconds: float, 
         )
 
 
-def _decode_to_file(task: tuple[str, str], *, params: CacheParams) -> Decoded:
-    """Decode one video in a worker process and leave its frames in a file."""
+def _decode_to_file(task: tuple[_Planned, str], *, params: CacheParams) -> Decoded:
+    """Decode one video in a worker process and leave its frames in a file, one at a time: a video may be long."""
     video, part = task
-    decoded = decode_video(
-        Path(video),
-        size=(params.height, params.width),
-        stride=params.stride,
-        max_frames=params.max_frames,
-    )
-    frames = memoryview(decoded.frames_THWC.data).cast("B")
+    size = params.height, params.width
+    reader = VideoReader(video.path, size=size, sampling=params.sampling, resize=params.resize)
+    num_frames = crc32 = 0
     with _disk_errors_in_words(Path(part).parent), open(part, "wb", buffering=0) as file:
-        write_all(file, frames)
-    return Decoded(
-        num_frames=len(decoded.frames_THWC),
-        fps=decoded.fps,
-        source_frames=decoded.num_source_frames,
-        decoder=decoded.decoder,
-        note=decoded.note,
-        crc32=zlib.crc32(frames),
-    )
+        for frame_HWC in islice(reader, None if video.whole else params.max_frames):
+            content = memoryview(frame_HWC.data).cast("B")
+            write_all(file, content)
+            crc32 = zlib.crc32(content, crc32)
+            num_frames += 1
+    return Decoded(num_frames, reader.fps, reader.num_source_frames, reader.decoder, reader.note, crc32)
 
 
 def _hash_all(clips: Mapping[str, Path], threads: int) -> tuple[dict[str, str], dict[str, str]]:

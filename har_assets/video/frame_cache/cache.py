@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from har_assets.errors import HarError
+from har_assets.video.resize import COVER
+from har_assets.video.sampling import Sampling
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,11 +43,24 @@ class CacheParams:
     width: int
     """Pixels."""
     stride: int = 1
-    """Every how many-th frame of the file is kept."""
-    max_frames: int | None = 64
-    """Frames kept of a clip, from its start; None keeps all."""
-    rule: str = "cover-bilinear-1"
-    """The resize rule and the version of the code behind it: raise it when frames change."""
+    """Every how many frames of a video of `fps` frames a second one is kept."""
+    max_frames: int | None = None
+    """Frames kept of a clip, from its start, unless it is to be kept whole; None keeps all."""
+    rule: str = "bilinear-2"
+    """Version of the code that makes the frames: raise it when frames change."""
+    fps: float = 30.0
+    """Frames a second that `stride` counts in."""
+    resize: str = COVER
+    """Rule of `har_assets.video.resize`. Caches that were made before it was a field have `cover`."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """The moments of a video whose frames are kept."""
+        return Sampling(self.stride, self.fps)
+
+    def cuts(self, num_frames: int) -> bool:
+        """Whether a clip of which so many frames are held may have more."""
+        return self.max_frames is not None and num_frames == self.max_frames
 
     @property
     def frame_bytes(self) -> int:
