@@ -6,6 +6,7 @@ rounds, so a few frames less than it claims are none either.
 """
 
 import errno
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,11 +28,16 @@ VOP = b"\0\0\1\xb6"
 MAX_LEADING = 16
 """Pictures that a cut may leave in front of the first one that can be shown: they build on what was cut away."""
 
-MAX_ROUNDING = 2.5
-"""Frames by which headers claim more than sound files hold: delay of B-frames, rounding, a last frame counted twice."""
+MAX_ROUNDING = {"matroska,webm": 1.5, "avi": 2.5, "asf": 2.5, "flv": 2.5, "mxf": 2.5, "rm": 2.5, "nut": 2.5, "wtv": 2.5}
+"""Frames by which a header may claim more than a sound file holds: delay of B-frames, rounding, a last frame counted
+twice. The duration of other containers is no claim: it is reckoned from what is there."""
 
-CLAIMING = {"matroska,webm", "asf", "flv", "mxf", "rm", "ivf", "nut", "wtv"}
-"""Containers whose duration stands in the header; that of others is reckoned from what is there."""
+TS_PACKETS = (188, 192, 204)
+"""Bytes of a packet of an MPEG transport stream, each of which begins with a G."""
+TS_SYNCS = 5
+"""Packets whose first byte has to be right."""
+MAX_JUNK = 8192
+"""Bytes in which the first packet is looked for."""
 
 MACHINE_ERRNOS = {errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT}
 """Errors of the disk, the memory, the system: the file may be sound."""
@@ -53,16 +59,19 @@ class Losses:
         self._interval_s = 1 / rate if 0 < rate < 1000 else 0.04
         self._pictures = 0
         self._packets = 0
+        self._hidden = 0
         self._frames = 0
         self._damaged_frames = 0
         self._errors = 0
         self._error_before_first = False
         self._fields = False
+        self._packed = False
         self._last_is_cut = False
         self._first_pts: int | None = None
         self._early_pts: list[int] = []
         self._end_s = 0.0
         self._stopped = ""
+        self._machine_failed = False
 
     def packet(self, packet: "Packet[VideoStream]") -> None:
         """A packet was read, of whichever stream."""
@@ -73,6 +82,7 @@ class Losses:
             return
         self._packets += 1
         self._last_is_cut = packet.is_corrupt
+        self._hidden += packet.is_discard
         if packet.is_discard:
             return
         pictures = self._pictures_of(packet)
@@ -88,35 +98,49 @@ class Losses:
         self._damaged_frames += frame.is_corrupt
         self._fields |= frame.interlaced_frame
 
-    def error(self) -> None:
-        """A packet could not be decoded, or a frame not be used."""
-        self._errors += 1
+    def error(self, packet: "Packet[VideoStream]") -> None:
+        """A packet could not be decoded."""
+        self._errors += not packet.is_discard
         self._error_before_first |= self._frames == 0
 
     def stopped(self, error: "FFmpegError") -> None:
         """Reading had to end before the file did."""
-        reason = f"could not be read further ({error.strerror})" if of_the_machine(error) else "became unreadable"
+        self._machine_failed = of_the_machine(error)
+        reason = f"could not be read further ({error.strerror})" if self._machine_failed else "became unreadable"
         self._stopped = f"ends early: {self._frames} frames decoded before the data {reason}"
 
+    def why_no_frame(self) -> str:
+        """The reason, in words, where no frame came."""
+        if self._machine_failed:
+            return self._stopped
+        if self._stopped or self._errors or self._packets:
+            return "the data is unreadable before the first frame (damaged or cut off)"
+        return "the file has a header but no frame behind it (cut off)"
+
     def note(self) -> str:
-        """Empty, or what is missing and why, in words."""
+        """Empty, or what is missing and why, in words; to be asked while the file is open."""
         missing = max(self._errors, self._missing_pictures())
         unread = max(0, self._unread())
-        notes = [self._stopped]
-        if (missing or unread) and not self._stopped:
-            total = self._frames + missing + unread
-            reason = "damaged" if not unread else "cut off" if not missing else "damaged or cut off"
-            notes.append(f"{self._frames} of {total} frames could be decoded, {missing + unread} are missing ({reason})")
-        elif self._last_is_cut and not self._stopped:
-            notes.append(f"{self._frames} frames decoded; the last is cut off in the middle, and what follows it")
+        total = max(self._frames + missing + unread, self._stream.frames - self._hidden)
+        reason = "damaged" if not unread else "cut off" if not missing else "damaged or cut off"
+        notes = []
+        if self._stopped:
+            notes.append(self._stopped)
+        elif missing or unread:
+            notes.append(
+                f"{self._frames} of {total} frames could be decoded, {total - self._frames} missing ({reason})"
+            )
+        elif self._last_is_cut or self._ends_inside_a_packet():
+            notes.append(f"cut off: its last packet is not whole; {self._frames} frames decoded")
         if self._damaged_frames:
-            notes.append(f"{self._damaged_frames} frames are shown with damage")
-        return "; ".join(filter(None, notes))
+            notes.append(f"frames shown with damage: {self._damaged_frames}")
+        return "; ".join(notes)
 
     def _pictures_of(self, packet: "Packet[VideoStream]") -> int:
         """Pictures that a packet holds for showing, no more than are certain."""
         if self._codec == "mpeg4":
             _, *pictures = bytes(packet).split(VOP)
+            self._packed |= len(pictures) > 1
             if pictures:
                 return sum(len(picture) + len(VOP) > MAX_PLACEHOLDER_VOP for picture in pictures)
         if packet.size <= MAX_PLACEHOLDER:
@@ -131,7 +155,10 @@ class Losses:
             leading = sum(pts < self._first_pts for pts in self._early_pts)
         if leading > MAX_LEADING:
             leading = 0
-        return max(0, self._pictures - leading - self._frames)
+        delayed = (
+            1 if self._packed else 0
+        )  # the last B-frame comes with the placeholder after it, which a cut leaves out
+        return max(0, self._pictures - leading - delayed - self._frames)
 
     def _unread(self) -> int:
         """Frames that the header claims beyond the last that was read."""
@@ -140,13 +167,26 @@ class Losses:
             return len(self._stream.index_entries) - self._packets
         if name == "avi":
             claimed_s = self._stream.frames * self._interval_s
-        elif name in CLAIMING:
+        elif name in MAX_ROUNDING:
             claimed_s = (self._container.duration or 0) / 1e6
         else:
             return 0
         reached_s = self._end_s - min(0.0, (self._container.start_time or 0) / 1e6)
         unread = (claimed_s - reached_s) / self._interval_s
-        return round(unread) if unread > MAX_ROUNDING else 0
+        return round(unread) if unread > MAX_ROUNDING[name] else 0
+
+    def _ends_inside_a_packet(self) -> bool:
+        """Whether an MPEG transport stream, whose packets have one size, ends inside of one."""
+        if self._container.format.name != "mpegts":
+            return False
+        with open(self._container.name, "rb") as file:
+            start = file.read(MAX_JUNK)
+            size = file.seek(0, os.SEEK_END)
+        for length in TS_PACKETS:
+            for first in range(max(0, len(start) - TS_SYNCS * length)):
+                if start[first : first + TS_SYNCS * length : length] == b"G" * TS_SYNCS:
+                    return (size - first % length) % length != 0
+        return False
 
 
 def _is_hidden(codec: str, packet: "Packet[VideoStream]") -> bool:

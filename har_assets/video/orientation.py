@@ -46,28 +46,30 @@ class Orientation:
         return [("hflip", "")] * self.columns_reversed + [("vflip", "")] * self.rows_reversed
 
 
-def orientation_of(frame: "VideoFrame | None") -> Orientation:
-    """How the frame lies; as it is stored where its matrix is missing or maps the picture to nothing."""
+AS_STORED = Orientation()
+
+
+def orientation_of(frame: "VideoFrame | None", otherwise: Orientation = AS_STORED) -> Orientation:
+    """How the frame lies; `otherwise` where it does not say: a message of H.264 stands in the first frame alone."""
     if frame is None:
-        return Orientation()
+        return otherwise
     data = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
-    return Orientation() if data is None else of_matrix(np.frombuffer(bytes(data), np.int32))
+    return otherwise if data is None else of_matrix(np.frombuffer(bytes(data), np.int32))
 
 
 def of_matrix(matrix: "np.ndarray[tuple[int], np.dtype[np.int32]]") -> Orientation:
-    """The orientation that a display matrix of nine numbers asks for, to the nearest quarter turn."""
+    """The nearest quarter turn and mirror to a display matrix; none where the matrix flattens the picture."""
     a, b, c, d = (int(matrix[place]) for place in (0, 1, 3, 4))
     if a * d == b * c:
-        return Orientation()
+        return AS_STORED
     transposed = abs(b) + abs(c) > abs(a) + abs(d)
     right, down = (c, b) if transposed else (a, d)
     off = math.degrees(math.atan2(abs(a if transposed else b), abs(b if transposed else a)))
     return Orientation(transposed, right < 0, down < 0, round(off))
 
 
-def upright(picture_HWC: Frames, frame: "VideoFrame") -> Frames:
-    """Turn and mirror a picture that was made of the frame, [H, W, 3], as the frame's own matrix says."""
-    orientation = orientation_of(frame)
+def upright(picture_HWC: Frames, orientation: Orientation) -> Frames:
+    """Turn and mirror a picture [H, W, 3] that was made of a stored frame."""
     if orientation.transposed:
         picture_HWC = picture_HWC.swapaxes(0, 1)
     rows, columns = (
