@@ -47,7 +47,7 @@ class VideoFrames:
     fps: float
     """Frames a second of the file; 0.0 where it does not say."""
     num_source_frames: int
-    """Frames that the decoder gave, counted; up to where `max_frames` stopped it. Never a header's number."""
+    """Frames that the decoder gave, counted; `max_frames` may stop it earlier. Never a header's number."""
     decoder: str
     """'decord' or 'pyav'."""
     note: str
@@ -266,7 +266,7 @@ class VideoReader:
                     if packet.stream is not stream:
                         continue
                     try:
-                        frames = packet.decode()
+                        frames = stream.decode(packet)
                     except av.FFmpegError:
                         if threads > 1:
                             yield None

@@ -7,12 +7,14 @@ rounds, so a few frames less than it claims are none either.
 
 import errno
 import os
+import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.error import FFmpegError
     from av.packet import Packet
+    from av.stream import Stream
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -32,12 +34,19 @@ MAX_ROUNDING = {"matroska,webm": 1.5, "avi": 2.5, "asf": 2.5, "flv": 2.5, "mxf":
 """Frames by which a header may claim more than a sound file holds: delay of B-frames, rounding, a last frame counted
 twice. The duration of other containers is no claim: it is reckoned from what is there."""
 
-TS_PACKETS = (188, 192, 204)
-"""Bytes of a packet of an MPEG transport stream, each of which begins with a G."""
+MAX_SOUND_PACKET_S = 0.5
+"""Seconds of sound that one packet may hold; headers may count one more, or less. Subtitles are longer."""
+
+TS_PACKETS = {188: 0, 192: 4, 204: 0}
+"""Bytes of a packet of an MPEG transport stream, and how many stand before its G."""
 TS_SYNCS = 5
 """Packets whose first byte has to be right."""
+FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+"""Name of the object of a WMV or ASF file that says how long it is."""
+SEGMENT = b"\x18\x53\x80\x67"
+"""Name of the element that holds all of a Matroska file but its first header."""
 MAX_JUNK = 8192
-"""Bytes in which the first packet is looked for."""
+"""Bytes in which the first packet or element is looked for."""
 
 MACHINE_ERRNOS = {errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT}
 """Errors of the disk, the memory, the system: the file may be sound."""
@@ -70,14 +79,19 @@ class Losses:
         self._first_pts: int | None = None
         self._early_pts: list[int] = []
         self._end_s = 0.0
+        self._sound_packet_s = 0.0
         self._stopped = ""
         self._machine_failed = False
 
-    def packet(self, packet: "Packet[VideoStream]") -> None:
+    def packet(self, packet: "Packet[Stream]") -> None:
         """A packet was read, of whichever stream."""
         stamp = packet.dts if packet.pts is None else packet.pts
         if packet.size and stamp is not None:
             self._end_s = max(self._end_s, float((stamp + (packet.duration or 0)) * packet.time_base))
+        if packet.stream is not self._stream:
+            duration_s = float((packet.duration or 0) * packet.time_base)
+            if duration_s <= MAX_SOUND_PACKET_S:
+                self._sound_packet_s = max(self._sound_packet_s, duration_s)
         if packet.stream is not self._stream or not packet.size:
             return
         self._packets += 1
@@ -98,7 +112,7 @@ class Losses:
         self._damaged_frames += frame.is_corrupt
         self._fields |= frame.interlaced_frame
 
-    def error(self, packet: "Packet[VideoStream]") -> None:
+    def error(self, packet: "Packet[Stream]") -> None:
         """A packet could not be decoded."""
         self._errors += not packet.is_discard
         self._error_before_first |= self._frames == 0
@@ -122,7 +136,8 @@ class Losses:
         missing = max(self._errors, self._missing_pictures())
         unread = max(0, self._unread())
         total = max(self._frames + missing + unread, self._stream.frames - self._hidden)
-        reason = "damaged" if not unread else "cut off" if not missing else "damaged or cut off"
+        cut_off = unread > 0 or self._last_is_cut or self._is_cut_off()
+        reason = "damaged" if not cut_off else "damaged or cut off" if missing else "cut off"
         notes = []
         if self._stopped:
             notes.append(self._stopped)
@@ -130,13 +145,13 @@ class Losses:
             notes.append(
                 f"{self._frames} of {total} frames could be decoded, {total - self._frames} missing ({reason})"
             )
-        elif self._last_is_cut or self._ends_inside_a_packet():
-            notes.append(f"cut off: its last packet is not whole; {self._frames} frames decoded")
+        elif cut_off:
+            notes.append(f"cut off: {self._frames} frames decoded, but the file should go on")
         if self._damaged_frames:
             notes.append(f"frames shown with damage: {self._damaged_frames}")
         return "; ".join(notes)
 
-    def _pictures_of(self, packet: "Packet[VideoStream]") -> int:
+    def _pictures_of(self, packet: "Packet[Stream]") -> int:
         """Pictures that a packet holds for showing, no more than are certain."""
         if self._codec == "mpeg4":
             _, *pictures = bytes(packet).split(VOP)
@@ -167,29 +182,60 @@ class Losses:
             return len(self._stream.index_entries) - self._packets
         if name == "avi":
             claimed_s = self._stream.frames * self._interval_s
+        elif name == "asf":
+            claimed_s = _claimed_by_asf(self._start_of_file()[0])
         elif name in MAX_ROUNDING:
             claimed_s = (self._container.duration or 0) / 1e6
         else:
             return 0
         reached_s = self._end_s - min(0.0, (self._container.start_time or 0) / 1e6)
         unread = (claimed_s - reached_s) / self._interval_s
-        return round(unread) if unread > MAX_ROUNDING[name] else 0
+        rounding = MAX_ROUNDING[name] + 1.5 * self._sound_packet_s / self._interval_s
+        return round(unread) if unread > rounding else 0
 
-    def _ends_inside_a_packet(self) -> bool:
-        """Whether an MPEG transport stream, whose packets have one size, ends inside of one."""
-        if self._container.format.name != "mpegts":
+    def _is_cut_off(self) -> bool:
+        """Whether the file ends before its own structure does."""
+        name = self._container.format.name
+        if name not in {"mpegts", "matroska,webm"}:
             return False
+        start, size = self._start_of_file()
+        return _ends_inside_a_packet(start, size) if name == "mpegts" else size < _end_of_segment(start)
+
+    def _start_of_file(self) -> tuple[bytes, int]:
+        """The first bytes of the file, and how many it has."""
         with open(self._container.name, "rb") as file:
-            start = file.read(MAX_JUNK)
-            size = file.seek(0, os.SEEK_END)
-        for length in TS_PACKETS:
-            for first in range(max(0, len(start) - TS_SYNCS * length)):
-                if start[first : first + TS_SYNCS * length : length] == b"G" * TS_SYNCS:
-                    return (size - first % length) % length != 0
-        return False
+            return file.read(MAX_JUNK), file.seek(0, os.SEEK_END)
 
 
-def _is_hidden(codec: str, packet: "Packet[VideoStream]") -> bool:
+def _claimed_by_asf(start: bytes) -> float:
+    """Seconds by the header of a WMV; 0.0 where it was sent live. FFmpeg does not tell them of a file that was cut."""
+    at = start.find(FILE_PROPERTIES)
+    if at < 0 or len(start) < at + 92:
+        return 0.0
+    ticks, _, preroll_ms, flags = struct.unpack_from("<QQQI", start, at + 64)
+    return 0.0 if flags & 1 else max(0.0, ticks / 1e7 - preroll_ms / 1e3)
+
+
+def _ends_inside_a_packet(start: bytes, size: int) -> bool:
+    """Of an MPEG transport stream of `size` bytes, whose packets have one length."""
+    for length, before_sync in TS_PACKETS.items():
+        for first in range(max(0, len(start) - TS_SYNCS * length)):
+            if start[first : first + TS_SYNCS * length : length] == b"G" * TS_SYNCS:
+                return (size - first + before_sync) % length != 0
+    return False
+
+
+def _end_of_segment(start: bytes) -> int:
+    """Byte at which the one segment of a Matroska file ends, by its header; 0 where that is left open."""
+    at = start.find(SEGMENT) + len(SEGMENT)
+    if at < len(SEGMENT) or at == len(start):
+        return 0
+    length = 9 - start[at].bit_length()  # the leading zero bits count the bytes of the number
+    number = int.from_bytes(start[at : at + length], "big") & ((1 << 7 * length) - 1)
+    return 0 if number == (1 << 7 * length) - 1 else at + length + number
+
+
+def _is_hidden(codec: str, packet: "Packet[Stream]") -> bool:
     """Whether a packet of VP8 or VP9 is one frame that is never shown, which later ones build on."""
     content = memoryview(packet)
     first = content[0]

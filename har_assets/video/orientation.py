@@ -7,7 +7,7 @@ header of MP4 and MOV, in Matroska's projection, in the display-orientation mess
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -53,7 +53,7 @@ def orientation_of(frame: "VideoFrame | None", otherwise: Orientation = AS_STORE
     """How the frame lies; `otherwise` where it does not say: a message of H.264 stands in the first frame alone."""
     if frame is None:
         return otherwise
-    data = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
     return otherwise if data is None else of_matrix(np.frombuffer(bytes(data), np.int32))
 
 

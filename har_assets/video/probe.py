@@ -8,7 +8,7 @@ import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from har_assets import settings
 from har_assets.errors import VideoError
@@ -130,7 +130,8 @@ def _facts_of(path: Path, container: "InputContainer", stream: "VideoStream") ->
     codec = stream.codec_context
     name = container.format.name
     decord_frames = 0
-    if (name, codec.name, codec.pix_fmt) in PROVED_FOR_DECORD and len(container.streams.video) == 1:
+    is_even = codec.height % 2 == codec.width % 2 == 0  # odd rows are converted otherwise by newer versions of FFmpeg
+    if (name, codec.name, codec.pix_fmt) in PROVED_FOR_DECORD and len(container.streams.video) == 1 and is_even:
         decord_frames = _promised_by_index(stream)
     if settings.DECODER.get() and settings.read().decoder == "pyav":  # without it nothing is imported
         decord_frames = 0
@@ -139,7 +140,7 @@ def _facts_of(path: Path, container: "InputContainer", stream: "VideoStream") ->
     height, width = (codec.height, codec.width) if frame is None else (frame.height, frame.width)
     height, width = orientation.size(height, width)
     pixel_aspect = _pixel_aspect(stream)
-    has_times = not container.format.flags & Flags.no_timestamps.value
+    has_times = not container.format.flags & cast(int, Flags.no_timestamps.value)
     return VideoFacts(
         path=path,
         container=name,
@@ -158,9 +159,9 @@ def _facts_of(path: Path, container: "InputContainer", stream: "VideoStream") ->
 def _promised_by_index(stream: "VideoStream") -> int:
     """Pictures that the index of an AVI lists; 0 where its header claims others, as one that is cut off does."""
     sizes = [entry.size for entry in stream.index_entries]
-    if abs(stream.frames - len(sizes)) > 1:
-        return 0  # also where frames are to be repeated, which decord shows too soon
-    return sum(size >= MIN_PICTURE_BYTES for size in sizes)
+    pictures = sum(size >= MIN_PICTURE_BYTES for size in sizes)
+    # Pictures that are to be shown for longer have no packet or one that says so; decord shows the next too soon.
+    return pictures if max(stream.frames, len(sizes)) - pictures <= 1 else 0
 
 
 def _rate(stream: "VideoStream", has_times: bool) -> float:
