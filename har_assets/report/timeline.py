@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from har_assets.errors import HarError, VideoError
 from har_assets.video.decode import VideoReader
-from har_assets.video.probe import open_container, probe
+from har_assets.video.orientation import upright
+from har_assets.video.probe import film_stream, open_container, probe
 from har_assets.video.sampling import Frames
 
 if TYPE_CHECKING:
@@ -417,7 +417,7 @@ def thumbnail(source: Path, second: float, height: int) -> Frames | None:
     found = None
     try:
         with open_container(facts.path) as container:
-            stream = container.streams.video[0]
+            stream = film_stream(container)
             wanted_s = second + (facts.start_s or 0)
             # A file that cannot be searched is read from its start.
             with contextlib.suppress(av.FFmpegError):
@@ -430,6 +430,5 @@ def thumbnail(source: Path, second: float, height: int) -> Frames | None:
         pass  # what came before the damage is shown
     if found is None:
         return None
-    upright: NDArray[np.uint8] = np.rot90(found.to_ndarray(format="rgb24"), round(found.rotation / 90) % 4)
-    image = Image.fromarray(np.ascontiguousarray(upright))
+    image = Image.fromarray(upright(found.to_ndarray(format="rgb24").astype(np.uint8), facts.orientation))
     return np.asarray(image.resize((max(1, round(image.width * height / image.height)), height)))

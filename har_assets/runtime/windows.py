@@ -17,7 +17,8 @@ import numpy as np
 from har_assets.errors import VideoError
 from har_assets.model.spec import ModelSpec
 from har_assets.video.decode import VideoReader
-from har_assets.video.probe import open_container
+from har_assets.video.orientation import upright
+from har_assets.video.probe import film_stream, open_container, probe
 from har_assets.video.sampling import Clips, Frames, centre_crop, clip_windows, window_starts
 
 MAX_HELD_BYTES = 256 << 20
@@ -187,16 +188,18 @@ def film_sheet(path: Path) -> bytes:
     import av
 
     frames: list[Frames] = []
-    with contextlib.suppress(av.FFmpegError, IndexError), open_container(path) as container:
-        stream = container.streams.video[0]
-        stream.thread_count = 1
-        stream.codec_context.skip_frame = "NONKEY"
-        for part in range(PICTURES):
-            container.seek((container.start_time or 0) + (2 * part + 1) * (container.duration or 0) // (2 * PICTURES))
-            frame = next(container.decode(stream), None)
-            if frame is not None:
-                width = max(round(PICTURE_HEIGHT * frame.width / frame.height), 1)
-                small = frame.reformat(width, PICTURE_HEIGHT, "rgb24").to_ndarray().astype(np.uint8)
-                upright_HWC: Frames = np.rot90(small, round(frame.rotation / 90))
-                frames.append(upright_HWC)
+    with contextlib.suppress(av.FFmpegError, VideoError):
+        orientation = probe(path).orientation
+        with open_container(path) as container:
+            stream = film_stream(container)
+            stream.thread_count = 1
+            stream.codec_context.skip_frame = "NONKEY"
+            start, length = container.start_time or 0, container.duration or 0
+            for part in range(PICTURES):
+                container.seek(start + (2 * part + 1) * length // (2 * PICTURES))
+                frame = next(container.decode(stream), None)
+                if frame is not None:
+                    width = max(round(PICTURE_HEIGHT * frame.width / frame.height), 1)
+                    small = frame.reformat(width, PICTURE_HEIGHT, "rgb24").to_ndarray().astype(np.uint8)
+                    frames.append(upright(small, orientation))
     return contact_sheet([frame for frame in frames if frame.shape == frames[0].shape])

@@ -124,8 +124,8 @@ class Settings(Described, BaseSettings):
     incoming_interval: PositiveInt = 30
     """Seconds between two looks of the sensor. Read when the code location starts."""
     decoder: Literal["auto", "pyav"] = "auto"
-    """`auto` takes decord first, `pyav` leaves it alone. decord's FFmpeg is of 2020: leave it where videos come from
-    strangers."""
+    """`auto` takes decord for MPEG-4 in AVI, as HMDB51 is, `pyav` leaves it alone. decord's FFmpeg is of 2020: leave it
+    where videos come from strangers."""
 
     allowed_folders: Annotated[tuple[Path, ...], _list_of(os.pathsep)] | None = None
     """Folders, with `:` between them, below which a path in a configuration has to lie. The project folder is one of

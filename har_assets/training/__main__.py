@@ -27,6 +27,8 @@ def _train(request_file: Path, request: TrainingRequest) -> int:
             f"{request_file} asks for {request.nodes} nodes of a Ray cluster: start `python -m har_assets.cluster "
             f"{request_file}` in a job of that cluster, or set rendezvous to host:port of one of your machines."
         )
+    if not started_by_torchrun():
+        request.begin_again_on_other_processes()
     if not started_by_torchrun() and (request.nodes > 1 or request.devices != 1):
         devices = request.count_devices()
         if request.nodes * devices > 1:

@@ -32,7 +32,14 @@ from har_assets.system.locks import exclusive
 from har_assets.training.averaging import AveragedWeights
 from har_assets.training.callbacks import EpochHistory, OrderlyStop
 from har_assets.training.confusion import validation_confusion
-from har_assets.training.request import CHECKPOINT_FILE, CONFUSION_FILE, HISTORY_FILE, SUMMARY_FILE, TrainingRequest
+from har_assets.training.request import (
+    CHECKPOINT_FILE,
+    CONFUSION_FILE,
+    HISTORY_FILE,
+    NOTICE_FILE,
+    SUMMARY_FILE,
+    TrainingRequest,
+)
 from har_assets.training.tracking import TrainingRun
 
 
@@ -55,6 +62,9 @@ def fit(request: TrainingRequest, report: Log = print) -> dict[str, Any]:
     with exclusive(work, "this training") if first else contextlib.nullcontext():
         if not summary_file.is_file():
             spec = _spec(request)
+            if first and (notice := work / NOTICE_FILE).is_file():
+                report(notice.read_text())
+                notice.unlink()
             with TrainingRun.open(request, work, report) if first else TrainingRun() as tracking:
                 found = _fit(request, spec, work, report if first else silent, tracking)
             if first:

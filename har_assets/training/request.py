@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +12,8 @@ from har_assets.errors import HarError
 from har_assets.model.recipe import Recipe, TrainingOptions
 from har_assets.options import wrong_options
 from har_assets.store.opening import StoreLocation
+from har_assets.system.files import write_text_whole
+from har_assets.system.locks import exclusive
 
 SUMMARY_FILE = "summary.json"
 """Written last into the work folder: a training without it has not ended."""
@@ -21,8 +24,17 @@ HISTORY_FILE = "history.jsonl"
 CHECKPOINT_FILE = "model.ckpt"
 """The chosen epoch, in the work folder and in the MLflow run."""
 
+LINEAGE_FILE = "mlflow_lineage"
+"""In the work folder: the tag by which the MLflow run of this training is found again."""
+
 CONFUSION_FILE = "validation_confusion.png"
 """Which classes the chosen epoch takes for which; not written without validation clips."""
+
+WORLD_FILE = "world_size"
+"""How many processes have trained in the work folder."""
+
+NOTICE_FILE = "notice.txt"
+"""A line that the training reports when it starts."""
 
 ERROR_FILE = "error.txt"
 """Why a training failed, in one sentence."""
@@ -89,6 +101,25 @@ class TrainingRequest(TrainingOptions):
         import torch
 
         return self.devices or max(1, torch.cuda.device_count())
+
+    def begin_again_on_other_processes(self) -> None:
+        """Forget the epochs of a training on another number of processes: its batches, and so its steps, were others.
+
+        To be called before the processes start. Raises HarError where another process trains in the work folder.
+        """
+        work = Path(self.work)
+        file, world_size = work / WORLD_FILE, str(self.nodes * self.count_devices())
+        with exclusive(work, "this training"):
+            before = file.read_text() if file.is_file() else world_size
+            if before != world_size and not (work / SUMMARY_FILE).is_file():
+                write_text_whole(
+                    work / NOTICE_FILE,
+                    f"A training by {before} processes cannot go on with {world_size}: it begins again.",
+                )
+                shutil.rmtree(work / "checkpoints", ignore_errors=True)
+                for name in (HISTORY_FILE, LINEAGE_FILE):
+                    (work / name).unlink(missing_ok=True)
+            write_text_whole(file, world_size)
 
     def write(self, path: Path) -> Path:
         """Write as JSON and return the path."""

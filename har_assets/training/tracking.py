@@ -36,10 +36,7 @@ from har_assets.tracking.client import (
 )
 from har_assets.tracking.outbox import Address, Outbox, UndeliveredError, opened, report_settled, settle
 from har_assets.tracking.tags import DAGSTER_STEP_TAG, LINEAGE_TAG, STEP_TAG
-from har_assets.training.request import TrainingRequest
-
-LINEAGE_FILE = "mlflow_lineage"
-"""In the work folder: the tag by which the run of this training is found again."""
+from har_assets.training.request import LINEAGE_FILE, TrainingRequest
 
 STEP = "trained_checkpoint"
 

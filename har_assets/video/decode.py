@@ -1,4 +1,4 @@
-"""One video file to upright RGB frames: decord first, PyAV second, always in order from frame 0.
+"""One video file to upright RGB frames: decord where tests prove it, else PyAV, always in order from frame 0.
 
 Why in order: decord's indexed reading gives other frames than asked on AVIs with B-frames, which is what
 HMDB51 is made of, and its length counts packets, so it is one too high there. Reading on from frame 0 is
@@ -9,6 +9,7 @@ Frames are scaled with swscale's bilinear kernel inside the decoder, by a rule o
 Shapes: T frames, H height, W width, 3 colour channels in the order red, green, blue.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -21,12 +22,17 @@ import numpy as np
 
 from har_assets.errors import VideoError
 from har_assets.video.clock import FALLBACK_FPS, FrameClock
-from har_assets.video.probe import open_container, probe, quarter_turns
-from har_assets.video.resize import SHORT_SIDE, Fit
+from har_assets.video.losses import Losses
+from har_assets.video.orientation import Orientation, orientation_of
+from har_assets.video.probe import VideoFacts, film_stream, open_container, probe, reason
+from har_assets.video.resize import COVER, SHORT_SIDE, Fit
 from har_assets.video.sampling import Frames, Sampling
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
+
+MAX_HELD_BYTES = 64 << 20
+"""Frames of one video that are held until decord is known to have given all; of a larger one PyAV reads all."""
 
 Shown = tuple[float, Callable[[], Frames]]
 """The second at which a frame is shown, and what makes its picture, uint8 [height, width, 3]."""
@@ -41,7 +47,7 @@ class VideoFrames:
     fps: float
     """Frames a second of the file; 0.0 where it does not say."""
     num_source_frames: int
-    """Frames that the decoder gave, counted; up to where `max_frames` stopped it. Never a header's number."""
+    """Frames that the decoder gave, counted; `max_frames` may stop it earlier. Never a header's number."""
     decoder: str
     """'decord' or 'pyav'."""
     note: str
@@ -107,24 +113,33 @@ class VideoReader:
         self.num_source_frames = 0
         self.decoder = ""
         self.note = ""
-        self._broke_off = False
+        self._why_no_frame = ""
 
     def __iter__(self) -> Iterator[Frames]:
-        kept = 0
-        if not self._facts.why_not_decord:
-            self.decoder = "decord"
-            for picture in self._kept(self._read_decord()):
-                yield picture()
-                kept += 1
-        if self.num_source_frames == 0 or self._broke_off:
-            # decord's decoding thread drops finished frames at an error, more or fewer by chance: PyAV reads the
-            # file again and goes on from there, so that a damaged file gives the same frames every time.
-            self.decoder = "pyav"
-            self.num_source_frames = 0
-            for picture in islice(self._kept(self._read_pyav()), kept, None):
-                yield picture()
+        yield from self._all_by_decord() or self._by_pyav()
         self._require_frames()
         self._note_low_rate()
+
+    def _by_pyav(self) -> Iterator[Frames]:
+        self.decoder = "pyav"
+        return (picture() for picture in self._kept(self._read_pyav()))
+
+    def _all_by_decord(self) -> list[Frames]:
+        """The kept frames, if decord reads the file and gives each frame that its index lists; else none.
+
+        They are held until the last has come, as decord drops frames at an error, more or fewer by chance.
+        """
+        facts = self._facts
+        height, width = self._fit.size or (facts.height, facts.width)
+        repeats = 1.0 if self._sampling is None or self.fps <= 0 else max(1.0, 1 / (self.fps * self._sampling.step_s))
+        if not 0 < facts.decord_frames * repeats * height * width * 3 <= MAX_HELD_BYTES:
+            return []
+        kept = [picture() for picture in self._kept(self._read_decord())]
+        if self.num_source_frames == facts.decord_frames:
+            self.decoder = "decord"
+            return kept
+        self.num_source_frames = 0
+        return []
 
     def _kept(self, shown: Iterable[Shown]) -> Iterator[Callable[[], Frames]]:
         """The frames that the sampling keeps; the others are decoded, as later ones need them, but not copied."""
@@ -144,21 +159,7 @@ class VideoReader:
 
     def _require_frames(self) -> None:
         if self.num_source_frames == 0:
-            raise VideoError(
-                "the data is unreadable before the first frame (damaged or cut off)"
-                if self._broke_off
-                else "the file has a header but no frame behind it (cut off)"
-            )
-
-    def _ended(self, num_packets: int) -> None:
-        """Note frames that did not come. One or two are usual: the delay that B-frames cost in an AVI."""
-        promised = max(num_packets, self._facts.header_frames)
-        if promised > self.num_source_frames + 2:
-            self.note = f"{self.num_source_frames} of {promised} frames could be decoded (damaged or cut off)"
-
-    def _ends_early(self) -> None:
-        self._broke_off = True
-        self.note = f"ends early: {self.num_source_frames} frames decoded before the data became unreadable"
+            raise VideoError(self._why_no_frame)
 
     def _read_decord(self) -> Iterator[Shown]:
         """Every frame, shown at its number divided by the rate: an AVI says no more."""
@@ -173,7 +174,8 @@ class VideoReader:
         def picture(frame: Any) -> Frames:
             return self._fit.cut(frame.asnumpy())
 
-        try:
+        # At the end, and where frames are missing, decord raises one or another of these.
+        with contextlib.suppress(StopIteration, decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError):
             reader = decord.VideoReader(
                 os.fspath(facts.path),
                 ctx=decord.cpu(0),
@@ -191,12 +193,6 @@ class VideoReader:
                     return
                 self.num_source_frames += 1
                 yield (self.num_source_frames - 1) * interval_s, partial(picture, frame)
-        except StopIteration:
-            self._ended(len(reader))
-        except decord.DECORDLimitReachedError:
-            self._ended(len(reader))
-        except (decord.DECORDError, RuntimeError, AssertionError):
-            self._ends_early()
 
     def timed(self, *, threads: int = 1) -> Iterator[Shown]:
         """Every frame of the file in order, with the second at which it is shown.
@@ -220,72 +216,101 @@ class VideoReader:
             except av.FFmpegError as error:
                 raise VideoError(f"a frame cannot be scaled ({error.strerror})") from None
 
-        resizer = _Resizer(self._fit, self._facts.pixel_aspect)
-        clock = FrameClock(self._facts.container, self._facts.start_s, self.fps)
+        facts = self._facts
+        resizer = _Resizer(self._fit, facts)
+        clock = FrameClock(facts.container, facts.start_s, self.fps)
         for frame in self._av_frames(1 if clock.takes_packet_times else threads):
             self.num_source_frames += 1
             stamp = frame.dts if clock.takes_packet_times else frame.pts
             stamp_s = None if stamp is None or frame.time_base is None else float(stamp * frame.time_base)
             yield clock.time_s(stamp_s), partial(picture, frame)
         self._add_note(clock.note)
+        if not facts.has_times and self.fps <= 0:
+            self._add_note(f"the file does not say how many frames a second it has; {FALLBACK_FPS:g} are assumed")
+        if facts.orientation.oblique_degrees:
+            self._add_note(
+                f"its header turns it by {facts.orientation.oblique_degrees} degrees more, which is left out"
+            )
 
     def _av_frames(self, threads: int) -> "Iterator[VideoFrame]":
-        """The decoded frames; an error of PyAV ends the video there, with a note."""
-        import av
+        """The decoded frames; damaged packets are left out, and the note says how many."""
+        given = 0
+        for frame in self._decoded(threads):
+            if frame is None:
+                # With several threads, finished frames are lost at an error: one reads the file again.
+                yield from filter(None, islice(self._decoded(1), given, None))
+                return
+            yield frame
+            given += 1  # noqa: SIM113 - counts what was handed out
 
-        self.note, self._broke_off = "", False
-        num_packets = 0
-        try:
-            with open_container(self._facts.path) as container:
-                stream = container.streams.video[0]
-                stream.thread_count = threads
-                if threads > 1:
-                    stream.thread_type = "AUTO"
-                for packet in container.demux(stream):
-                    num_packets += packet.size > 0
-                    yield from packet.decode()
-        except av.FFmpegError:
-            self._ends_early()
-            return
-        self._ended(num_packets)
+    def _decoded(self, threads: int) -> "Iterator[VideoFrame | None]":
+        """Every frame that can be decoded; None at the first error of more than one thread, which is the end."""
+        import av
+        from av.codec.context import Flags
+
+        with contextlib.ExitStack() as stack:
+            try:
+                container = stack.enter_context(open_container(self._facts.path))
+            except av.FFmpegError as error:
+                raise VideoError(reason(error)) from None
+            stream = film_stream(container)
+            losses = Losses(container, stream)
+            stream.thread_count = threads
+            if threads > 1:
+                stream.thread_type = "AUTO"
+            if stream.codec_context.name == "hevc":  # which leaves out all that builds on damage otherwise
+                stream.codec_context.flags |= Flags.output_corrupt
+            try:
+                for packet in container.demux():
+                    losses.packet(packet)
+                    if packet.stream is not stream:
+                        continue
+                    try:
+                        frames = stream.decode(packet)
+                    except av.FFmpegError:
+                        if threads > 1:
+                            yield None
+                            return
+                        losses.error(packet)
+                        continue
+                    for frame in frames:
+                        losses.frame(frame)
+                        yield frame
+            except av.FFmpegError as error:
+                losses.stopped(error)
+            self.note, self._why_no_frame = losses.note(), losses.why_no_frame()
 
 
 class _Resizer:
     """Turn a frame of PyAV upright, scale it as decord does, by the same filters, and cut its centre out."""
 
-    def __init__(self, fit: Fit, pixel_aspect: float) -> None:
+    def __init__(self, fit: Fit, facts: VideoFacts) -> None:
         self._fit = fit
-        self._pixel_aspect = pixel_aspect
+        self._facts = facts
         self._made_for: tuple[Any, ...] = ()
         self._graph: Any = None
 
     def __call__(self, frame: "VideoFrame") -> Frames:
-        turns = quarter_turns(frame)
-        made_for = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, turns)
+        orientation = orientation_of(frame, self._facts.orientation)
+        made_for = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, orientation)
         if made_for != self._made_for:  # the picture size may change within a stream
             self._made_for = made_for
-            self._graph = self._make_graph(frame, turns)
+            self._graph = self._make_graph(frame, orientation)
         self._graph.push(frame)
         return self._fit.cut(self._graph.pull().to_ndarray())
 
-    def _make_graph(self, frame: "VideoFrame", turns: int) -> Any:
+    def _make_graph(self, frame: "VideoFrame", orientation: Orientation) -> Any:
         import av
         import av.filter
 
-        height, width = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
+        height, width = orientation.size(frame.height, frame.width)
         if self._fit.size is None:
-            self._fit = Fit((height, width), self._fit.rule)  # of the first frame: every later one gets the same
-        scaled_height, scaled_width = self._fit.scaled(height, width, self._pixel_aspect) or (height, width)
-        filters = {
-            0: [],
-            1: [("transpose", "cclock")],
-            2: [("hflip", ""), ("vflip", "")],
-            3: [("transpose", "clock")],
-        }[turns]
+            self._fit = Fit((height, width), COVER)  # as the first frame is stored: every later one gets the same
+        scaled_height, scaled_width = self._fit.scaled(height, width, self._facts.pixel_aspect) or (height, width)
         graph = av.filter.Graph()
         last = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
         for name, arguments in [
-            *filters,
+            *orientation.filters(),
             ("scale", f"{scaled_width}:{scaled_height}:flags=bilinear"),
             ("format", "pix_fmts=rgb24"),
             ("buffersink", ""),

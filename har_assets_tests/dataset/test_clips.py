@@ -17,6 +17,7 @@ from har_assets.errors import DatasetError, HarError, MissingArtifactError
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.record import Artifact
 from har_assets_tests.dataset.publishing import publish
+from har_assets_tests.dataset.test_archive_formats import NameInBytes
 
 
 def update_of(project: Path, *, mode: str = "off", force: bool = False) -> DataUpdate:
@@ -54,9 +55,32 @@ def test_data_is_filled_read_only_and_described(tmp_path: Path) -> None:
     assert made.record.metadata["clips_per_class"] == [{"class": "jump", "clips": 2}, {"class": "sit", "clips": 2}]
     assert update.is_still_there(made)
     assert changed_files(made, data) == {"changed": [], "missing": [], "new": []}
+    for junk in ("Thumbs.db", "._a.avi", ".DS_Store"):  # made by looking at the folder
+        (data / "videos" / "jump" / junk).touch()
+    assert update.is_still_there(made)
+    assert changed_files(made, data) == {"changed": [], "missing": [], "new": []}
+    (data / "videos" / "jump" / "c.avi").touch()
+    assert not update.is_still_there(made)
+    assert changed_files(made, data)["new"] == ["videos/jump/c.avi"]
+    (data / "videos" / "jump" / "c.avi").unlink()
     (data / "videos" / "jump" / "a.avi").unlink()
     assert not update.is_still_there(made)
     assert changed_files(made, data)["missing"] == ["videos/jump/a.avi"]
+
+
+@pytest.mark.parametrize(("named", "label"), [("cp850", "läuft"), ("cp1251", "l„uft")])
+def test_names_are_in_the_code_page_that_the_configuration_names(tmp_path: Path, named: str, label: str) -> None:
+    path = tmp_path / "own" / "mine.zip"
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w") as file:
+        for name in ("läuft/a.avi", "geht/b.avi"):
+            file.writestr(NameInBytes(name, "cp850"), name)
+    store = ArtifactFolder(tmp_path / "artifacts")
+    request = Request(str(path), tmp_path, store, DvcRepository(), names_code_page=named)
+    publish(store, "raw_archive", lambda build: own.build(build, request))
+    made = published(update_of(tmp_path))
+    assert Dataset.read(tmp_path / "data").classes == ("geht", label)
+    assert made.record.metadata["notes"] == []
 
 
 def test_what_is_impossible_is_a_sentence_before_anything_is_locked_or_written(tmp_path: Path) -> None:

@@ -78,6 +78,13 @@ def test_zoom_takes_a_larger_or_smaller_region() -> None:
     torch.testing.assert_close(whole[0, 0, 0].diff(dim=0)[1:-1], torch.full((6, 9), 100 / 9))
 
 
+def test_the_middle_of_a_zoomed_window_is_that_of_its_region() -> None:
+    clips = clips_of_coordinates(1)  # 10 a pixel: the centre of pixel 0 is at 0
+    window = augment(clips, draws(1, ZOOM=0.0, TOP=0.0, LEFT=0.0), yes(1), height=4, width=4, zoom=0.5)
+    # Pixel n of the window is the n-th half of a pixel from the upper edge, which lies half a pixel before pixel 0.
+    torch.testing.assert_close(window[0, 0, 0, :, 0], torch.tensor([0.0, 2.5, 7.5, 12.5]))
+
+
 def test_brightness_stays_in_range_and_differs_between_clips() -> None:
     clips = torch.full((32, 3, 2, 4, 4), 128, dtype=torch.uint8)
     draws_BD = draws(32)

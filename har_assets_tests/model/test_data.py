@@ -49,6 +49,17 @@ def test_an_epoch_depends_on_seed_and_number_alone() -> None:
     assert sorted(drawn(1)[0]) == list(range(20))
 
 
+def test_no_two_epochs_are_alike() -> None:
+    order = TrainingOrder([0] * 20, 4, 1)
+    positions, draws = set(), set()
+    for epoch in range(5):
+        order.set_epoch(epoch)
+        picks = list(order)
+        positions.add(tuple(int(position) for each in picks for position in each.positions_B))
+        draws.add(tuple(float(draw) for each in picks for draw in each.draws_BD.ravel()))
+    assert (len(positions), len(draws)) == (5, 5)
+
+
 def test_a_new_draw_leaves_the_others_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     def drawn(epoch: int = 2) -> "np.ndarray":
         order = TrainingOrder([0] * 20, 20, 1)

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from har_assets.errors import HarError, ModelFileError
@@ -94,6 +95,36 @@ def test_the_network_can_learn_a_batch_by_heart(tiny_cache: Path, tiny_spec: Mod
         loss.backward()
         optimizer.step()
     assert float(loss.detach()) < 0.05
+
+
+def test_label_smoothing_is_in_the_loss_and_not_in_the_figures() -> None:
+    logits_BK = torch.tensor([[4.0, 0.0, 0.0], [0.0, 2.0, 1.0]])
+    labels_B = torch.tensor([0, 1])
+
+    class Fixed(nn.Module):
+        def forward(self, clips_BCTHW: torch.Tensor) -> torch.Tensor:
+            return logits_BK
+
+    clips_BCTHW = torch.zeros((2, 3, 1, 4, 4), dtype=torch.uint8)
+    draws_BD = torch.full((2, len(Draw)), 0.5)
+    losses = {}
+    for smoothing in (0.0, 0.3):
+        loss, sums_S = training_losses(
+            Fixed(),
+            nn.Identity(),
+            clips_BCTHW,
+            labels_B,
+            draws_BD,
+            torch.ones(3, dtype=torch.bool),
+            label_smoothing=smoothing,
+            height=4,
+            width=4,
+        )
+        expected = nn.functional.cross_entropy(logits_BK, labels_B, label_smoothing=smoothing)
+        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(sums_S[0], nn.functional.cross_entropy(logits_BK, labels_B, reduction="sum"))
+        losses[smoothing] = float(loss)
+    assert losses[0.3] > losses[0.0] + 0.1
 
 
 def test_every_parameter_gets_a_gradient(tiny_spec: ModelSpec) -> None:

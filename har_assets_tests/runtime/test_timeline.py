@@ -193,6 +193,8 @@ def test_neighbours_of_one_label_become_one_segment_and_weak_ones_none() -> None
         Segment("run", 5, 5.5, pytest.approx(0.6)),
     )
     assert merge(scores_NK, borders_s, ("run", "walk"), 0.95) == ()
+    half_NK = np.array([[0.5, 0.5], [0.75, 0.25]], np.float32)
+    assert merge(half_NK, borders_s[:3], ("run", "walk"), 0.75) == (Segment("run", 1, 2, 0.75),)  # reached is enough
     assert len(merge(scores_NK, borders_s, ("run", "walk"), 0)) == 3
 
 

@@ -1,4 +1,5 @@
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from har_assets.errors import HarError, MissingArtifactError
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.protocol import Store
 from har_assets.store.record import Artifact, FolderArtifact, Record, describe_files, merge_lineage
-from har_assets.store.work_folder import STAGING_PREFIX
+from har_assets.store.work_folder import STAGING_PREFIX, WorkFolder
 from har_assets.system.files import hash_of
 from har_assets_tests.published import make_record
 
@@ -28,6 +29,29 @@ def test_latest_is_the_version_published_last_and_is_readable_by_path(tmp_path: 
     found = store.find("onnx_model", "a" * 64)
     assert found is not None
     assert found.file("model.onnx").read_text() == "old"
+
+
+def test_latest_leads_to_a_whole_version_at_every_moment(tmp_path: Path) -> None:
+    store = ArtifactFolder(tmp_path)
+    publish(store, make_record(key="a" * 64))
+    stopped = threading.Event()
+    missed: list[OSError] = []
+
+    def look() -> None:
+        while not stopped.is_set():
+            try:
+                (tmp_path / "onnx_model" / "latest" / "model.onnx").read_text()
+            except OSError as error:
+                missed.append(error)
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    version = (tmp_path / "onnx_model" / "latest").resolve()
+    for _ in range(1000):
+        WorkFolder(tmp_path).link_latest("onnx_model", version)
+    stopped.set()
+    reader.join()
+    assert missed == []
 
 
 def test_same_key_again_keeps_both_versions(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from benchmarks import compare_recipes, finetune_sample
 from har_assets.errors import HarError
 from har_assets.model.data import ClipDataModule
 from har_assets.model.lightning import VideoActionModel, load_checkpoint
-from har_assets.model.spec import ModelSpec, Provenance
+from har_assets.model.spec import ModelSpec, Provenance, to_metadata
 from har_assets.system.locks import exclusive
 from har_assets.tracking.outbox import settle
 from har_assets.training.averaging import AveragedWeights
@@ -131,6 +131,54 @@ def test_a_training_that_was_stopped_anywhere_publishes_the_same_epoch(
         assert (found["best_epoch"], found["val_rank"]) == (1, pytest.approx(0.9)), stop_at
         for name, value in load_checkpoint(tmp_path / str(stop_at) / "model.ckpt").state_dict().items():
             assert torch.equal(value, weights[name]), (stop_at, name)
+
+
+def test_among_equals_the_lower_loss_is_kept(
+    tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = VideoActionModel.log_dict
+    ranks: list[tuple[float, float, float]] = []
+
+    def log_dict(self: VideoActionModel, values: dict[str, torch.Tensor], **more: object) -> None:
+        if "val_rank" in values:
+            ranks.append((float(values["val_top1"]), float(values["val_loss"]), float(values["val_rank"])))
+        log(self, values, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(VideoActionModel, "log_dict", log_dict)
+    fit(request_for(tmp_path, tiny_cache, tiny_spec, epochs=6, learning_rate=1e-5), lambda line: None)
+    alike = [(loss, rank) for top1, loss, rank in ranks if top1 == ranks[0][0]]
+    assert len({loss for loss, _ in alike}) > 1, "the accuracy does not move at this rate, the loss does"
+    assert [rank for _, rank in sorted(alike)] == sorted((rank for _, rank in alike), reverse=True)
+
+
+def test_gradients_are_clipped(tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec) -> None:
+    weights = {}
+    for clip in (0.0, 1e-12):  # so far below the epsilon of Adam that nothing moves
+        request = request_for(tmp_path / str(clip), tiny_cache, tiny_spec, epochs=1, gradient_clip=clip)
+        fit(request, lambda line: None)
+        weights[clip] = load_checkpoint(tmp_path / str(clip) / "model.ckpt").network.head.weight
+    pl.seed_everything(request.seed, workers=True, verbose=False)
+    untrained = VideoActionModel(to_metadata(tiny_spec, Provenance()), **request.recipe).network.head.weight
+    assert (weights[1e-12] - untrained).abs().max() < 1e-6
+    assert (weights[0.0] - untrained).abs().max() > 1e-4
+
+
+def test_dropout_of_a_step_depends_on_its_number_alone(
+    tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = VideoActionModel.validation_step
+
+    def drawing(self: VideoActionModel, *arguments: object) -> None:
+        torch.rand(7)
+        step(self, *arguments)  # type: ignore[arg-type]
+
+    weights = []
+    for number in range(2):
+        if number:  # whatever else is drawn in the process
+            monkeypatch.setattr(VideoActionModel, "validation_step", drawing)
+        fit(request_for(tmp_path / str(number), tiny_cache, tiny_spec, epochs=3, dropout=0.5), lambda line: None)
+        weights.append(load_checkpoint(tmp_path / str(number) / "checkpoints" / "last.ckpt").network.head.weight)
+    assert torch.equal(weights[0], weights[1])
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(
@@ -271,6 +319,20 @@ def test_a_killed_training_goes_on_and_ends_as_an_undisturbed_one(
     for name, value in load_checkpoint(whole / "model.ckpt").state_dict().items():
         torch.testing.assert_close(load_checkpoint(work / "model.ckpt").state_dict()[name], value)
     assert len((work / "history.jsonl").read_text().splitlines()) == 12
+
+
+def test_another_number_of_processes_begins_again(tmp_path: Path, tiny_cache: Path, tiny_spec: ModelSpec) -> None:
+    alone = request_for(tmp_path / "work", tiny_cache, tiny_spec, epochs=30)
+    child = TrainingProcess(alone, tmp_path / "work")
+    child.wait_for_epochs(2)
+    child.send(signal.SIGKILL)
+    child.wait()
+    two = request_for(tmp_path / "work", tiny_cache, tiny_spec, epochs=2, devices=2)
+    out, err = TrainingProcess(two, tmp_path / "work").wait()
+    assert "A training by 1 processes cannot go on with 2: it begins again." in out, err
+    history = (tmp_path / "work" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in history] == [0, 1]
+    assert json.loads((tmp_path / "work" / SUMMARY_FILE).read_text())["epochs_run"] == 2
 
 
 def test_an_interrupt_stops_in_order_and_mlflow_says_killed(

@@ -54,17 +54,24 @@ def make_video(
     tag: str | None = None,
     gop: int = 12,
     seed: int = 0,
+    rate: int = 25,
+    matrix: list[int] | None = None,
+    pixel_aspect: Fraction | None = None,
 ) -> Path:
     """Write a video in which every frame differs from every other; the format follows from the suffix."""
     import av
 
     y, x = np.mgrid[0:height, 0:width]
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25)
+        stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width, stream.pix_fmt = height, width, pixels
         stream.thread_count = 1
         stream.codec_context.gop_size = gop
         stream.codec_context.max_b_frames = b_frames
+        if pixel_aspect is not None:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
+        if matrix is not None:
+            stream.set_display_matrix(matrix)
         if tag is not None:
             stream.codec_context.codec_tag = tag
         for number in range(frames):
@@ -75,7 +82,7 @@ def make_video(
             ]
             picture = np.stack(channels, axis=-1).astype(np.uint8)
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pixels)
-            frame.pts, frame.time_base = number, Fraction(1, 25)
+            frame.pts, frame.time_base = number, Fraction(1, rate)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path

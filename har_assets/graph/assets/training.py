@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,8 @@ def make_checkpoint(
     from har_assets.training.prepare import checkpoint_product, prepare_request
 
     def product_of(build: Build) -> Product:
+        if config.force:
+            shutil.rmtree(build.work, ignore_errors=True)
         build.work.mkdir(parents=True, exist_ok=True)
         request = prepare_request(
             build,
