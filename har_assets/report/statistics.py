@@ -60,9 +60,9 @@ class FilmClusters:
     - Few films, or films of very unequal sizes, tell the variance badly: the size is cut by the ratio of the quantiles
       of the normal and of Student's t distribution, with Satterthwaite's degrees of freedom.
     - A class of one film has no variance of its own: it gets that of the other classes.
-    - The size lies between that of answers that are all alike in a film and that of independent answers. Where F films
-      have an answer of the rarer kind, right or wrong, videos of a film count as correlated by at least 1 / (2 F), and
-      as all alike if F is 0 or 1: rare answers do not show how much alike the videos of a film are.
+    - The size lies between that of answers that are all alike in a film and that of independent answers. Rare answers
+      do not show how much alike the videos of a film are: where F films have one of the rarer kind, right or wrong,
+      videos of a film count as correlated by at least 1 / F.
     """
 
     def __init__(self, films_N: Sequence[Hashable], strata_N: Sequence[Hashable] | None = None) -> None:
@@ -71,8 +71,9 @@ class FilmClusters:
         self.videos = len(films_N)
         if not self.videos:
             raise ValueError("an estimate needs at least one video")
+        classes_N = [""] * self.videos if strata_N is None else strata_N
         _, film_N = np.unique([str(each) for each in films_N], return_inverse=True)
-        _, self._class_N = np.unique([str(each) for each in strata_N or [""] * self.videos], return_inverse=True)
+        _, self._class_N = np.unique([str(each) for each in classes_N], return_inverse=True)
         self.films = int(film_N.max()) + 1
         self._class_size = np.bincount(self._class_N)
         classes = len(self._class_size)
@@ -124,8 +125,7 @@ class FilmClusters:
         right_C = np.bincount(self._cell_N, correct)
         films_right = len(np.unique(self._film_C[right_C > 0]))
         films_wrong = len(np.unique(self._film_C[right_C < self._size_C]))
-        rarer = min(films_right, films_wrong)
-        alike = 1 / (2 * rarer) if rarer > 1 else 1.0
+        alike = 1 / max(min(films_right, films_wrong), 1)
         least = 1 / self._film_as_one
         effective = most = 1 / (alike * self._film_as_one + (1 - alike) * self._independent)
         if not self._known:
