@@ -21,7 +21,7 @@ CONTENT_OF_DEFAULTS = {
     "val_manifest": "1e4921269043c50658805c483585ec3c7364400a8a46d3b1fb2552522ae08132",
     "test_manifest": "1e4921269043c50658805c483585ec3c7364400a8a46d3b1fb2552522ae08132",
     "class_index": "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
-    "frame_cache": "283d771c05934cf110bbd9059002e7edbb99ded4d538d35f27a6821974ea9beb",
+    "frame_cache": "a39c6e849708f8d6937f5122d846b7e21ade07c705deeaa1046f536659054546",
     "pretrained_weights": "5ae58a7fca4ef7b8bd4f23ae043cc3d6671b87dd13a739becf196c903b7b1a8f",
     "trained_checkpoint": "06206ddeeb2bc94c35b97e11ceb43c4205ab1adccb991320e2b51c71755b6a39",
     "onnx_model": "4bb37832da02af73559437f29209ea76520c578e885dcb6693f4ece63dbdb558",
@@ -38,7 +38,7 @@ CONTENT_OF_DEFAULTS = {
 anew: a new option is declared with `added`, a renamed one leaves a `former`."""
 
 CODE_VERSIONS = {name: "2" if name in (
-    "video_clips", "trained_checkpoint", "onnx_model", "trt_engine", "test_predictions"
+    "video_clips", "frame_cache", "trained_checkpoint", "onnx_model", "trt_engine", "test_predictions"
 ) else "1" for name in CONTENT_OF_DEFAULTS}  # fmt: skip
 
 

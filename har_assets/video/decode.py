@@ -252,7 +252,7 @@ class VideoReader:
             try:
                 container = stack.enter_context(open_container(self._facts.path))
             except av.FFmpegError as error:
-                raise VideoError(reason(error)) from None
+                raise VideoError(reason(error, self._facts.path)) from None
             stream = film_stream(container)
             losses = Losses(container, stream)
             stream.thread_count = threads

@@ -8,6 +8,7 @@ rounds, so a few frames less than it claims are none either.
 import errno
 import os
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,9 +53,18 @@ MACHINE_ERRNOS = {errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EST
 """Errors of the disk, the memory, the system: the file may be sound."""
 
 
-def of_the_machine(error: "FFmpegError | OSError") -> bool:
-    """Whether an error says nothing about the file."""
-    return error.errno in MACHINE_ERRNOS
+def of_the_machine(error: "FFmpegError", path: Path) -> bool:
+    """Whether an error says nothing about the content of the file."""
+    if error.errno != errno.EIO:
+        return error.errno in MACHINE_ERRNOS
+    # FFmpeg names this error for a file that is cut off, too: then its bytes can be read.
+    try:
+        with path.open("rb") as file:
+            while file.read(1 << 20):
+                pass
+    except OSError:
+        return True
+    return False
 
 
 class Losses:
@@ -119,7 +129,7 @@ class Losses:
 
     def stopped(self, error: "FFmpegError") -> None:
         """Reading had to end before the file did."""
-        self._machine_failed = of_the_machine(error)
+        self._machine_failed = of_the_machine(error, Path(self._container.name))
         reason = f"could not be read further ({error.strerror})" if self._machine_failed else "became unreadable"
         self._stopped = f"ends early: {self._frames} frames decoded before the data {reason}"
 

@@ -85,7 +85,7 @@ def probe(path: Path) -> VideoFacts:
                 raise VideoError(f"the file is a playlist or text ({container.format.name}), not a video")
             facts = _facts_of(path, container, film_stream(container))
     except av.FFmpegError as error:
-        raise VideoError(reason(error)) from None
+        raise VideoError(reason(error, path)) from None
     if facts.height < 1 or facts.width < 1:
         raise VideoError("the file has a header but no picture size, so no frame can be decoded")
     longer, shorter = max(facts.height, facts.width), min(facts.height, facts.width)
@@ -219,11 +219,11 @@ def _readable(path: Path) -> Path:
     return path.absolute()
 
 
-def reason(error: "av.FFmpegError") -> str:
+def reason(error: "av.FFmpegError", path: Path) -> str:
     """Say in words why FFmpeg could not open a file."""
     if error.errno == errno.ENOMEM:
         return "the file asks for more memory than there is"
     text = error.strerror or "unknown error"
-    if of_the_machine(error):
+    if of_the_machine(error, path):
         return f"the file cannot be read: {text}"
     return f"the file is not a video that can be opened: damaged, cut off or of another kind ({text})"

@@ -150,10 +150,25 @@ except VideoError as error:
 try:
     av.open(sys.argv[1])
 except av.FFmpegError as error:
-    print(reason(error))
+    print(reason(error, Path(sys.argv[1])))
 """
     done = subprocess.run([sys.executable, "-c", code, str(small_video())], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["the file cannot be read: Too many open files"] * 2
+
+
+def test_an_error_of_the_disk_is_told_from_a_file_that_is_cut_off(tmp_path: Path) -> None:
+    import errno
+
+    from av.error import FFmpegError
+
+    from har_assets.video.probe import reason
+
+    error = FFmpegError(errno.EIO, "Input/output error")
+    whole = tmp_path / "a.mp4"
+    whole.write_bytes(b"readable")
+    assert "damaged, cut off" in reason(error, whole)
+    unreadable = Path("/proc/self/mem")  # its first page cannot be read: the system says EIO
+    assert reason(error, unreadable) == "the file cannot be read: Input/output error"
 
 
 # ------------------------------------------------------------------------------------ no losses
