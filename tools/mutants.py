@@ -45,6 +45,8 @@ FIGURES = f"{TESTS}/runtime/test_evaluation.py"
 TIMELINE = f"{TESTS}/runtime/test_timeline.py"
 SAMPLING = f"{TESTS}/video/test_sampling.py"
 SAME = f"{TESTS}/runtime/test_same_answer.py"
+STATISTICS = f"{TESTS}/report/test_statistics.py -k 'not calibration'"
+PROMOTION = f"{TESTS}/serving/test_promotion.py"
 
 MUTANTS = {
     "epochs all alike": Mutant(
@@ -169,6 +171,45 @@ MUTANTS = {
         "return entry.sha256 not in whole_shas or not params.cuts(entry.num_frames)",
         "return True",
         f"{SAME} -k exactly",
+    ),
+    "no Student factor": Mutant(
+        "har_assets/report/statistics.py",
+        "float(stdtrit(max(degrees, 1.0), 0.5 + CONFIDENCE / 2))",
+        "CONFIDENCE_Z",
+        STATISTICS,
+    ),
+    "residual from the overall mean": Mutant(
+        "har_assets/report/statistics.py",
+        "self._size_C - shares[self._class_C])",
+        "self._size_C - value)",
+        STATISTICS,
+    ),
+    "mean-class variance / 100": Mutant(
+        "har_assets/report/statistics.py",
+        "variance = self._with_alone *",
+        "variance = 0.01 * self._with_alone *",
+        STATISTICS,
+    ),
+    "no correction by class": Mutant(
+        "har_assets/report/statistics.py", "1 - share_C) ** LEVERAGE_POWER)", "1 - share_C) ** 0)", STATISTICS
+    ),
+    "a class of one film has no variance": Mutant(
+        "har_assets/report/statistics.py", "float(parts.sum() / parts[0])", "float(parts[0] / parts[0])", STATISTICS
+    ),
+    "rare answers count as independent": Mutant(
+        "har_assets/report/statistics.py", "alike = 1 /", "alike = 0 *", STATISTICS
+    ),
+    "promotion by clips": Mutant(
+        "har_assets/serving/promotion.py", "by_film[challenger.film[clip]]", "by_film[clip]", PROMOTION
+    ),
+    "promotion by the figures of another file": Mutant(
+        "har_assets/serving/promotion.py", "_tested_file(store, artifact) == served]", "served]", PROMOTION
+    ),
+    "promotion compares the size of shards": Mutant(
+        "har_assets/serving/promotion.py", "config, silent).content()", "config, silent).recorded()", PROMOTION
+    ),
+    "a batch of padding is counted": Mutant(
+        "har_assets/model/lightning.py", "if len(labels_B):", "if True:", f"{TESTS}/model/test_processes.py"
     ),
 }
 

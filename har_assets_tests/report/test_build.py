@@ -78,6 +78,7 @@ def test_test_predictions_are_a_table_scores_and_a_picture(scored: Build, models
     np.testing.assert_allclose(scores_NK[:-1].sum(axis=1), 1, atol=1e-5)
     assert product.headline.endswith("on 4 videos (synthetic data)")
     assert (product.metadata["quarantined"], product.metadata["windows"], product.clips) == (1, 2, 8)
+    assert product.metadata["onnx_sha256"] == models["onnx_model"].record.files["video_action_model.onnx"]["sha256"]
     assert product.pictures == ("test_confusion.png",)
     assert (scored.folder / "test_confusion.png").read_bytes().startswith(b"\x89PNG")
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.special import stdtr, stdtrit
 from scipy.stats import binomtest
 
 from har_assets.report.statistics import (
@@ -154,10 +155,30 @@ def test_the_degrees_of_freedom_are_those_of_the_whole_matrix() -> None:
     assert cut_of(films, labels) == pytest.approx(expected)
 
 
+def test_the_variance_is_that_of_the_films_about_the_mean_of_their_class() -> None:
+    """Written out for two classes, one much easier than the other, and films that have videos of both."""
+    films = np.repeat(np.arange(12), 10)
+    labels = np.tile([0] * 5 + [1] * 5, 12)
+    wrong_N = np.where(labels == 0, films % 2, 1 + films % 2 * 4)
+    correct = np.arange(120) % 5 >= wrong_N
+    found = clustered_estimate(correct, films.tolist(), labels.tolist())
+    of_class = [correct[labels == label].mean() for label in (0, 1)]
+    variance = 0.0
+    for film in range(12):
+        shares = [correct[(films == film) & (labels == label)].mean() for label in (0, 1)]
+        deviation = sum((share - mean) / 24 for share, mean in zip(shares, of_class, strict=True))
+        variance += (deviation / (1 - 1 / 12) ** LEVERAGE_POWER) ** 2
+    value = sum(of_class) / 2
+    cut = (CONFIDENCE_Z / stdtrit(cut_of(films, labels), 0.975)) ** 2
+    expected = value * (1 - value) / variance * cut
+    most = 1 / (1 / 12 / 12 + 11 / 12 / 120)  # twelve films have an answer of the rarer kind
+    assert found.value == pytest.approx(value)
+    assert 12 < expected < most
+    assert found.effective == pytest.approx(expected)
+
+
 def cut_of(films: np.ndarray, labels: np.ndarray) -> float:
     """Degrees of freedom that an estimate was cut by, found again from the cut."""
-    from scipy.special import stdtr
-
     cut = FilmClusters(films.tolist(), labels.tolist())._cut
     quantile = CONFIDENCE_Z / np.sqrt(cut)
     low, high = 1.0, 1e6
