@@ -65,6 +65,8 @@ def stage_metrics(num_classes: int, prefix: str) -> MetricCollection:
             "top5": MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro", validate_args=False),
         },
         prefix=prefix,
+        # Groups are formed by the first update, which a process that has padding alone never sees.
+        compute_groups=False,
     )
 
 
@@ -233,8 +235,10 @@ class VideoActionModel(pl.LightningModule):
         windows = len(clips_BCTHW) // len(labels_B)
         scores_BNK = self(clips_BCTHW).float().softmax(dim=1).view(len(labels_B), windows, -1)
         kept_B = labels_B != PADDING
-        # The logarithm of scores is as good as logits: softmax gives the scores back.
-        metrics.update(scores_BNK.mean(dim=1)[kept_B].clamp(min=1e-12).log(), labels_B[kept_B])
+        labels_B = labels_B[kept_B]
+        if len(labels_B):  # a process may have nothing but padding in its last batch, or in all
+            # The logarithm of scores is as good as logits: softmax gives the scores back.
+            metrics.update(scores_BNK.mean(dim=1)[kept_B].clamp(min=1e-12).log(), labels_B)
 
     def configure_optimizers(self) -> Any:
         """Adam or AdamW; a rate of its own for the backbone; constant, one cycle, or cosine after a warm-up."""

@@ -21,7 +21,7 @@ from har_assets.runtime import Predictor, open_model, read_spec
 from har_assets.runtime.evaluation import evaluate, prediction_table, score_clips
 from har_assets.store.product import Build, Product
 from har_assets.store.record import Artifact
-from har_assets.tracking.tags import TEST_FIGURES
+from har_assets.tracking.tags import SHA256_TAG, TEST_FIGURES
 from har_assets.video.frame_cache import FrameCache
 
 CONFUSION = "test_confusion.png"
@@ -61,16 +61,17 @@ def build_test_predictions(build: Build, score: Callable[[list[str]], Scored], w
         build.folder / CONFUSION,
         title=f"top-1 {figures['top1']:.3f} on {len(table)} test videos{synthetic}",
     )
+    tested = onnx.record.files[ONNX]["sha256"] if runtime.startswith("ONNX") else ""
     build.run.test_figures(
         {name: figures[name.removeprefix("test_video_")] for name in TEST_FIGURES},
-        onnx.record.files[ONNX]["sha256"] if runtime.startswith("ONNX") else "",
+        tested,
     )
     build.run.file(build.folder / PREDICTIONS)
     build.run.file(build.folder / CONFUSION)
     return Product(
         headline=f"test top-1 {figures['top1']:.3f}, top-5 {figures['top5']:.3f}, mean class "
         f"{figures['mean_class_accuracy']:.3f} on {len(table)} videos{synthetic}",
-        metadata={**figures, "runtime": runtime, "windows": windows},
+        metadata={**figures, "runtime": runtime, "windows": windows, SHA256_TAG: tested},
         pictures=(CONFUSION,),
         clips=len(table) * windows,
     )

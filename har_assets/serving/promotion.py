@@ -1,25 +1,34 @@
 """Which version serves: the alias `champion` moves only to one that is better on the same test videos beyond noise.
 
-Both models have said something of each test video. Videos that both got right, or both wrong, say nothing about which
-is better; of the others each would get half if the two were equally good. That is the exact test of McNemar
-(Psychometrika 12, 1947): the two-sided binomial probability of a division as uneven as the one found.
+Both models have answered each test video. Videos that both got right, or both wrong, say nothing about which is better.
+Videos of one film are alike: a model that is better on one of them is often better on the others. So the test counts
+films: a film's difference is the number of its videos that the challenger alone got right, less that of the champion.
+If the two were equally good, each film's difference would as well have the other sign. The p-value is the share of all
+choices of signs whose sum is as far from 0 as the one found, or further (sign-flip permutation test, exact, two-sided).
+With one video a film it is the exact test of McNemar (Psychometrika 12, 1947).
+
+References:
+    Good 2005, "Permutation, Parametric, and Bootstrap Tests of Hypotheses", on matched pairs
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from har_assets.errors import HarError
+from har_assets.model.files import ONNX
 from har_assets.report.options import PREDICTIONS, PredictionOptions
 from har_assets.serving.package import CHALLENGER, CHAMPION, registry_in_words
 from har_assets.store.protocol import Store
+from har_assets.store.record import Artifact
 from har_assets.system.files import Log, silent
 from har_assets.tracking.client import client_of
-from har_assets.tracking.tags import BEFORE_TAG, ONNX_VERSION_TAG
+from har_assets.tracking.tags import BEFORE_TAG, ONNX_VERSION_TAG, SHA256_TAG
 
 LAST_TAG = "har.champion"
 """Tag of the registered model: its last champion, so that a deleted one is missed."""
@@ -35,9 +44,11 @@ class OnTestVideos:
     version: str
     right: dict[tuple[str, str], bool]
     """(clip, true label) to whether the highest score was that of the label."""
+    film: dict[str, str]
+    """Source film of each clip."""
     data_version: str
     protocol: dict[str, Any]
-    """Configuration of the test: windows, runtime."""
+    """Options of the test that decide its answers: windows, runtime."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,8 @@ class Comparison:
     only_challenger: int
     """Videos that the challenger alone got right."""
     only_champion: int
+    films: int
+    """Films on which one of both got more videos right."""
     p_value: float
     """Probability of a difference like this between two equally good models, two-sided."""
 
@@ -59,7 +72,7 @@ class Comparison:
         return (
             f"right on {self.challenger_right} of {self.videos} test videos against {self.champion_right}; "
             f"{self.only_challenger} only by the challenger, {self.only_champion} only by the champion, "
-            f"p = {self.p_value:.2g} (exact McNemar)"
+            f"p = {self.p_value:.2g} (exact sign-flip test by films; films that differ: {self.films})"
         )
 
 
@@ -75,28 +88,94 @@ class Decision:
 
 
 def tested_version(store: Store, version: Any) -> OnTestVideos:
-    """The newest test predictions of a registered version; HarError, with the command, where there are none here."""
+    """The newest test predictions of the ONNX file of a registered version.
+
+    Raises:
+        HarError: with the way out, where there are none here, they are of another file of the same onnx_model (another
+            precision) or of the checkpoint, or their test_manifest is gone.
+    """
     onnx_version = version.tags.get(ONNX_VERSION_TAG, "")
-    found = [
+    of_version = [
         artifact
         for artifact in store.versions("test_predictions")
         if artifact.record.inputs.get("onnx_model") == onnx_version
     ]
-    if not found:
+    if not of_version:
         raise HarError(
             f"There are no test predictions of version {version.version} in {store.address}: materialize "
             "test_predictions while its onnx_model is the latest, `dagster asset materialize -m har_assets --select "
             "test_predictions`."
         )
+    served = version.tags.get(SHA256_TAG, "")
+    found = [artifact for artifact in of_version if _tested_file(store, artifact) == served] if served else of_version
+    if not found:
+        precision = version.tags.get("precision", "its precision")
+        raise HarError(
+            f"Version {version.version} serves an ONNX file ({precision}, SHA-256 {served[:12]}) that no test "
+            f"predictions in {store.address} are of: deploy it with `precision: {precision}` on onnx_model, "
+            "materialize test_predictions with `runtime: onnx`, register it again, and promote that version."
+        )
     newest = max(found, key=lambda artifact: artifact.record.created)
     with newest.file(PREDICTIONS).open(newline="") as file:
         right = {(row["clip"], row["label"]): row["correct"] == "True" for row in csv.DictReader(file)}
-    protocol = PredictionOptions.from_recorded(newest.record.config, silent).recorded()
-    return OnTestVideos(str(version.version), right, str(newest.record.lineage["data_version"]), protocol)
+    protocol = PredictionOptions.from_recorded(newest.record.config, silent).content()
+    film = _films(store, newest, version)
+    return OnTestVideos(str(version.version), right, film, str(newest.record.lineage["data_version"]), protocol)
+
+
+def _tested_file(store: Store, predictions: Artifact) -> str:
+    """SHA-256 of the ONNX file that test predictions are of; empty where it was the checkpoint, or is not known."""
+    record = predictions.record
+    if SHA256_TAG in record.metadata:
+        return str(record.metadata[SHA256_TAG])
+    if record.config.get("runtime", "onnx") != "onnx":
+        return ""
+    for onnx in store.versions("onnx_model"):  # these records are older than the entry: the deployed file was tested
+        if onnx.record.data_version == record.inputs["onnx_model"]:
+            return str(onnx.record.files[ONNX]["sha256"])
+    return ""
+
+
+def _films(store: Store, predictions: Artifact, version: Any) -> dict[str, str]:
+    """Clip to source film, from the test_manifest that the predictions were made with."""
+    wanted = predictions.record.inputs.get("test_manifest")
+    for manifest in store.versions("test_manifest"):
+        if manifest.record.data_version == wanted:
+            with manifest.file("test.csv").open(newline="") as file:
+                return {row["clip"]: row["film"] for row in csv.DictReader(file)}
+    raise HarError(
+        f"The test_manifest of the test predictions of version {version.version} is no longer in {store.address}, so "
+        "the films of its videos are not known: materialize test_manifest of that split and data again."
+    )
+
+
+def sign_flip_p_value(differences: Iterable[int]) -> float:
+    """Probability, 0..1, of a sum as far from 0 as that of the differences if each sign were drawn by a fair coin.
+
+    Exact, without drawing: the signs of the differences of one size give a binomial distribution, and the sum has the
+    convolution of these. Differences of 0 say nothing; 1.0 where there is no other.
+    """
+    import numpy as np
+    from scipy.signal import convolve
+    from scipy.stats import binom
+
+    found = np.array([each for each in differences if each], dtype=np.int64)
+    if not len(found):
+        return 1.0
+    chances = np.ones(1)  # of the number of units with a positive sign
+    for size, count in zip(*np.unique(np.abs(found), return_counts=True), strict=True):
+        spread = np.zeros(size * count + 1)
+        spread[::size] = binom.pmf(np.arange(count + 1), count, 0.5)
+        chances = np.maximum(convolve(chances, spread), 0.0)
+    sums = 2 * np.arange(len(chances)) - np.abs(found).sum()
+    return float(min(1.0, chances[np.abs(sums) >= abs(int(found.sum()))].sum()))
 
 
 def compare(challenger: OnTestVideos, champion: OnTestVideos) -> Comparison:
-    """Both on the same videos; HarError where the videos or the way they were tested differ."""
+    """Both on the same videos; HarError where the videos or the way they were tested differ.
+
+    Films are those of the challenger's test_manifest.
+    """
     both = f"Version {challenger.version} and the champion, version {champion.version},"
     if challenger.data_version != champion.data_version or challenger.right.keys() != champion.right.keys():
         shared = len(challenger.right.keys() & champion.right.keys())
@@ -109,19 +188,18 @@ def compare(challenger: OnTestVideos, champion: OnTestVideos) -> Comparison:
             f"{both} were tested differently ({challenger.protocol} and {champion.protocol}): materialize "
             "test_predictions with the same options for both."
         )
-    from scipy.stats import binomtest
-
+    by_film: Counter[str] = Counter()
+    for (clip, label), right in challenger.right.items():
+        by_film[challenger.film[clip]] += int(right) - int(champion.right[clip, label])
     pairs = [(right, champion.right[video]) for video, right in challenger.right.items()]
-    only_challenger = sum(ours and not theirs for ours, theirs in pairs)
-    only_champion = sum(theirs and not ours for ours, theirs in pairs)
-    differing = only_challenger + only_champion
     return Comparison(
         videos=len(pairs),
         challenger_right=sum(ours for ours, _ in pairs),
         champion_right=sum(theirs for _, theirs in pairs),
-        only_challenger=only_challenger,
-        only_champion=only_champion,
-        p_value=float(binomtest(only_challenger, differing).pvalue) if differing else 1.0,
+        only_challenger=sum(ours and not theirs for ours, theirs in pairs),
+        only_champion=sum(theirs and not ours for ours, theirs in pairs),
+        films=sum(difference != 0 for difference in by_film.values()),
+        p_value=sign_flip_p_value(by_film.values()),
     )
 
 

@@ -2,20 +2,29 @@
 
 import csv
 import itertools
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy.stats import binomtest
 
 from har_assets import defs
 from har_assets.errors import HarError
 from har_assets.serving.package import RegistryError
-from har_assets.serving.promotion import LAST_TAG, OnTestVideos, compare, promote, rollback
+from har_assets.serving.promotion import (
+    LAST_TAG,
+    OnTestVideos,
+    compare,
+    promote,
+    rollback,
+    sign_flip_p_value,
+)
 from har_assets.store.folder import ArtifactFolder
 from har_assets.store.protocol import Store
-from har_assets.store.record import Record, describe_files
+from har_assets.store.record import Artifact, Record, describe_files
 from har_assets_tests.mlflow_server import free_port
 from har_assets_tests.project import Project
 
@@ -37,34 +46,60 @@ class Registry:
         self.store = store or ArtifactFolder(folder / "artifacts")
         self.source = store.address if store else str(folder)
 
-    def register(self, right: int | set[int], *, videos: int = VIDEOS, data_version: str = "v1", **config: Any) -> str:
-        """A new version, the challenger, that is right on these videos, or on the first so many."""
+    def register(
+        self,
+        right: int | set[int],
+        *,
+        videos: int = VIDEOS,
+        film: int = 1,
+        data_version: str = "v1",
+        served: str = "",
+        metadata: dict[str, Any] | None = None,
+        **config: Any,
+    ) -> str:
+        """A new version, the challenger, that is right on these videos, or on the first so many.
+
+        `film`: videos of each film. `served`: SHA-256 of the served file, instead of the one that was tested.
+        """
         right = set(range(right)) if isinstance(right, int) else right
         onnx = f"onnx-{self.name}-{sum(right)}-{videos}-{data_version}-{config}"
-        with self.store.staging("test_predictions") as staging:
-            with (staging / "test_predictions.csv").open("w", newline="") as file:
-                table = csv.writer(file)
-                table.writerow(["clip", "label", "correct"])
-                table.writerows([f"jump/{n}.avi", "jump", n in right] for n in range(videos))
-            self.store.publish(
-                staging,
-                Record(
-                    asset="test_predictions",
-                    key=onnx.encode().hex(),
-                    data_version="t",
-                    headline="",
-                    metadata={},
-                    files=describe_files(staging),
-                    checks={},
-                    seconds=0.0,
-                    inputs={"onnx_model": onnx},
-                    lineage={"data_version": data_version},
-                    config={"windows": 4, **config, "force": False},
-                ),
-            )
-        made = self.client.create_model_version(self.name, self.source, tags={"har.onnx_model": onnx})
+        manifest = self.publish(
+            "test_manifest",
+            "test.csv",
+            [["clip", "film"], *([f"jump/{n}.avi", f"film {n // film}"] for n in range(videos))],
+            data_version=f"manifest of {onnx}",
+        )
+        self.publish(
+            "test_predictions",
+            "test_predictions.csv",
+            [["clip", "label", "correct"], *([f"jump/{n}.avi", "jump", n in right] for n in range(videos))],
+            metadata={"onnx_sha256": f"file of {onnx}"} if metadata is None else metadata,
+            inputs={"onnx_model": onnx, "test_manifest": manifest.record.data_version},
+            lineage={"data_version": data_version},
+            config={"windows": 4, **config, "force": False},
+        )
+        tags = {"har.onnx_model": onnx, "onnx_sha256": served or f"file of {onnx}", "precision": "int8"}
+        made = self.client.create_model_version(self.name, self.source, tags=tags)
         self.client.set_registered_model_alias(self.name, "challenger", made.version)
         return str(made.version)
+
+    def publish(self, asset: str, name: str, rows: list[list[Any]], **fields: Any) -> Artifact:
+        with self.store.staging(asset) as staging:
+            with (staging / name).open("w", newline="") as file:
+                csv.writer(file).writerows(rows)
+            record: dict[str, Any] = {
+                "data_version": "t",
+                "headline": "",
+                "metadata": {},
+                "checks": {},
+                "seconds": 0.0,
+                "inputs": {},
+                "lineage": {},
+                "config": {},
+                **fields,
+            }
+            key = repr(fields).encode().hex()
+            return self.store.publish(staging, Record(asset=asset, key=key, files=describe_files(staging), **record))
 
     def champion(self) -> str:
         return str(self.client.get_registered_model(self.name).aliases.get("champion", ""))
@@ -171,6 +206,100 @@ def test_a_version_that_was_not_tested_here_is_one_sentence(registry: Registry) 
         registry.promote(version=str(made.version))
 
 
+def test_videos_of_one_film_count_together(registry: Registry) -> None:
+    registry.register(20, film=10)
+    registry.promote()
+    registry.register(30, film=10)  # ten gained, all in one film
+    decision = registry.promote()
+    assert not decision.moved
+    assert decision.comparison.p_value == 1
+    assert "10 only by the challenger, 0 only by the champion, p = 1" in decision.words
+    assert "sign-flip test by films; films that differ: 1)" in decision.words
+
+
+def test_a_file_that_was_not_tested_is_not_judged_by_the_figures_of_another(registry: Registry) -> None:
+    first = registry.register(20)
+    registry.promote()
+    registry.register(40, served="that of the int8 file")
+    with pytest.raises(HarError, match=r"serves an ONNX file \(int8, .* no test predictions .* deploy it with `precis"):
+        registry.promote()
+    registry.register(39, metadata={"onnx_sha256": ""}, runtime="checkpoint")
+    with pytest.raises(HarError, match="materialize test_predictions with `runtime: onnx`"):
+        registry.promote()
+    assert registry.champion() == first
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_predictions_that_do_not_name_their_file_are_of_the_deployed_one(registry: Registry, same: bool) -> None:
+    registry.register(20)
+    registry.promote()
+    version = registry.register(38, metadata={}, served="" if same else "another")
+    (onnx,) = (
+        found.record.inputs["onnx_model"]
+        for found in registry.store.versions("test_predictions")
+        if not found.record.metadata
+    )
+    with pytest.raises(HarError, match="no test predictions"):
+        registry.promote()  # its onnx_model is not here, so nobody knows
+    files = {"video_action_model.onnx": {"bytes": 0, "sha256": f"file of {onnx}"}}
+    with registry.store.staging("onnx_model") as staging:
+        (staging / "video_action_model.onnx").touch()
+        record = Record("onnx_model", "ab" * 32, onnx, files, "", {}, {}, {}, {}, {}, 0.0)
+        registry.store.publish(staging, record)
+    if same:
+        assert registry.promote().champion == version
+    else:
+        with pytest.raises(HarError, match="no test predictions"):
+            registry.promote()
+
+
+def test_the_size_of_shards_is_no_difference(registry: Registry) -> None:
+    registry.register(20)
+    registry.promote()
+    second = registry.register(40, shard_clips=64)
+    assert registry.promote().champion == second
+
+
+def test_a_manifest_that_is_gone_is_one_sentence(registry: Registry) -> None:
+    registry.register(20)
+    registry.promote()
+    registry.register(40)
+    shutil.rmtree(Path(registry.store.root) / "test_manifest")
+    with pytest.raises(HarError, match=r"no longer in .* materialize test_manifest of that split and data again"):
+        registry.promote()
+
+
+@pytest.mark.parametrize("differences", [[3, -1, 2], [1] * 5, [4, 4, -1, 0, 2, -7], [0, 0], [-2], [5, 3, 3, 1, -1, 1]])
+def test_the_p_value_is_the_share_of_all_choices_of_signs(differences: list[int]) -> None:
+    sums = [
+        abs(sum(sign * each for sign, each in zip(signs, differences, strict=True)))
+        for signs in itertools.product((1, -1), repeat=len(differences))
+    ]
+    expected = sum(each >= abs(sum(differences)) for each in sums) / len(sums)
+    assert sign_flip_p_value(differences) == pytest.approx(expected)
+
+
+def test_the_p_value_of_one_video_a_film_is_that_of_mcnemar() -> None:
+    assert sign_flip_p_value([1] * 30 + [-1] * 15 + [0] * 9) == pytest.approx(binomtest(30, 45).pvalue)
+    many = sign_flip_p_value(np.random.default_rng(0).integers(-30, 31, 20_000).tolist())  # at once, not for minutes
+    assert 0 < many <= 1
+
+
+def test_a_model_that_is_not_better_passes_as_seldom_as_alpha_says() -> None:
+    # benchmarks/promotion_error.py has more cases. McNemar's test takes one in five of these.
+    rng = np.random.default_rng(0)
+    film = np.repeat(np.arange(20), 50)
+    passed = np.zeros(2)
+    for _ in range(1000):
+        new, old = (rng.random(1000) < rng.beta(2, 2, 20)[film] for _ in range(2))
+        difference = new.astype(int) - old
+        if difference.sum() > 0:
+            passed[0] += sign_flip_p_value(np.bincount(film, difference).astype(int).tolist()) <= 0.05
+            passed[1] += sign_flip_p_value(difference.tolist()) <= 0.05
+    assert passed[0] / 1000 <= 0.035
+    assert passed[1] / 1000 > 0.15
+
+
 def test_a_deleted_champion_is_missed(registry: Registry) -> None:
     first = registry.register(20)
     registry.promote()
@@ -235,7 +364,8 @@ def test_two_promotions_at_once_move_it_once(registry: Registry) -> None:
 
 def test_the_comparison_counts_pairs() -> None:
     def tested(version: str, right: list[int]) -> OnTestVideos:
-        return OnTestVideos(version, {(str(n), "x"): n in right for n in range(10)}, "v", {})
+        films = {str(n): str(n) for n in range(10)}
+        return OnTestVideos(version, {(str(n), "x"): n in right for n in range(10)}, films, "v", {})
 
     found = compare(tested("2", [0, 1, 2, 3, 9]), tested("1", [0, 1, 7]))
     assert (found.challenger_right, found.champion_right, found.videos) == (5, 3, 10)
