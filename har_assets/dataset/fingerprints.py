@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from har_assets.dataset.dvc import FileHash
+from har_assets.dataset.folder import VIDEOS, clips_below
 from har_assets.errors import VideoError
-from har_assets.system.files import Log, written_whole
+from har_assets.system.files import Log, sha256_of, written_whole
 from har_assets.video.decode import VideoReader
 from har_assets.video.workers import decode_many
 
@@ -38,6 +41,16 @@ class Content:
     log: Log
     workers: int | None = None
     timeout_s: float = 120
+
+    @classmethod
+    def of(cls, data: Path, files: Iterable[FileHash], work: Path, log: Log) -> Self:
+        """The content of a data folder by the hashes of its published files; other videos in it are hashed here."""
+        hashes = {each["relpath"]: each["md5"] for each in files}
+        found = {}
+        for path in clips_below(data):
+            name = path.relative_to(data).as_posix()
+            found[name.removeprefix(f"{VIDEOS}/")] = hashes.get(name) or sha256_of(path)
+        return cls(found, work, log)
 
     def fingerprints(self, videos: Path, clips_N: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Fingerprints uint8 [N, VALUES] of videos, and whether each gave one; those of before are not decoded again.

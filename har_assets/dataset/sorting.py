@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from har_assets.dataset.checks import MANIFEST_CHECKS, check_manifests, equal_content_in_test
+from har_assets.dataset.checks import MANIFEST_CHECKS, NOT_KNOWN, check_manifests, equal_content_in_test
 from har_assets.dataset.fingerprints import Content
 from har_assets.dataset.folder import SPLITS, VIDEOS, Dataset
-from har_assets.dataset.groups import AUTO, KNOWN, UNKNOWN
+from har_assets.dataset.groups import AUTO, INFERRED, KNOWN, UNKNOWN
 from har_assets.dataset.manifests import Manifests, write_manifest
 from har_assets.dataset.splits import build_manifests
 from har_assets.errors import DatasetError
@@ -52,7 +52,7 @@ class SortedClips:
     def _warnings(self) -> set[str]:
         """Checks whose problems are worth a look and no error."""
         found = {"near_twins"}
-        if self.manifests.summary["groups"] != KNOWN:
+        if self.manifests.summary["groups"] == INFERRED or self.problems["films_on_both_sides"] == [NOT_KNOWN]:
             found.add("films_on_both_sides")
         # The lists of a published data set are kept as they are.
         return found | ({"equal_content"} if self.dataset.complete else {"class_share"})

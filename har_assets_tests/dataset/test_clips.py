@@ -179,7 +179,11 @@ def test_manifests_say_what_was_sorted_and_carry_the_checks(tmp_path: Path) -> N
     }
     assert made["test"].record.lineage == {"split": 1, "split_seed": 3, "val_fraction": 0.2}
     assert made["train"].record.checks == {}
-    assert all(check["passed"] for check in made["test"].record.checks.values())
+    failed = {name: check for name, check in made["test"].record.checks.items() if not check["passed"]}
+    assert failed.keys() == {"films_on_both_sides"}  # the names tell no film
+    assert failed["films_on_both_sides"]["warning"]
+    assert made["test"].record.metadata["groups"] == "unknown"
+    assert "films" not in made["test"].record.metadata
     assert made["test"].record.checks["class_share"]["warning"]
     assert (made["test"].folder / "test.csv").read_text().count("\n") == 7
 

@@ -1,5 +1,6 @@
 """Recordings: told by names, inferred from names and pictures, or not known; and content on two sides of a split."""
 
+import dataclasses
 import hashlib
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from har_assets.dataset import fingerprints as prints
 from har_assets.dataset.checks import near_twins
+from har_assets.dataset.dvc import FileHash
 from har_assets.dataset.fingerprints import VALUES, Content
 from har_assets.dataset.folder import Dataset
 from har_assets.dataset.groups import INFERRED, KNOWN, UNKNOWN, knowledge_of
@@ -110,12 +112,7 @@ class Videos:
 
     @property
     def content(self) -> Content:
-        videos = self.folder / "videos"
-        hashes = {
-            path.relative_to(videos).as_posix(): hashlib.md5(path.read_bytes()).hexdigest()
-            for path in videos.rglob("*.mp4")
-        }
-        return Content(hashes, self.folder / "work", silent, workers=1)
+        return dataclasses.replace(Content.of(self.folder, (), self.folder / "work", silent), workers=1)
 
 
 def films(found: SortedClips) -> dict[str, str]:
@@ -250,6 +247,15 @@ def test_an_expression_names_the_recording(tmp_path: Path) -> None:
     for wrong, why in refused.items():
         with pytest.raises(DatasetError, match=why):
             made.sort(groups=wrong)
+
+
+def test_published_hashes_are_taken_and_a_file_put_there_by_hand_is_hashed(tmp_path: Path) -> None:
+    for name in ("1.mp4", "2.mp4"):
+        (tmp_path / "videos" / "run").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "videos" / "run" / name).write_bytes(b"video")
+    listed = [FileHash(md5="published", relpath="videos/run/1.mp4")]
+    found = Content.of(tmp_path, listed, tmp_path / "work", silent)
+    assert found.hashes == {"run/1.mp4": "published", "run/2.mp4": hashlib.sha256(b"video").hexdigest()}
 
 
 def test_an_old_manifest_says_what_it_knows() -> None:

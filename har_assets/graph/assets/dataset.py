@@ -12,7 +12,7 @@ from har_assets.dataset import clips
 from har_assets.dataset.checks import MANIFEST_CHECKS
 from har_assets.dataset.class_index import CLASS_INDEX, class_index_product
 from har_assets.dataset.clips import DataUpdate, updating
-from har_assets.dataset.folder import VIDEOS, changed_files, published_files
+from har_assets.dataset.folder import changed_files, published_files
 from har_assets.dataset.manifests import MANIFESTS as MANIFEST_TABLES
 from har_assets.dataset.manifests import ROLES
 from har_assets.dataset.source import choose_source, source_of
@@ -237,19 +237,14 @@ def sorted_clips(config: ManifestsConfig, store: ArtifactStore, log: Log) -> "So
 
     published = store.latest("video_clips")
     data = data_here(store)
-    videos = f"{VIDEOS}/"
-    hashes = {
-        each["relpath"].removeprefix(videos): each["md5"]
-        for each in published_files(published)
-        if each["relpath"].startswith(videos)
-    }
+    work = store.data_store.local.home("test_manifest") / ".work-fingerprints"
     return sort_clips(
         data,
         split=config.split,
         val_fraction=config.val_fraction,
         seed=config.seed,
         groups=config.groups,
-        content=Content(hashes, store.data_store.local.root / "test_manifest" / ".work-fingerprints", log),
+        content=Content.of(data, published_files(published), work, log),
     )
 
 
