@@ -43,6 +43,7 @@ DATA = f"{TESTS}/model/test_data.py"
 FIT = f"{TESTS}/training/test_fit.py"
 FIGURES = f"{TESTS}/runtime/test_evaluation.py"
 TIMELINE = f"{TESTS}/runtime/test_timeline.py"
+STATISTICS = f"{TESTS}/report/test_statistics.py"
 SAMPLING = f"{TESTS}/video/test_sampling.py"
 SAME = f"{TESTS}/runtime/test_same_answer.py"
 STATISTICS = f"{TESTS}/report/test_statistics.py -k 'not calibration'"
@@ -129,6 +130,33 @@ MUTANTS = {
     ),
     "the worst come first": Mutant(
         "har_assets/runtime/video.py", "np.argsort(-scores_K", "np.argsort(scores_K", FIGURES
+    ),
+    "no Student factor": Mutant(
+        "har_assets/report/statistics.py",
+        "value * (1 - value) / variance * self._cut",
+        "value * (1 - value) / variance",
+        STATISTICS,
+    ),
+    "residual from the overall mean": Mutant(
+        "har_assets/report/statistics.py", "- shares[self._class_C])", "- value)", STATISTICS
+    ),
+    "variance / 100": Mutant(
+        "har_assets/report/statistics.py",
+        "float((np.bincount(self._film_C, deviation_C) ** 2).sum())",
+        "float((np.bincount(self._film_C, deviation_C) ** 2).sum()) / 100",
+        STATISTICS,
+    ),
+    "films that are their class alone count as others": Mutant(
+        "har_assets/report/statistics.py", "self._with_alone * float(", "float(", STATISTICS
+    ),
+    "clips are independent where answers are rare": Mutant(
+        "har_assets/report/statistics.py",
+        "alike = 1 / max(min(films_right, films_wrong), 1)",
+        "alike = 0.0",
+        STATISTICS,
+    ),
+    "no correction for films that are much of their class": Mutant(
+        "har_assets/report/statistics.py", "/ np.where(alone_C, 1, 1 - share_C) ** LEVERAGE_POWER", "", STATISTICS
     ),
     "one window is not the centre": Mutant(
         "har_assets/video/sampling.py", "return [last_start // 2]", "return [0]", SAMPLING

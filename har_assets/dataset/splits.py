@@ -13,10 +13,25 @@ import numpy as np
 import pandas as pd
 
 from har_assets.dataset.classes import HMDB51_SPLITS
+from har_assets.dataset.fingerprints import Content
 from har_assets.dataset.folder import videos_on_disk
-from har_assets.dataset.groups import DEFAULT_RULE, RULES, Rule, recording_of
+from har_assets.dataset.groups import (
+    AUTO,
+    DEFAULT_RULE,
+    FOLDER,
+    INFERRED,
+    KNOWN,
+    NONE,
+    RULES,
+    TOLD,
+    UNKNOWN,
+    Rule,
+    recording_of,
+    rule_of,
+)
 from har_assets.dataset.lists import are_by_folders, read_split_lists
 from har_assets.dataset.manifests import MANIFEST_COLUMNS, ROLES, TEST_FRACTION, Manifests, films_with_labels
+from har_assets.dataset.recordings import find_recordings
 from har_assets.errors import DatasetError
 
 _ROUNDS = 10  # of improving the choice of films
@@ -31,6 +46,8 @@ def build_manifests(
     val_fraction: float = 0.15,
     seed: int = 0,
     rule: Rule = RULES[DEFAULT_RULE],
+    groups: str = AUTO,
+    content: Content | None = None,
 ) -> Manifests:
     """Sort the videos of `videos/<class>/<file>` into train, validation and test.
 
@@ -47,43 +64,37 @@ def build_manifests(
         val_fraction: share of train clips for validation, 0 for none.
         seed: for the choice of films.
         rule: by which a clip belongs to a film.
+        groups: what tells the film of a clip, see `har_assets.dataset.groups`.
+        content: hashes of the videos and a place for fingerprints; None leaves content out of account.
 
     Raises:
-        DatasetError: a split that the lists do not have, a class that is not in `class_names`, lists that
-            contradict themselves, no clip to train on.
+        DatasetError: `groups` finds nothing to read or is impossible, a split that the lists do not have, a class
+            that is not in `class_names`, lists that contradict themselves, no clip to train on.
     """
     if not 0 <= val_fraction < 1:
         raise DatasetError(f"val_fraction is {val_fraction}: choose 0 (no validation) or more, below 1.")
     if len(set(class_names)) != len(class_names):
         raise DatasetError("the class list names a class twice: remove one of them.")
-    found = _scan_videos(Path(videos), rule)
+    found = _scan_videos(Path(videos), rule_of(groups, rule))
     _refuse_unknown(found["label"], class_names, f"{videos} holds folders")
     notes: list[str] = []
     by_folders = split_lists is not None and are_by_folders(split_lists)
-    if split_lists is None:
-        table = found.assign(role="")
-        listed = absent = unlisted = 0
-    else:
-        lists = read_split_lists(split_lists, split).drop(columns="split")
-        _refuse_unknown(lists["label"], class_names, f"{split_lists} holds lists")
-        both = found.merge(lists, on=["label", "name"], how="outer", indicator=True)
-        listed, absent = len(lists), int((both["_merge"] == "right_only").sum())
-        unlisted = int((both["_merge"] == "left_only").sum())
-        table = both[both["_merge"] == "both"].drop(columns="_merge")
-        if absent:
-            notes.append(f"{absent} of {listed} listed clips are not on disk.")
-        if unlisted:
-            notes.append(f"{unlisted} videos on disk are in no list of split {split} and are left out.")
-        if "group" in table:
-            is_told = table["group"] != ""
-            table["film"] = table["film"].where(~is_told, table["group"])
-            table["named"] |= is_told
+    table, counts = found.assign(role=""), {"listed": 0, "absent": 0, "unlisted": 0}
+    if split_lists is not None:
+        table, counts = _with_lists(found, split_lists, split, class_names, take_groups=groups in (AUTO, FOLDER))
+    if counts["absent"]:
+        notes.append(f"{counts['absent']} of {counts['listed']} listed clips are not on disk.")
+    if counts["unlisted"]:
+        notes.append(f"{counts['unlisted']} videos on disk are in no list of split {split} and are left out.")
+    table, knowledge, groups_found = _with_recordings(table, Path(videos), groups, content)
+    if knowledge != KNOWN:
+        notes.append(f"Recordings are {knowledge}{f', {groups_found}' if groups_found else ''}.")
     if (table["role"] == "").all():
         if split not in HMDB51_SPLITS:
             raise DatasetError(f"there is no split {split}: without split lists three are made, choose 1, 2 or 3.")
         table["role"] = "train"
         table["role"] = _take_films(table, TEST_FRACTION, f"test {seed} {split}", "test")
-        how = "film" if table["named"].any() else "file"
+        how = "file" if knowledge == UNKNOWN else "film"
         source = f"seeded 70/30 by {how}"
         why = "There are no split lists" if split_lists is None or by_folders else "The lists give no split"
         notes.append(
@@ -98,8 +109,8 @@ def build_manifests(
     is_train = table["role"] == "train"
     if not is_train.any():
         raise DatasetError(
-            f"split {split} leaves no clip to train on ({len(found)} videos in {videos}, {listed} listed, "
-            f"{absent} of them absent): unpack more of the data set or choose another split."
+            f"split {split} leaves no clip to train on ({len(found)} videos in {videos}, {counts['listed']} listed, "
+            f"{counts['absent']} of them absent): unpack more of the data set or choose another split."
         )
     if not (table["role"] == "val").any():
         table.loc[is_train, "role"] = _take_films(table[is_train], val_fraction, f"val {seed} {split}", "val")
@@ -111,16 +122,18 @@ def build_manifests(
         "source": source,
         "seed": seed,
         "val_fraction": val_fraction,
-        "listed": listed,
+        "listed": counts["listed"],
         "found": len(found),
-        "absent": absent,
-        "unlisted": unlisted,
+        "absent": counts["absent"],
+        "unlisted": counts["unlisted"],
         "unused": unused,
         **{role: len(part) for role, part in parts.items()},
         "classes": len(class_names),
         "classes_with_train_clips": int(parts["train"]["label"].nunique()),
         "per_class": _per_class(parts, class_names),
         "films": {role: int(part["film"].nunique()) for role, part in parts.items()},
+        "groups": knowledge,
+        "groups_found": groups_found,
         "notes": notes,
     }
     return Manifests(parts["train"], parts["val"], parts["test"], summary)
@@ -132,6 +145,62 @@ def _scan_videos(videos: Path, rule: Rule) -> pd.DataFrame:
         (label, name, size, *recording_of(name, label, rule)) for label, name, size in sorted(videos_on_disk(videos))
     ]
     return pd.DataFrame(rows, columns=["label", "name", "bytes", "film", "named"])
+
+
+def _with_lists(
+    found: pd.DataFrame, split_lists: Path, split: int, class_names: tuple[str, ...], *, take_groups: bool
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The videos that are listed, with their roles and the films that lists name, and how many are listed."""
+    lists = read_split_lists(split_lists, split).drop(columns="split")
+    _refuse_unknown(lists["label"], class_names, f"{split_lists} holds lists")
+    both = found.merge(lists, on=["label", "name"], how="outer", indicator=True)
+    counts = {
+        "listed": len(lists),
+        "absent": int((both["_merge"] == "right_only").sum()),
+        "unlisted": int((both["_merge"] == "left_only").sum()),
+    }
+    table = both[both["_merge"] == "both"].drop(columns="_merge")
+    if "group" in table and take_groups:
+        is_told = table["group"] != ""
+        table["film"] = table["film"].where(~is_told, table["group"])
+        table["named"] |= is_told
+    return table, counts
+
+
+def _with_recordings(
+    table: pd.DataFrame, videos: Path, groups: str, content: Content | None
+) -> tuple[pd.DataFrame, str, str]:
+    """The table with the films that are known or inferred, which of the two, and how. Raises DatasetError."""
+    table = table.reset_index(drop=True)
+    named = table["named"].to_numpy(dtype=bool)
+    if groups not in (AUTO, NONE) and not named.any():
+        raise DatasetError(
+            f"groups is {groups!r}, and that tells the recording of no video: "
+            + ("materialize raw_archive with label: top." if groups == FOLDER else "correct it, or choose auto.")
+        )
+    clips_N = (table["label"] + "/" + table["name"]).tolist()
+    knowledge, how = (KNOWN, "") if len(table) and named.mean() >= TOLD else (UNKNOWN, "")
+    if knowledge == UNKNOWN and groups == AUTO and content is not None:
+        found = find_recordings(clips_N, *content.fingerprints(videos, clips_N))
+        if found is not None:
+            knowledge, how = INFERRED, found.how
+            table["film"] = table["film"].where(named, found.groups_N)
+    if knowledge != KNOWN and content is not None:
+        table["film"] = _merged(table["film"].tolist(), [content.hashes[clip] for clip in clips_N])
+    return table, knowledge, how
+
+
+def _merged(films_N: list[str], hashes_N: list[str]) -> list[str]:
+    """Films, those that have a video of equal content made one, under the name that comes first."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    names, film_N = np.unique(np.array(films_N, dtype=str), return_inverse=True)
+    _, first_N, content_N = np.unique(np.array(hashes_N, dtype=str), return_index=True, return_inverse=True)
+    links = coo_array((np.ones(len(film_N), dtype=np.int8), (film_N, film_N[first_N[content_N]])), (len(names),) * 2)
+    merged_F = connected_components(links, directed=False)[1]
+    _, first_G = np.unique(merged_F, return_index=True)
+    return [str(name) for name in names[first_G[merged_F[film_N]]]]
 
 
 def _refuse_unknown(labels: "pd.Series[str]", class_names: tuple[str, ...], where: str) -> None:

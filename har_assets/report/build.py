@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from har_assets.dataset.groups import INFERRED, UNKNOWN, knowledge_of
 from har_assets.dataset.manifests import read_manifest
 from har_assets.model.files import CARD, CHECKPOINT, CURVES, ONNX
 from har_assets.model.lightning import load_checkpoint
@@ -76,17 +77,20 @@ def build_report(
     _write_page(build, found, spec, provenance, cards, training, links)
     _write_card(build, found, spec, provenance, training, pictures)
     figures = found.figures()
+    build.run.tags({"groups": found.groups})
     build.run.metrics({f"test_video_{name}": value for name, value in figures.items()})
     for name in (PAGE, CARD, *pictures):
         build.run.file(build.folder / name)
     top1 = found.top1
     return Product(
         headline=f"test top-1 {top1.value:.3f} (95 % interval {top1.low:.3f} to {top1.high:.3f}), "
-        f"{found.wrong:,} wrong of {title.partition(' on ')[2]} of {found.films:,} films",
+        f"{found.wrong:,} wrong of {title.partition(' on ')[2]}{_films(found)}",
         metadata={
             **figures,
             "videos": found.videos,
-            "films": found.films,
+            **({"films": found.films} if found.groups != UNKNOWN else {}),
+            "groups": found.groups,
+            "groups_found": found.groups_found,
             "wrong": found.wrong,
             "quarantined": found.quarantined,
             "confusions": [dataclasses.asdict(each) for each in found.confusions],
@@ -94,6 +98,13 @@ def build_report(
         },
         pictures=pictures,
     )
+
+
+def _films(found: Evaluation) -> str:
+    """From how many films the videos are, as far as that is known."""
+    if found.groups == UNKNOWN:
+        return ", split by file: expect less on new recordings"
+    return f" of {found.films:,} {'inferred recordings' if found.groups == INFERRED else 'films'}"
 
 
 @dataclass(frozen=True)
@@ -118,7 +129,8 @@ def _evaluate(
     )
     labels = model.spec.labels
     _, confusion_KK = evaluate(predictions, labels)
-    found = evaluate_with_intervals(predictions, _test_manifest(inputs), labels, confusion_KK)
+    knowledge = knowledge_of(inputs["test_manifest"].record.metadata)
+    found = evaluate_with_intervals(predictions, _test_manifest(inputs), labels, confusion_KK, knowledge)
     why_not = why_no_saliency(model.spec.network) if options.saliency else "that was switched off"
     wrong, right = choose_clips(predictions, labels, options.mistakes, options.right)
     log(f"Pictures of {len(wrong)} wrong and {len(right)} right answers.")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import ValidationError
 
+from har_assets.dataset.groups import INFERRED, UNKNOWN
 from har_assets.model.recipe import TrainingOptions
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.system.files import silent
@@ -197,9 +198,8 @@ def _figures(evaluation: Evaluation | None, provenance: Provenance, pictures: Se
     return "\n\n".join(
         [
             _table(("figure", "value", "95 % interval"), rows),
-            f"On {evaluation.videos:,} test videos of {len(evaluation.classes)} classes from {evaluation.films:,} "
-            f"source films, of which {evaluation.quarantined} could not be decoded and count as wrong. Clips of one "
-            "film are alike: the intervals are over films."
+            f"On {evaluation.videos:,} test videos of {len(evaluation.classes)} classes{_source(evaluation)}, of which "
+            f"{evaluation.quarantined} could not be decoded and count as wrong. {_promise(evaluation)}"
             + (f" Expected calibration error {error:.3f}." if error is not None else "")
             + (
                 " Published figures of HMDB51 are the mean of three splits; these are of one."
@@ -209,6 +209,27 @@ def _figures(evaluation: Evaluation | None, provenance: Provenance, pictures: Se
             *(f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in pictures),
         ]
     )
+
+
+def _source(evaluation: Evaluation) -> str:
+    if evaluation.groups == UNKNOWN:
+        return ""
+    return f" from {evaluation.films:,} {'inferred recordings' if evaluation.groups == INFERRED else 'source films'}"
+
+
+def _promise(evaluation: Evaluation) -> str:
+    """Which videos the intervals hold for, as far as recordings are known."""
+    if evaluation.groups == UNKNOWN:
+        return (
+            "**Split by file: clips of one recording may be on both sides. Expect less on new recordings.** The "
+            "intervals take every video for independent."
+        )
+    if evaluation.groups == INFERRED:
+        return (
+            f"Recordings were inferred {_escaped(evaluation.groups_found)}: the intervals are over them, and hold as "
+            "far as they are right."
+        )
+    return "Clips of one film are alike: the intervals are over films."
 
 
 def _limits(spec: ModelSpec, provenance: Provenance) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from har_assets.dataset.groups import KNOWN
 from har_assets.errors import HarError
 from har_assets.model.spec import ModelSpec, Provenance
 from har_assets.report.cards import Card
@@ -53,6 +54,11 @@ class Evaluation:
     wrong: int
     """Wrong answers, undecodable videos included."""
     quarantined: int
+    groups: str = KNOWN
+    """What is known of the recordings, `films`: KNOWN, INFERRED or UNKNOWN of `har_assets.dataset.groups`. Where
+    nothing is, each video counts as a film of its own."""
+    groups_found: str = ""
+    """How they were inferred, a clause."""
 
     def figures(self) -> dict[str, float]:
         """Headline figures with the ends of their intervals, for metadata and MLflow."""
@@ -65,7 +71,11 @@ class Evaluation:
 
 
 def evaluate_with_intervals(
-    predictions: pd.DataFrame, manifest: pd.DataFrame, labels: tuple[str, ...], confusion_KK: NDArray[np.int64]
+    predictions: pd.DataFrame,
+    manifest: pd.DataFrame,
+    labels: tuple[str, ...],
+    confusion_KK: NDArray[np.int64],
+    knowledge: tuple[str, str] = (KNOWN, ""),
 ) -> Evaluation:
     """Figures of the table that test_predictions publishes.
 
@@ -75,6 +85,7 @@ def evaluate_with_intervals(
         manifest: columns clip and film, at least of these clips.
         labels: K class names in index order.
         confusion_KK: int [K, K], as `runtime.evaluation.evaluate` counts it.
+        knowledge: `groups` and `groups_found` of the evaluation.
 
     Raises:
         HarError: there is no test video, or the manifest is not that of the predictions.
@@ -118,6 +129,8 @@ def evaluate_with_intervals(
         films=len(set(films_N)),
         wrong=int((~correct_N).sum()),
         quarantined=int((~decoded_N).sum()),
+        groups=knowledge[0],
+        groups_found=knowledge[1],
     )
 
 

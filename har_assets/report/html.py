@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import jinja2
 from markupsafe import Markup
 
+from har_assets.dataset.groups import KNOWN, UNKNOWN
 from har_assets.report.card import data_name
 from har_assets.report.cards import strip_halves
 from har_assets.report.content import Report
@@ -35,6 +36,8 @@ def render_page(report: Report) -> str:
     return environment.get_template("report.html.j2").render(
         report=report,
         evaluation=report.evaluation,
+        known=report.evaluation.groups == KNOWN,
+        unknown=report.evaluation.groups == UNKNOWN,
         spec=report.spec,
         name_of_data=data_name(report.provenance),
         provenance=report.provenance,

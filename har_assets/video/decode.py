@@ -114,10 +114,13 @@ class VideoReader:
         self.decoder = ""
         self.note = ""
         self._why_no_frame = ""
+        self._fell_short = False
 
     def __iter__(self) -> Iterator[Frames]:
         yield from self._all_by_decord() or self._by_pyav()
         self._require_frames()
+        if self._fell_short and not self.note:
+            self._add_note("decord did not give every frame, so PyAV has read the file")
         self._note_low_rate()
 
     def _by_pyav(self) -> Iterator[Frames]:
@@ -139,6 +142,7 @@ class VideoReader:
             self.decoder = "decord"
             return kept
         self.num_source_frames = 0
+        self._fell_short = True
         return []
 
     def _kept(self, shown: Iterable[Shown]) -> Iterator[Callable[[], Frames]]:

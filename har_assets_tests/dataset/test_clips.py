@@ -165,8 +165,8 @@ def test_manifests_say_what_was_sorted_and_carry_the_checks(tmp_path: Path) -> N
     from_archive(tmp_path, tmp_path / "own" / "mine.zip", tuple(f"{number}.avi" for number in range(10)))
     published(update_of(tmp_path))
     found = sort_clips(tmp_path / "data", split=1, val_fraction=0.2, seed=3)
-    assert not found.is_short
-    found.refuse_short()
+    assert not found.is_refused
+    found.refuse()
     store = ArtifactFolder(tmp_path / "artifacts")
     made = {
         role: publish(store, f"{role}_manifest", lambda build, role=role: found.product(build, role))  # type: ignore[misc]
@@ -179,7 +179,11 @@ def test_manifests_say_what_was_sorted_and_carry_the_checks(tmp_path: Path) -> N
     }
     assert made["test"].record.lineage == {"split": 1, "split_seed": 3, "val_fraction": 0.2}
     assert made["train"].record.checks == {}
-    assert all(check["passed"] for check in made["test"].record.checks.values())
+    failed = {name: check for name, check in made["test"].record.checks.items() if not check["passed"]}
+    assert failed.keys() == {"films_on_both_sides"}  # the names tell no film
+    assert failed["films_on_both_sides"]["warning"]
+    assert made["test"].record.metadata["groups"] == "unknown"
+    assert "films" not in made["test"].record.metadata
     assert made["test"].record.checks["class_share"]["warning"]
     assert (made["test"].folder / "test.csv").read_text().count("\n") == 7
 
@@ -192,4 +196,4 @@ def test_a_part_that_claims_to_be_whole_is_short(tmp_path: Path) -> None:
     assert not found.checks["full_dataset_problems"]["passed"]
     assert not found.checks["class_share"]["warning"]
     with pytest.raises(DatasetError, match=r"20 clips on disk instead of 6766.*another name than hmdb51"):
-        found.refuse_short()
+        found.refuse()

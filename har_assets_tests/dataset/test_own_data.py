@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from har_assets.dataset.archive import extract_split_lists
+from har_assets.dataset.checks import NOT_KNOWN
 from har_assets.dataset.clips import unpack
 from har_assets.dataset.dvc import DvcRepository, files_of, version_of
 from har_assets.dataset.sorting import SortedClips, sort_clips
@@ -181,7 +182,9 @@ def test_a_film_that_both_splits_show_is_still_seen_after_renaming(mine: Own) ->
     mine.fill(videos(f"train/golf/{name}", f"test/golf/{name}", "train/wave/1.avi", "test/wave/2.avi"))
     found = mine.sort()
     assert found.manifests.train["film"].tolist() == ["film", "wave/1"]
-    assert found.problems["films_on_both_sides"] == ["1 films are both in train and in test, the first is film (golf)."]
+    shared = "1 films are both in train and in test, the first is film (golf)."
+    assert found.problems["films_on_both_sides"] == [NOT_KNOWN, shared]
+    assert not found.checks["films_on_both_sides"]["warning"]
 
 
 def test_lists_go_before_folders_for_splits(mine: Own) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from har_assets.dataset.groups import INFERRED, KNOWN, UNKNOWN
 from har_assets.model.recipe import TrainingOptions
 from har_assets.model.spec import Provenance
 from har_assets.report.card import model_card, training_facts
@@ -93,6 +94,19 @@ def test_a_card_before_the_evaluation_says_where_the_figures_will_be() -> None:
     card = model_card(made.spec(("run", "walk")), REAL, file="m.ckpt")
     assert "model-index" not in front_matter(card)
     assert "evaluation_report" in card
+
+
+@pytest.mark.parametrize("groups", [KNOWN, INFERRED, UNKNOWN])
+def test_words_follow_what_is_known_of_the_recordings(groups: str) -> None:
+    labels = ("run", "walk")
+    found = dataclasses.replace(made.evaluation(labels), groups=groups, groups_found="by their backgrounds")
+    card = model_card(made.spec(labels), REAL, file="m.onnx", evaluation=found)
+    assert ("of 2 classes from 6 source films, of which" in card) == (groups == KNOWN)
+    assert ("the intervals are over films." in card) == (groups == KNOWN)
+    assert ("of 2 classes from 6 inferred recordings, of which" in card) == (groups == INFERRED)
+    assert ("Recordings were inferred by their backgrounds:" in card) == (groups == INFERRED)
+    assert ("of 2 classes, of which" in card) == (groups == UNKNOWN)
+    assert ("**Split by file: clips of one recording may be on both sides." in card) == (groups == UNKNOWN)
 
 
 def test_the_sample_and_videos_of_ones_own_are_named_as_such() -> None:

@@ -1,5 +1,6 @@
 """The page: complete, escaped, self-contained; and as a browser shows it, wide, narrow and printed."""
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from har_assets.dataset.classes import HMDB51_CLASSES
+from har_assets.dataset.groups import INFERRED, KNOWN, UNKNOWN
 from har_assets.report.content import Report
 from har_assets.report.html import render_page
 from har_assets_tests.report import made
@@ -107,6 +109,21 @@ def test_what_is_special_is_said() -> None:
     assert "The other 100 are in quarantine.csv" in texts["nothing decodable"]
     assert "None of the file names follows HMDB51's scheme" in texts["names of one's own"]
     assert all("Synthetic data" not in text for text in texts.values())
+
+
+@pytest.mark.parametrize("groups", [KNOWN, INFERRED, UNKNOWN])
+def test_words_follow_what_is_known_of_the_recordings(groups: str) -> None:
+    report = made.report(("run", "walk", "sit"))
+    found = dataclasses.replace(report.evaluation, groups=groups, groups_found="by part 1 of the file names")
+    page = Page(render_page(dataclasses.replace(report, evaluation=found))).text
+    assert ("On videos from other films expect between" in page) == (groups == KNOWN)
+    assert ("On videos from other recordings expect between" in page) == (groups == INFERRED)
+    assert ("Recordings are inferred by part 1 of the file names." in page) == (groups == INFERRED)
+    box = "Split by file: clips of one recording may be on both sides. Expect less on new recordings."
+    assert (box in page) == (groups == UNKNOWN)
+    assert ("from 9 films" in page) == (groups == KNOWN)
+    assert ("from 9 recordings" in page) == (groups == INFERRED)
+    assert ("come from 9" in page) == (groups != UNKNOWN)
 
 
 def test_undecodable_videos_count_as_wrong() -> None:

@@ -126,6 +126,29 @@ def test_a_class_of_one_film_gets_the_variance_of_the_others() -> None:
     assert of_two.effective < 0.6 * of_one.effective
 
 
+def test_classes_of_one_film_add_as_much_as_their_weight_says() -> None:
+    films, labels, correct = [], [], []
+    for label in range(4):
+        for film in range(12):
+            for clip in range(5):
+                films.append(f"{label} {film}")
+                labels.append(f"{label}")
+                correct.append((film * 7 + clip) % 10 < 6)
+    for label in range(4):
+        films += [f"alone {label}"] * 5
+        labels += [f"alone {label}"] * 5
+        correct += [True, False] * 2 + [True]
+    # Four of eight classes have one film: their variance is that of one film each, twelve times that of the others.
+    assert clustered_estimate(correct, films, labels).effective == pytest.approx(35.17, abs=0.01)
+
+
+def test_clips_of_films_count_as_alike_where_mistakes_are_rare() -> None:
+    correct = np.ones(800)
+    correct[[0, 20, 40]] = 0  # three films of forty have a mistake
+    rare = clustered_estimate(correct, np.repeat(np.arange(40), 20).tolist())
+    assert rare.effective == pytest.approx(1 / (1 / 3 / 40 + 2 / 3 / 800))
+
+
 @pytest.mark.parametrize("right", [0, 7, 20])
 def test_classes_without_a_second_film_count_as_one_answer_each(right: int) -> None:
     correct = np.arange(20) < right

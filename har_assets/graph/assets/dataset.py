@@ -12,7 +12,7 @@ from har_assets.dataset import clips
 from har_assets.dataset.checks import MANIFEST_CHECKS
 from har_assets.dataset.class_index import CLASS_INDEX, class_index_product
 from har_assets.dataset.clips import DataUpdate, updating
-from har_assets.dataset.folder import changed_files
+from har_assets.dataset.folder import changed_files, published_files
 from har_assets.dataset.manifests import MANIFESTS as MANIFEST_TABLES
 from har_assets.dataset.manifests import ROLES
 from har_assets.dataset.source import choose_source, source_of
@@ -176,6 +176,11 @@ class ManifestsConfig(AssetConfig):
     """Share of the training clips held out for validation, by whole source films."""
     seed: int = 0
     """Seed of the choice of films."""
+    groups: str = added("auto")
+    """What tells which videos are of one recording, the film, person or session that a split keeps together. `auto`:
+    lists, folders or names as HMDB51's and UCF101's where they tell it, else what names and pictures suggest. `name`:
+    such names alone. `folder`: the folders below the class (`label: top` of raw_archive). A regular expression: its one
+    group, found in `<class>/<file>`. `none`: each video counts for itself (docs/own_data.md)."""
 
 
 @dg.multi_asset(
@@ -205,14 +210,14 @@ def manifests(
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """Sort the clips by the official lists, or by a seeded split where there are none."""
     with failures_in_words():
-        found = sorted_clips(config, store)
+        found = sorted_clips(config, store, context.log.info)
     for note in found.manifests.summary["notes"]:
         context.log.info(note)
-    if found.is_short:  # nothing is published, and the checks say why
+    if found.is_refused:  # nothing is published, and the checks say why
         selected = {key.name for key in context.selected_asset_check_keys}
         yield from check_results("test_manifest", {n: check for n, check in found.checks.items() if n in selected})
         with failures_in_words():
-            found.refuse_short()
+            found.refuse()
     for role in ROLES:
         if dg.AssetKey(f"{role}_manifest") in context.selected_asset_keys:
             yield publish(
@@ -221,15 +226,26 @@ def manifests(
                 config,
                 partial(found.product, role=role),
                 asset=f"{role}_manifest",
+                identity=found.identity,
             )
 
 
-def sorted_clips(config: ManifestsConfig, store: ArtifactStore) -> "SortedClips":
+def sorted_clips(config: ManifestsConfig, store: ArtifactStore, log: Log) -> "SortedClips":
     """The clips of `data/` sorted by a split. Raises HarError."""
+    from har_assets.dataset.fingerprints import Content
     from har_assets.dataset.sorting import sort_clips
 
-    store.latest("video_clips")
-    return sort_clips(data_here(store), split=config.split, val_fraction=config.val_fraction, seed=config.seed)
+    published = store.latest("video_clips")
+    data = data_here(store)
+    work = store.data_store.local.home("test_manifest") / ".work-fingerprints"
+    return sort_clips(
+        data,
+        split=config.split,
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+        groups=config.groups,
+        content=Content.of(data, published_files(published), work, log),
+    )
 
 
 CONFIGS.update(dict.fromkeys(MANIFESTS, ManifestsConfig))

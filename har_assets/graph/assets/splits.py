@@ -171,8 +171,8 @@ def evaluated_split(
 
     of_manifests, of_frames = settings("manifests"), settings("frame_cache")
     context.log.info(f"Split {split}: manifests and frames.")
-    clips = sorted_clips(of_manifests, own)
-    clips.refuse_short()
+    clips = sorted_clips(of_manifests, own, context.log.info)
+    clips.refuse()
     for role in ROLES:
         made(
             context,
@@ -180,6 +180,7 @@ def evaluated_split(
             of_manifests,
             partial(clips.product, role=role),
             name=f"{role}_manifest",
+            identity=clips.identity,
         )
     _make_frames(context, of_frames, own, _decoded_before(store, split))
     make_checkpoint(context, settings("trained_checkpoint"), own, mlflow, pipes)
