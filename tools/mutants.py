@@ -46,7 +46,6 @@ TIMELINE = f"{TESTS}/runtime/test_timeline.py"
 STATISTICS = f"{TESTS}/report/test_statistics.py"
 SAMPLING = f"{TESTS}/video/test_sampling.py"
 SAME = f"{TESTS}/runtime/test_same_answer.py"
-STATISTICS = f"{TESTS}/report/test_statistics.py -k 'not calibration'"
 PROMOTION = f"{TESTS}/serving/test_promotion.py"
 
 MUTANTS = {
@@ -199,33 +198,6 @@ MUTANTS = {
         "return entry.sha256 not in whole_shas or not params.cuts(entry.num_frames)",
         "return True",
         f"{SAME} -k exactly",
-    ),
-    "no Student factor": Mutant(
-        "har_assets/report/statistics.py",
-        "float(stdtrit(max(degrees, 1.0), 0.5 + CONFIDENCE / 2))",
-        "CONFIDENCE_Z",
-        STATISTICS,
-    ),
-    "residual from the overall mean": Mutant(
-        "har_assets/report/statistics.py",
-        "self._size_C - shares[self._class_C])",
-        "self._size_C - value)",
-        STATISTICS,
-    ),
-    "mean-class variance / 100": Mutant(
-        "har_assets/report/statistics.py",
-        "variance = self._with_alone *",
-        "variance = 0.01 * self._with_alone *",
-        STATISTICS,
-    ),
-    "no correction by class": Mutant(
-        "har_assets/report/statistics.py", "1 - share_C) ** LEVERAGE_POWER)", "1 - share_C) ** 0)", STATISTICS
-    ),
-    "a class of one film has no variance": Mutant(
-        "har_assets/report/statistics.py", "float(parts.sum() / parts[0])", "float(parts[0] / parts[0])", STATISTICS
-    ),
-    "rare answers count as independent": Mutant(
-        "har_assets/report/statistics.py", "alike = 1 /", "alike = 0 *", STATISTICS
     ),
     "promotion by clips": Mutant(
         "har_assets/serving/promotion.py", "by_film[challenger.film[clip]]", "by_film[clip]", PROMOTION
