@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from har_assets.dataset.fingerprints import VALUES, Content
-from har_assets.dataset.recordings import find_recordings
+from har_assets.dataset.recordings import find_recordings, linked, neighbours
 from har_assets.dataset.splits import build_manifests
 
 
@@ -54,8 +54,14 @@ def measure_set(folder: Path) -> None:
             ("auto", *shares(folder / "videos", true, "auto", named)),
             ("auto, names hidden", *shares(nameless, {hidden[clip]: true[clip] for clip in true}, "auto", unnamed)),
         ]
+        prints_NF, _ = named.fingerprints(folder / "videos", list(true))
+        distances, nearest = neighbours(prints_NF, prints_NF, 16)
     for groups, knowledge, rand, share in rows:
         print(f"| {folder.name} | {groups} | {knowledge} | {rand:.2f} | {share:.1%} |")
+    for limit in (4, 8, 12, 18, 24):
+        counts = np.bincount(linked(distances, nearest, limit))
+        alone, pairs = int((counts == 1).sum()), int((counts * (counts - 1)).sum()) // 2
+        print(f"limit {limit}: {len(counts)} groups, the largest of {counts.max()}, {alone} alone, {pairs} pairs")
 
 
 def measure_made(count: int, per_recording: int = 40) -> None:

@@ -1,18 +1,20 @@
 """Checks of manifests: each returns problems as sentences, none where all is well."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from har_assets.dataset.fingerprints import Content
 from har_assets.dataset.folder import videos_on_disk
 from har_assets.dataset.groups import KNOWN, UNKNOWN
 from har_assets.dataset.known import KnownDataset
 from har_assets.dataset.manifests import TEST_FRACTION, Manifests, films_with_labels
-from har_assets.dataset.recordings import TWINS, neighbours
+
+if TYPE_CHECKING:
+    from har_assets.dataset.fingerprints import Content
 
 MANIFEST_CHECKS = {
     "films_on_both_sides": "No source film is on both sides of a border: train, validation and test share none "
@@ -81,6 +83,10 @@ def near_twins(manifests: Manifests, videos: Path, content: Content) -> list[str
     Raises:
         HarError: fingerprints cannot be computed.
     """
+    import numpy as np
+
+    from har_assets.dataset.recordings import TWINS, neighbours
+
     parts = [
         manifests.test["clip"].tolist(),
         [*manifests.train["clip"], *manifests.val["clip"]],

@@ -19,6 +19,8 @@ NEAR, FAR = 12.0, 18.0
 """One background, narrowly and widely: recordings are what FAR links. NEAR has to link about the same videos."""
 _NEIGHBOURS = 16
 _BLOCK = 256
+_SHARED = 0.9
+"""Backgrounds are believed where so large a share of the videos has another's: elsewhere they miss recordings."""
 _FEWEST = 12
 """Fewer videos show nothing."""
 _SAME_PART, _OF_CHANCE = 0.3, 3.0
@@ -110,11 +112,11 @@ def _by_backgrounds(clips_N: Sequence[str], prints_NF: NDArray[np.uint8], seen_N
     """Groups of videos that a chain of like backgrounds links; None where other thresholds give quite other groups."""
     shown_M = np.flatnonzero(seen_N)
     distance_MK, nearest_MK = neighbours(prints_NF[shown_M], prints_NF[shown_M], _NEIGHBOURS)
-    narrow_M, wide_M = (_linked(distance_MK, nearest_MK, limit) for limit in (NEAR, FAR))
+    narrow_M, wide_M = (linked(distance_MK, nearest_MK, limit) for limit in (NEAR, FAR))
     narrow_G, wide_G = np.bincount(narrow_M), np.bincount(wide_M)
     pairs = [float((count * (count - 1.0)).sum()) for count in (narrow_G, wide_G)]
     shared = float((wide_G[wide_M] > 1).mean())
-    if shared < 0.5 or wide_G.max() > 0.25 * len(shown_M) or pairs[1] > 2 * pairs[0]:
+    if shared < _SHARED or wide_G.max() > 0.25 * len(shown_M) or pairs[1] > 2 * pairs[0]:
         return None
     first_G = shown_M[np.unique(wide_M, return_index=True)[1]]
     groups_N = [f"background of {clip}" for clip in clips_N]
@@ -123,7 +125,8 @@ def _by_backgrounds(clips_N: Sequence[str], prints_NF: NDArray[np.uint8], seen_N
     return Found(groups_N, f"by their backgrounds: {shared:.0%} of the videos share theirs with another")
 
 
-def _linked(distance_NK: NDArray[np.float32], nearest_NK: NDArray[np.intp], limit: float) -> NDArray[np.intp]:
+def linked(distance_NK: NDArray[np.float32], nearest_NK: NDArray[np.intp], limit: float) -> NDArray[np.intp]:
+    """Numbers of the groups [N] that chains of neighbours nearer than `limit` link; arguments as of `neighbours`."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

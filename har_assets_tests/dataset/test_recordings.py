@@ -63,6 +63,11 @@ def test_one_background_for_all_a_ladder_of_backgrounds_and_few_videos_tell_noth
     assert find_recordings(names[:8], places(np.arange(8) // 2), seen(8)) is None
 
 
+def test_backgrounds_that_some_videos_alone_share_are_not_believed() -> None:
+    some = np.concatenate([np.arange(42) % 10, np.arange(10, 28)])
+    assert find_recordings([f"run/{n:x}q.mp4" for n in range(60)], places(some), seen(60)) is None
+
+
 def test_a_video_without_a_fingerprint_is_a_recording_of_its_own() -> None:
     recordings = np.arange(60) % 12
     lost = seen(60)
