@@ -98,7 +98,10 @@ def test_har_predict_names_the_action_of_a_clip(sample: Project) -> None:
     bad.touch()
     done = sample.run("har_assets.cli", "predict", "--json", str(clip), str(bad))
     assert done.returncode == 1
-    assert json.loads(done.stdout)["top"][0]["label"] == "jump"
+    answer, refusal = map(json.loads, done.stdout.splitlines())
+    assert answer["top"][0]["label"] == "jump"
+    assert (refusal["video"], refusal["top"]) == (str(bad), [])
+    assert "empty" in refusal["error"]
     assert str(bad) in done.stderr
     assert "Traceback" not in done.stderr
     table = sample.run("har_assets.cli", "status")

@@ -108,7 +108,7 @@ def test_on_a_node_a_split_finds_the_data_of_the_main_store(
     publish(store.folder, "raw_archive", metadata={"source": "own", "archive": "/nowhere/own.zip"})
     publish(store.folder, "video_clips")
     with pytest.raises(HarError, match=r"/nowhere/own\.zip is not on this node: put it there"):
-        sorted_clips(ManifestsConfig(split=2), SplitStore.of(store, "2"))
+        sorted_clips(ManifestsConfig(split=2), SplitStore.of(store, "2"), silent)
 
 
 def test_each_stage_is_configured_as_the_pipeline_was(store: ArtifactStore) -> None:
