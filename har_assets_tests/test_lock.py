@@ -73,7 +73,7 @@ def test_a_package_with_another_hash_is_refused(tmp_path: Path) -> None:
 def test_the_cpu_image_leaves_out_nvidias_packages_alone(tmp_path: Path) -> None:
     filters = re.search(r"then \\\n(.*?)&& pip install", DOCKERFILE, re.DOTALL)
     assert filters
-    script = filters[1].replace("/opt/har/", f"{REPOSITORY}/").replace("/tmp/", f"{tmp_path}/")
+    script = filters[1].replace("/tmp/", f"{tmp_path}/").replace("/opt/har/", f"{REPOSITORY}/")
     subprocess.run(["bash", "-euc", script.rstrip().rstrip("\\")], check=True)
     torch = (tmp_path / "torch.txt").read_text().splitlines()
     kept = pins((tmp_path / "rest.txt").read_text())

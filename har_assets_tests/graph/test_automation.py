@@ -286,7 +286,7 @@ def test_the_weekly_retraining_leaves_a_real_data_set_in_place(
     monkeypatch.setenv("HAR_SOURCE", "sample")  # what an absent-minded environment would say
     config = run_config_of(schedules.weekly_retraining)
     assert config["ops"]["raw_archive"]["config"]["source"] == str(own)
-    assert config["ops"]["manifests"]["config"] == {"seed": 3, "val_fraction": 0.2, "split": 1}
+    assert config["ops"]["manifests"]["config"] == {"seed": 3, "val_fraction": 0.2, "split": 1, "groups": "auto"}
     assert dg.validate_run_config(defs.resolve_job_def("whole_road"), config)
     before = project.latest("frame_cache")
     result = execute_here(project, "+key:frame_cache", {name: op["config"] for name, op in config["ops"].items()})

@@ -23,6 +23,7 @@ from har_assets.tracking.tags import LINEAGE_TAG
 from har_assets_tests.graph.resources import tracked_ops
 from har_assets_tests.graph.resources.tracked_ops import PARAMS
 from har_assets_tests.mlflow_server import MlflowServer, files_of, steps_of
+from har_assets_tests.project import REPOSITORY
 
 IN_PROCESS = {"execution": {"config": {"in_process": {}}}}
 SEVERAL_PROCESSES = {"execution": {"config": {"multiprocess": {"max_concurrent": 4}}}}
@@ -185,7 +186,7 @@ def test_an_op_that_is_stopped_leaves_a_killed_run(
     (tmp_path / "config.yaml").write_text(json.dumps(configured(config, IN_PROCESS, **behaviour)))
     module = "har_assets_tests.graph.resources.tracked_ops"
     command = [sys.executable, "-m", "dagster", "job", "execute", "-m", module, "-a", "ours", "-c", "config.yaml"]
-    environment = {**os.environ, "DAGSTER_HOME": instance.root_directory}
+    environment = {**os.environ, "DAGSTER_HOME": instance.root_directory, "PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_for((tmp_path / "at_work").exists, "the op does not start")
     process.send_signal(signal.SIGINT)
